@@ -1,0 +1,285 @@
+"""Operations around the operators: the graph, its inputs and outputs, the platform, the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    DictionaryAttr,
+    FloatAttr,
+    IntegerAttr,
+    ModuleOp,
+    StringAttr,
+    SymbolNameConstraint,
+    TensorType,
+    f64,
+    i64,
+)
+from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.irdl import (
+    IRDLOperation,
+    ParsePropInAttrDict,
+    irdl_op_definition,
+    opt_prop_def,
+    prop_def,
+    region_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+)
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator, SymbolOpInterface
+from xdsl.utils.exceptions import VerifyException
+
+from dialects.attributes import Ints, LinkAttr, ScheduleAttr, ints, parse_set, print_set, values
+from dialects.operators import OperatorOp
+
+LEVELS = ("model", "moldable", "staged", "scheduled")
+"""The levels of the IR that exist today, in order."""
+
+
+@irdl_op_definition
+class PlatformOp(IRDLOperation):
+    """The machine: identical accelerators, their memory and rates, and the links between them.
+
+    ```
+    takt.platform @dgx {accelerators = 64 : i64, memory = 85899345920 : i64, ...}
+    ```
+    """
+
+    name = "takt.platform"
+
+    sym_name = prop_def(SymbolNameConstraint())
+    accelerator = prop_def(StringAttr)
+    """Name of the accelerator model."""
+    accelerators = prop_def(IntegerAttr.constr(i64))
+    memory = prop_def(IntegerAttr.constr(i64))
+    """Bytes of memory on each accelerator."""
+    bandwidth = prop_def(IntegerAttr.constr(i64))
+    """Memory bandwidth of one accelerator, bytes per second."""
+    launch = prop_def(IntegerAttr.constr(i64))
+    """Fixed time of every operator, ns."""
+    peak = prop_def(DictionaryAttr)
+    """Element type → peak rate, floating-point operations per second (i64)."""
+    compute_efficiency = prop_def(FloatAttr)
+    """Fraction of the peak rate that a large matrix product reaches."""
+    memory_efficiency = prop_def(FloatAttr)
+    """Fraction of the memory bandwidth that a large copy reaches."""
+    saturation = prop_def(IntegerAttr.constr(i64))
+    """Operations per accelerator at which a matrix product reaches half of that fraction."""
+    links = prop_def(ArrayAttr[LinkAttr])
+    """Network levels, innermost first; the last spans the platform."""
+
+    traits = traits_def(SymbolOpInterface())
+    irdl_options = (ParsePropInAttrDict(),)
+    assembly_format = "$sym_name attr-dict"
+
+    def verify_(self) -> None:
+        for name in ("accelerators", "memory", "bandwidth"):
+            if cast(IntegerAttr, self.properties[name]).value.data < 1:
+                raise VerifyException(f"'{name}' must be positive")
+        if self.launch.value.data < 0 or self.saturation.value.data < 0:
+            raise VerifyException("'launch' and 'saturation' must not be negative")
+        for efficiency in (self.compute_efficiency, self.memory_efficiency):
+            if not 0 < efficiency.value.data <= 1:
+                raise VerifyException("an efficiency lies in (0, 1]")
+        for rate in self.peak.data.values():
+            if not isinstance(rate, IntegerAttr) or rate.value.data < 1:
+                raise VerifyException("'peak' maps element types to positive integer rates")
+        sizes = [link.size.data for link in self.links.data]
+        if any(a >= b for a, b in zip(sizes, sizes[1:], strict=False)):
+            raise VerifyException(f"link groups must grow from the innermost outwards, got sizes {sizes}")
+        if sizes and sizes[-1] < self.accelerators.value.data:
+            raise VerifyException("the outermost link level must span all accelerators")
+
+    def peak_rates(self) -> Mapping[str, int]:
+        """Element type → operations per second."""
+        return {k: cast(IntegerAttr, v).value.data for k, v in self.peak.data.items()}
+
+    @property
+    def count(self) -> int:
+        """Number of accelerators."""
+        return self.accelerators.value.data
+
+    @property
+    def group_size(self) -> int:
+        """Size of the innermost group of accelerators; all of them when there are no groups."""
+        return min(self.links.data[0].size.data, self.count) if self.links.data else self.count
+
+
+def make_platform(
+    name: str,
+    *,
+    accelerator: str,
+    accelerators: int,
+    memory: int,
+    bandwidth: int,
+    launch: int,
+    peak: Mapping[str, int],
+    compute_efficiency: float = 1.0,
+    memory_efficiency: float = 1.0,
+    saturation: int = 0,
+    links: Sequence[LinkAttr] = (),
+) -> PlatformOp:
+    """Create a :class:`PlatformOp`; units as in its fields."""
+
+    def integer(value: int) -> IntegerAttr:
+        return IntegerAttr(value, i64)
+
+    return PlatformOp.create(
+        properties={
+            "sym_name": StringAttr(name),
+            "accelerator": StringAttr(accelerator),
+            "accelerators": integer(accelerators),
+            "memory": integer(memory),
+            "bandwidth": integer(bandwidth),
+            "launch": integer(launch),
+            "peak": DictionaryAttr({k: integer(v) for k, v in sorted(peak.items())}),
+            "compute_efficiency": FloatAttr(compute_efficiency, f64),
+            "memory_efficiency": FloatAttr(memory_efficiency, f64),
+            "saturation": integer(saturation),
+            "links": ArrayAttr(links),
+        }
+    )
+
+
+@irdl_op_definition
+class InputOp(IRDLOperation):
+    """A value that arrives with every micro-batch: ``%tokens = takt.input : tensor<1x2048xi32>``."""
+
+    name = "takt.input"
+    output = result_def(TensorType)
+    assembly_format = "attr-dict `:` type($output)"
+
+
+@irdl_op_definition
+class StageOp(IRDLOperation):
+    """A pipeline stage and the accelerators granted to it: ``takt.stage 3 on [24:32]``.
+
+    Several stages may be granted the same block.
+    """
+
+    name = "takt.stage"
+    index = prop_def(IntegerAttr.constr(i64))
+    granted = prop_def(Ints)
+
+    @staticmethod
+    def make(index: int, granted: Sequence[int]) -> StageOp:
+        return StageOp.create(properties={"index": IntegerAttr(index, i64), "granted": ints(sorted(granted))})
+
+    def accelerators(self) -> tuple[int, ...]:
+        """The granted block, sorted."""
+        return values(self.granted)
+
+    def print(self, printer: Printer) -> None:
+        printer.print_string(f" {self.index.value.data} on ")
+        print_set(printer, self.accelerators())
+        printer.print_op_attributes(self.attributes)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> StageOp:
+        index = IntegerAttr(parser.parse_integer(allow_boolean=False), i64)
+        parser.parse_keyword("on")
+        granted = parse_set(parser)
+        attributes = parser.parse_optional_attr_dict()
+        return cls.create(properties={"index": index, "granted": granted}, attributes=attributes)
+
+
+@irdl_op_definition
+class OutputOp(IRDLOperation):
+    """The values a micro-batch leaves behind; ends the graph."""
+
+    name = "takt.output"
+    values_ = var_operand_def(TensorType)
+    traits = traits_def(IsTerminator())
+    assembly_format = "($values_^ `:` type($values_))? attr-dict"
+
+    @staticmethod
+    def make(outputs: Sequence[SSAValue]) -> OutputOp:
+        return OutputOp.create(operands=outputs)
+
+
+@irdl_op_definition
+class GraphOp(IRDLOperation):
+    """A model: one block of inputs, stages and operators in topological order.
+
+    ```
+    takt.graph @gpt scheduled <8123000 for 1, bound ...> { ... takt.output %loss : tensor<f32> }
+    ```
+    """
+
+    name = "takt.graph"
+
+    sym_name = prop_def(SymbolNameConstraint())
+    level = prop_def(StringAttr)
+    schedule = opt_prop_def(ScheduleAttr)
+    body = region_def("single_block")
+
+    traits = traits_def(SymbolOpInterface(), IsolatedFromAbove(), NoTerminator())
+
+    @staticmethod
+    def make(name: str, ops: Sequence[Operation], level: str = "model") -> GraphOp:
+        return GraphOp.create(
+            properties={"sym_name": StringAttr(name), "level": StringAttr(level)}, regions=[Region(Block(ops))]
+        )
+
+    def verify_(self) -> None:
+        if self.level.data not in LEVELS:
+            raise VerifyException(f"unknown level '{self.level.data}' (levels are {', '.join(LEVELS)})")
+        if not isinstance(self.body.block.last_op, OutputOp):
+            raise VerifyException("a graph must end with takt.output")
+
+    def operators(self) -> Iterator[OperatorOp]:
+        """The operators, in program order."""
+        return (op for op in self.body.block.ops if isinstance(op, OperatorOp))
+
+    def inputs(self) -> Iterator[InputOp]:
+        """The inputs, in program order."""
+        return (op for op in self.body.block.ops if isinstance(op, InputOp))
+
+    def stages(self) -> Iterator[StageOp]:
+        """The stages, in program order."""
+        return (op for op in self.body.block.ops if isinstance(op, StageOp))
+
+    @property
+    def outputs(self) -> OutputOp:
+        """The terminator."""
+        return cast(OutputOp, self.body.block.last_op)
+
+    def print(self, printer: Printer) -> None:
+        printer.print_string(" ")
+        printer.print_symbol_name(self.sym_name.data)
+        printer.print_string(f" {self.level.data} ")
+        if self.schedule is not None:
+            self.schedule.print_parameters(printer)
+            printer.print_string(" ")
+        printer.print_region(self.body)
+        printer.print_op_attributes(self.attributes)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> GraphOp:
+        properties = {"sym_name": parser.parse_symbol_name(), "level": StringAttr(parser.parse_identifier())}
+        schedule = None
+        if parser._current_token.text == "<":  # pyright: ignore[reportPrivateUsage]
+            schedule = ScheduleAttr(*ScheduleAttr.parse_parameters(parser))
+        region = parser.parse_region()
+        attributes = parser.parse_optional_attr_dict()
+        if schedule is not None:
+            properties["schedule"] = schedule
+        return cls.create(properties=properties, regions=[region], attributes=attributes)
+
+
+# --- finding things in a module --------------------------------------------------------------
+
+
+def find_graph(module: ModuleOp) -> GraphOp | None:
+    """The first graph of a module."""
+    return next((op for op in module.body.block.ops if isinstance(op, GraphOp)), None)
+
+
+def find_platform(module: ModuleOp) -> PlatformOp | None:
+    """The first platform of a module."""
+    return next((op for op in module.body.block.ops if isinstance(op, PlatformOp)), None)
