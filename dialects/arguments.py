@@ -7,12 +7,12 @@ verification, its place in the assembly, and the keyword argument of the source 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from typing_extensions import TypeVar
-from xdsl.dialects.builtin import BoolAttr, DenseArrayBase, IntegerAttr, StringAttr, i1, i64
+from xdsl.dialects.builtin import BoolAttr, DenseArrayBase, IntegerAttr, StringAttr, i64
 from xdsl.ir import Attribute
 from xdsl.irdl import AttrConstraint
 from xdsl.irdl.constraints import VerificationContext
@@ -48,23 +48,33 @@ class ArgumentConstraint(AttrConstraint[Any]):
             raise VerifyException(f"expected {self.expected()}, got {attr}")
 
 
+_A = TypeVar("_A", bound=Attribute)
+
+
+def _of(kind: type[_A], attr: Attribute) -> _A:
+    """``attr``, which must be of ``kind``; TypeError otherwise (the property is not verified yet)."""
+    if not isinstance(attr, kind):
+        raise TypeError(f"{attr} is no {kind.__name__}")
+    return attr
+
+
 @dataclass(frozen=True)
 class IntArg(ArgumentConstraint):
-    """An integer of at least ``minimum``."""
+    """An integer of at least ``minimum`` (None: any 64-bit integer)."""
 
-    minimum: int = 1
+    minimum: int | None = 1
 
     def encode(self, value: Any) -> IntegerAttr[Any]:
-        if isinstance(value, bool) or not isinstance(value, int) or not self.minimum <= value < 2**63:
+        least = -(2**63) if self.minimum is None else self.minimum
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
             raise ValueError(self.expected())
         return IntegerAttr(value, i64)
 
     def decode(self, attr: Attribute) -> int:
-        assert isinstance(attr, IntegerAttr)
-        return attr.value.data
+        return cast(IntegerAttr[Any], _of(IntegerAttr, attr)).value.data
 
     def expected(self) -> str:
-        return f"an integer of at least {self.minimum}"
+        return "an integer" if self.minimum is None else f"an integer of at least {self.minimum}"
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,7 @@ class BoolArg(ArgumentConstraint):
         return IntegerAttr.from_bool(value)
 
     def decode(self, attr: Attribute) -> bool:
-        assert isinstance(attr, IntegerAttr) and attr.type == i1
-        return bool(attr.value.data)
+        return bool(cast(IntegerAttr[Any], _of(IntegerAttr, attr)).value.data)
 
     def expected(self) -> str:
         return "true or false"
@@ -96,8 +105,7 @@ class ChoiceArg(ArgumentConstraint):
         return StringAttr(value)
 
     def decode(self, attr: Attribute) -> str:
-        assert isinstance(attr, StringAttr)
-        return attr.data
+        return _of(StringAttr, attr).data
 
     def expected(self) -> str:
         return "one of " + ", ".join(f'"{c}"' for c in self.choices)
@@ -112,13 +120,13 @@ class IntListArg(ArgumentConstraint):
     def encode(self, value: Any) -> Ints:
         if not isinstance(value, list | tuple):
             raise ValueError(self.expected())
-        if any(isinstance(v, bool) or not isinstance(v, int) or v < self.minimum for v in value):
+        listed = cast(Sequence[Any], value)
+        if any(isinstance(v, bool) or not isinstance(v, int) or not self.minimum <= v < 2**63 for v in listed):
             raise ValueError(self.expected())
-        return ints(value)
+        return ints(listed)
 
     def decode(self, attr: Attribute) -> tuple[int, ...]:
-        assert isinstance(attr, DenseArrayBase)
-        return values(attr)
+        return values(cast(Ints, _of(DenseArrayBase, attr)))
 
     def expected(self) -> str:
         return f"a list of integers of at least {self.minimum}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, IntAttr, IntegerType, StringAttr, i64
 from xdsl.ir import Attribute, ParametrizedAttribute
@@ -136,7 +137,7 @@ class CostAttr(ParametrizedAttribute):
         allotments = columns["allotments"]
         if not allotments:
             raise VerifyException("a cost table needs at least one allotment")
-        if allotments[0] < 1 or any(a >= b for a, b in zip(allotments, allotments[1:], strict=False)):
+        if allotments[0] < 1 or any(a >= b for a, b in pairwise(allotments)):
             raise VerifyException(f"allotments must be positive and increasing, got {list(allotments)}")
         for name, column in columns.items():
             if len(column) != len(allotments):

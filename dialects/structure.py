@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import cast
 
 from xdsl.dialects.builtin import (
@@ -90,7 +91,7 @@ class PlatformOp(IRDLOperation):
             if not isinstance(rate, IntegerAttr) or rate.value.data < 1:
                 raise VerifyException("'peak' maps element types to positive integer rates")
         sizes = [link.size.data for link in self.links.data]
-        if any(a >= b for a, b in zip(sizes, sizes[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(sizes)):
             raise VerifyException(f"link groups must grow from the innermost outwards, got sizes {sizes}")
         if sizes and sizes[-1] < self.accelerators.value.data:
             raise VerifyException("the outermost link level must span all accelerators")

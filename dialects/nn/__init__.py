@@ -1,0 +1,1 @@
+"""The operators, by what they compute. Import them from :mod:`dialects.operators`."""
