@@ -14,7 +14,7 @@ from typing import Any, cast
 from typing_extensions import TypeVar
 from xdsl.dialects.builtin import BoolAttr, DenseArrayBase, IntegerAttr, StringAttr, i64
 from xdsl.ir import Attribute
-from xdsl.irdl import AttrConstraint
+from xdsl.irdl import AttrConstraint, IntConstraint
 from xdsl.irdl.constraints import VerificationContext
 from xdsl.utils.exceptions import VerifyException
 
@@ -36,7 +36,9 @@ class ArgumentConstraint(AttrConstraint[Any]):
     def expected(self) -> str:
         """What a user may write here, for messages."""
 
-    def mapping_type_vars(self, type_var_mapping: Mapping[TypeVar, AttrConstraint[Any]]) -> ArgumentConstraint:
+    def mapping_type_vars(
+        self, type_var_mapping: Mapping[TypeVar, AttrConstraint[Any] | IntConstraint]
+    ) -> ArgumentConstraint:
         return self
 
     def verify(self, attr: Attribute, constraint_context: VerificationContext) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Self
 
 from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, IntAttr, IntegerType, StringAttr, i64
 from xdsl.ir import Attribute, ParametrizedAttribute
@@ -15,6 +17,9 @@ from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
 Ints = DenseArrayBase[IntegerType]
+
+MOST_ACCELERATORS = 2**20
+"""No platform has more; keeps a mistyped range from filling the memory."""
 
 
 def ints(values: Sequence[int]) -> Ints:
@@ -43,24 +48,93 @@ def print_set(printer: Printer, members: Sequence[int]) -> None:
 
 
 def parse_set(parser: AttrParser) -> Ints:
-    """Parse what :func:`print_set` prints."""
+    """Parse what :func:`print_set` prints: non-empty ranges, increasing and disjoint."""
+    members: list[int] = []
 
-    def parse_range() -> range:
-        lo = parser.parse_integer(allow_boolean=False)
+    def parse_range() -> None:
+        position = parser.pos
+        low = parse_integer(parser)
         parser.parse_punctuation(":")
-        return range(lo, parser.parse_integer(allow_boolean=False))
+        high = parse_integer(parser)
+        if not 0 <= low < high <= MOST_ACCELERATORS:
+            parser.raise_error(f"{low}:{high} is no range of accelerators below {MOST_ACCELERATORS}", position)
+        if members and low <= members[-1]:
+            parser.raise_error(f"range {low}:{high} must start after accelerator {members[-1]}", position)
+        members.extend(range(low, high))
 
-    ranges = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parse_range)
-    return ints([m for r in ranges for m in r])
+    position = parser.pos
+    parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parse_range)
+    if not members:
+        parser.raise_error("a set of accelerators must not be empty", position)
+    return ints(members)
 
 
-def _parse_ints(parser: AttrParser) -> list[int]:
-    return parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parser.parse_integer(allow_boolean=False))
+def check_set(array: Ints) -> None:
+    """Raise VerifyException unless ``array`` is a set of accelerators: 64-bit, sorted, without repetition."""
+    if array.elt_type != i64:
+        raise VerifyException(f"a set of accelerators is a list of i64, got {array.elt_type}")
+    members = values(array)
+    if not members:
+        raise VerifyException("a set of accelerators must not be empty")
+    if members[0] < 0 or members[-1] >= MOST_ACCELERATORS:
+        raise VerifyException(
+            f"accelerators are numbered from 0 and below {MOST_ACCELERATORS}, got {_excerpt(members)}"
+        )
+    if any(a >= b for a, b in pairwise(members)):
+        raise VerifyException(f"accelerators of a set must increase, got {_excerpt(members)}")
+
+
+def _excerpt(members: Sequence[int]) -> str:
+    shown = ", ".join(str(m) for m in members[:8])
+    return f"[{shown}{', ...' if len(members) > 8 else ''}]"
+
+
+def parse_integer(parser: AttrParser) -> int:
+    """Parse an integer of 64 bits."""
+    position = parser.pos
+    value = parser.parse_integer(allow_boolean=False)
+    if not -(2**63) <= value < 2**63:
+        parser.raise_error(f"{value} does not fit in 64 bits", position)
+    return value
+
+
+def _parse_ints(parser: AttrParser) -> Ints:
+    return ints(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_integer(parser)))
 
 
 def _print_ints(printer: Printer, array: Ints) -> None:
     with printer.in_square_brackets():
         printer.print_list(values(array), lambda v: printer.print_string(str(v)))
+
+
+def _check_integers(**fields: tuple[IntAttr, int]) -> None:
+    """Each named field must be a 64-bit integer of at least its second entry."""
+    for name, (attr, least) in fields.items():
+        if not least <= attr.data < 2**63:
+            raise VerifyException(f"'{name}' must be a 64-bit integer of at least {least}, got {attr.data}")
+
+
+class BracketedAttribute(ParametrizedAttribute, ABC):
+    """An attribute whose parameters stand in angle brackets: ``#takt.name<...>``, or ``<...>`` inside an operation."""
+
+    @classmethod
+    @abstractmethod
+    def parse_fields(cls, parser: AttrParser) -> Self:
+        """Parse what stands between the brackets."""
+
+    @classmethod
+    def parse_body(cls, parser: AttrParser) -> Self:
+        """Parse the bracketed parameters; a value that does not verify is an error at the bracket."""
+        position = parser.pos
+        try:
+            with parser.in_angle_brackets():
+                return cls.parse_fields(parser)
+        except VerifyException as error:
+            parser.raise_error(str(error), position)
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        return cls.parse_body(parser).parameters
 
 
 # --- attributes ------------------------------------------------------------------------------
@@ -77,7 +151,7 @@ class CostEntry:
 
 
 @irdl_attr_definition
-class CostAttr(ParametrizedAttribute):
+class CostAttr(BracketedAttribute):
     """The moldable cost table of an operator: one column per admissible allotment.
 
     Times need not fall with the allotment, and allotments may be missing.
@@ -111,15 +185,14 @@ class CostAttr(ParametrizedAttribute):
         return _table(self)
 
     @classmethod
-    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
-        with parser.in_angle_brackets():
-            allotments = _parse_ints(parser)
-            parser.parse_keyword("time")
-            columns = [allotments, _parse_ints(parser)]
-            for name in ("params", "output", "workspace"):
-                present = parser.parse_optional_keyword(name) is not None
-                columns.append(_parse_ints(parser) if present else [0] * len(allotments))
-        return [ints(c) for c in columns]
+    def parse_fields(cls, parser: AttrParser) -> Self:
+        allotments = _parse_ints(parser)
+        parser.parse_keyword("time")
+        columns = [allotments, _parse_ints(parser)]
+        for name in ("params", "output", "workspace"):
+            present = parser.parse_optional_keyword(name) is not None
+            columns.append(_parse_ints(parser) if present else ints([0] * len(allotments)))
+        return cls(*columns)
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
@@ -133,7 +206,12 @@ class CostAttr(ParametrizedAttribute):
                     _print_ints(printer, column)
 
     def verify(self) -> None:
-        columns = {n: values(getattr(self, n)) for n in ("allotments", "time", "params", "output", "workspace")}
+        columns: dict[str, tuple[int, ...]] = {}
+        for name in ("allotments", "time", "params", "output", "workspace"):
+            array: Ints = getattr(self, name)
+            if array.elt_type != i64:
+                raise VerifyException(f"'{name}' is a list of i64, got {array.elt_type}")
+            columns[name] = values(array)
         allotments = columns["allotments"]
         if not allotments:
             raise VerifyException("a cost table needs at least one allotment")
@@ -153,7 +231,7 @@ def _table(cost: CostAttr) -> Mapping[int, CostEntry]:
 
 
 @irdl_attr_definition
-class BlockAttr(ParametrizedAttribute):
+class BlockAttr(BracketedAttribute):
     """Which call of which block an operator was expanded from: ``#takt.block<"decoder", 17>``."""
 
     name = "takt.block"
@@ -162,20 +240,22 @@ class BlockAttr(ParametrizedAttribute):
     index: IntAttr
 
     @classmethod
-    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
-        with parser.in_angle_brackets():
-            block = parser.parse_str_literal()
-            parser.parse_punctuation(",")
-            return [StringAttr(block), IntAttr(parser.parse_integer(allow_boolean=False, allow_negative=False))]
+    def parse_fields(cls, parser: AttrParser) -> Self:
+        block = StringAttr(parser.parse_str_literal())
+        parser.parse_punctuation(",")
+        return cls(block, IntAttr(parse_integer(parser)))
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
             printer.print_string_literal(self.block.data)
             printer.print_string(f", {self.index.data}")
 
+    def verify(self) -> None:
+        _check_integers(index=(self.index, 0))
+
 
 @irdl_attr_definition
-class SlotAttr(ParametrizedAttribute):
+class SlotAttr(BracketedAttribute):
     """Where and when an operator runs: allotment, one accelerator set per copy, first start in ns.
 
     Instance ``i`` runs on set ``i mod copies`` in ``[start + i*T, start + i*T + time)``.
@@ -200,15 +280,14 @@ class SlotAttr(ParametrizedAttribute):
         return tuple(values(s) for s in self.sets.data)
 
     @classmethod
-    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
-        with parser.in_angle_brackets():
-            allotment = parser.parse_integer(allow_boolean=False)
-            parser.parse_keyword("on")
-            sets = [parse_set(parser)]
-            while parser.parse_optional_punctuation(",") is not None:
-                sets.append(parse_set(parser))
-            parser.parse_keyword("at")
-            return [IntAttr(allotment), ArrayAttr(sets), IntAttr(parser.parse_integer(allow_boolean=False))]
+    def parse_fields(cls, parser: AttrParser) -> Self:
+        allotment = IntAttr(parse_integer(parser))
+        parser.parse_keyword("on")
+        sets = [parse_set(parser)]
+        while parser.parse_optional_punctuation(",") is not None:
+            sets.append(parse_set(parser))
+        parser.parse_keyword("at")
+        return cls(allotment, ArrayAttr(sets), IntAttr(parse_integer(parser)))
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
@@ -219,10 +298,13 @@ class SlotAttr(ParametrizedAttribute):
     def verify(self) -> None:
         if not self.sets.data:
             raise VerifyException("a slot needs at least one accelerator set")
+        for members in self.sets.data:
+            check_set(members)
+        _check_integers(allotment=(self.allotment, 1), start=(self.start, -(2**63)))
 
 
 @irdl_attr_definition
-class ScheduleAttr(ParametrizedAttribute):
+class ScheduleAttr(BracketedAttribute):
     """The periodic schedule of a graph and its certificate.
 
     The pattern of ``pattern`` ns repeats every ``microbatches`` micro-batches, so the period is
@@ -245,28 +327,27 @@ class ScheduleAttr(ParametrizedAttribute):
     seed: IntAttr
 
     @classmethod
-    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+    def parse_fields(cls, parser: AttrParser) -> Self:
         def integer() -> IntAttr:
-            return IntAttr(parser.parse_integer(allow_boolean=False))
+            return IntAttr(parse_integer(parser))
 
         def word(keyword: str) -> StringAttr:
             parser.parse_punctuation(",")
             parser.parse_keyword(keyword)
             return StringAttr(parser.parse_str_literal())
 
-        with parser.in_angle_brackets():
-            pattern = integer()
-            parser.parse_keyword("for")
-            microbatches = integer()
-            parser.parse_punctuation(",")
-            parser.parse_keyword("bound")
-            bound = integer()
-            parser.parse_keyword("by")
-            bound_by = StringAttr(parser.parse_str_literal())
-            plan, engine = word("plan"), word("engine")
-            parser.parse_punctuation(",")
-            parser.parse_keyword("seed")
-            return [pattern, microbatches, bound, bound_by, plan, engine, integer()]
+        pattern = integer()
+        parser.parse_keyword("for")
+        microbatches = integer()
+        parser.parse_punctuation(",")
+        parser.parse_keyword("bound")
+        bound = integer()
+        parser.parse_keyword("by")
+        bound_by = StringAttr(parser.parse_str_literal())
+        plan, engine = word("plan"), word("engine")
+        parser.parse_punctuation(",")
+        parser.parse_keyword("seed")
+        return cls(pattern, microbatches, bound, bound_by, plan, engine, integer())
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
@@ -278,9 +359,17 @@ class ScheduleAttr(ParametrizedAttribute):
             printer.print_string_literal(self.engine.data)
             printer.print_string(f", seed {self.seed.data}")
 
+    def verify(self) -> None:
+        _check_integers(
+            pattern=(self.pattern, 1),
+            microbatches=(self.microbatches, 1),
+            bound=(self.bound, 0),
+            seed=(self.seed, -(2**63)),
+        )
+
 
 @irdl_attr_definition
-class LinkAttr(ParametrizedAttribute):
+class LinkAttr(BracketedAttribute):
     """One level of the network: groups of ``size`` accelerators joined by links of this kind.
 
     ``bandwidth`` is bytes per second and accelerator in one direction, ``latency`` ns per message.
@@ -299,15 +388,15 @@ class LinkAttr(ParametrizedAttribute):
     bandwidth: IntAttr
 
     @classmethod
-    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
-        with parser.in_angle_brackets():
-            group = StringAttr(parser.parse_str_literal())
-            numbers = [parser.parse_integer(allow_boolean=False)]
-            for name in ("latency", "bandwidth"):
-                parser.parse_punctuation(",")
-                parser.parse_keyword(name)
-                numbers.append(parser.parse_integer(allow_boolean=False))
-            return [group, *(IntAttr(n) for n in numbers)]
+    def parse_fields(cls, parser: AttrParser) -> Self:
+        group = StringAttr(parser.parse_str_literal())
+        size = IntAttr(parse_integer(parser))
+        numbers: list[IntAttr] = []
+        for name in ("latency", "bandwidth"):
+            parser.parse_punctuation(",")
+            parser.parse_keyword(name)
+            numbers.append(IntAttr(parse_integer(parser)))
+        return cls(group, size, *numbers)
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
@@ -315,5 +404,4 @@ class LinkAttr(ParametrizedAttribute):
             printer.print_string(f" {self.size.data}, latency {self.latency.data}, bandwidth {self.bandwidth.data}")
 
     def verify(self) -> None:
-        if self.size.data < 1 or self.latency.data < 0 or self.bandwidth.data < 1:
-            raise VerifyException("a link needs a positive group size, latency >= 0 and a positive bandwidth")
+        _check_integers(size=(self.size, 1), latency=(self.latency, 0), bandwidth=(self.bandwidth, 1))

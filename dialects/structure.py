@@ -18,7 +18,7 @@ from xdsl.dialects.builtin import (
     f64,
     i64,
 )
-from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
     ParsePropInAttrDict,
@@ -35,8 +35,19 @@ from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, IsTerminator, NoTerminator, SymbolOpInterface
 from xdsl.utils.exceptions import VerifyException
 
-from dialects.attributes import Ints, LinkAttr, ScheduleAttr, ints, parse_set, print_set, values
-from dialects.operators import OperatorOp
+from dialects.attributes import (
+    MOST_ACCELERATORS,
+    Ints,
+    LinkAttr,
+    ScheduleAttr,
+    check_set,
+    ints,
+    parse_integer,
+    parse_set,
+    print_set,
+    values,
+)
+from dialects.operators import OperatorOp, ShapeError, check_tensor
 
 LEVELS = ("model", "moldable", "staged", "scheduled")
 """The levels of the IR that exist today, in order."""
@@ -82,13 +93,15 @@ class PlatformOp(IRDLOperation):
         for name in ("accelerators", "memory", "bandwidth"):
             if cast(IntegerAttr, self.properties[name]).value.data < 1:
                 raise VerifyException(f"'{name}' must be positive")
+        if self.count > MOST_ACCELERATORS:
+            raise VerifyException(f"more than {MOST_ACCELERATORS} accelerators: {self.count}")
         if self.launch.value.data < 0 or self.saturation.value.data < 0:
             raise VerifyException("'launch' and 'saturation' must not be negative")
         for efficiency in (self.compute_efficiency, self.memory_efficiency):
             if not 0 < efficiency.value.data <= 1:
                 raise VerifyException("an efficiency lies in (0, 1]")
         for rate in self.peak.data.values():
-            if not isinstance(rate, IntegerAttr) or rate.value.data < 1:
+            if not isinstance(rate, IntegerAttr) or rate.type != i64 or cast(IntegerAttr, rate).value.data < 1:
                 raise VerifyException("'peak' maps element types to positive integer rates")
         sizes = [link.size.data for link in self.links.data]
         if any(a >= b for a, b in pairwise(sizes)):
@@ -155,6 +168,12 @@ class InputOp(IRDLOperation):
     output = result_def(TensorType)
     assembly_format = "attr-dict `:` type($output)"
 
+    def verify_(self) -> None:
+        try:
+            check_tensor(self.output.type)
+        except ShapeError as error:
+            raise VerifyException(f"input: {error}") from error
+
 
 @irdl_op_definition
 class StageOp(IRDLOperation):
@@ -175,6 +194,11 @@ class StageOp(IRDLOperation):
         """The granted block, sorted."""
         return values(self.granted)
 
+    def verify_(self) -> None:
+        if self.index.value.data < 0:
+            raise VerifyException(f"a stage index must not be negative, got {self.index.value.data}")
+        check_set(self.granted)
+
     def print(self, printer: Printer) -> None:
         printer.print_string(f" {self.index.value.data} on ")
         print_set(printer, self.accelerators())
@@ -182,7 +206,7 @@ class StageOp(IRDLOperation):
 
     @classmethod
     def parse(cls, parser: Parser) -> StageOp:
-        index = IntegerAttr(parser.parse_integer(allow_boolean=False), i64)
+        index = IntegerAttr(parse_integer(parser), i64)
         parser.parse_keyword("on")
         granted = parse_set(parser)
         attributes = parser.parse_optional_attr_dict()
@@ -262,14 +286,19 @@ class GraphOp(IRDLOperation):
 
     @classmethod
     def parse(cls, parser: Parser) -> GraphOp:
-        properties = {"sym_name": parser.parse_symbol_name(), "level": StringAttr(parser.parse_identifier())}
-        schedule = None
+        properties: dict[str, Attribute] = {"sym_name": parser.parse_symbol_name()}
+        position = parser.pos
+        level = parser.parse_identifier(" as level of the graph")
+        if level not in LEVELS:
+            parser.raise_error(f"unknown level '{level}' (levels are {', '.join(LEVELS)})", position)
+        properties["level"] = StringAttr(level)
         if parser._current_token.text == "<":  # pyright: ignore[reportPrivateUsage]
-            schedule = ScheduleAttr(*ScheduleAttr.parse_parameters(parser))
+            properties["schedule"] = ScheduleAttr.parse_body(parser)
+        position = parser.pos
         region = parser.parse_region()
+        if len(region.blocks) != 1:
+            parser.raise_error(f"a graph has one block, got {len(region.blocks)}", position)
         attributes = parser.parse_optional_attr_dict()
-        if schedule is not None:
-            properties["schedule"] = schedule
         return cls.create(properties=properties, regions=[region], attributes=attributes)
 
 

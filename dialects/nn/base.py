@@ -28,7 +28,7 @@ from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
 from dialects.arguments import ArgumentConstraint
-from dialects.attributes import BlockAttr, CostAttr, SlotAttr
+from dialects.attributes import BlockAttr, CostAttr, SlotAttr, parse_integer
 
 Tensor = TensorType[Attribute]
 
@@ -286,6 +286,8 @@ class OperatorOp(IRDLOperation, ABC):
             if name not in signature:
                 known = ", ".join(signature) or "none"
                 parser.raise_error(f"'{cls.kind()}' has no argument '{name}' (it has: {known})", position)
+            if name in properties:
+                parser.raise_error(f"argument '{name}' is given twice", position)
             parser.parse_punctuation("=")
             try:
                 properties[name] = signature[name][0].encode(_parse_value(parser))
@@ -295,17 +297,20 @@ class OperatorOp(IRDLOperation, ABC):
         start = parser.pos
         operands = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_unresolved_operand)
         parser.parse_optional_comma_separated_list(parser.Delimiter.BRACES, parse_argument)
+        for name, (_, default, required) in signature.items():
+            if required and default is None and name not in properties:
+                parser.raise_error(f"'{cls.kind()}' needs the argument '{name}'", start)
         if parser.parse_optional_keyword("params") is not None:
-            properties["params"] = IntegerAttr(parser.parse_integer(allow_boolean=False), i64)
+            properties["params"] = IntegerAttr(parse_integer(parser), i64)
         if parser.parse_optional_keyword("block") is not None:
-            properties["block"] = BlockAttr(*BlockAttr.parse_parameters(parser))
+            properties["block"] = BlockAttr.parse_body(parser)
         if parser.parse_optional_keyword("cost") is not None:
-            properties["cost"] = CostAttr(*CostAttr.parse_parameters(parser))
+            properties["cost"] = CostAttr.parse_body(parser)
         for name in ("stage", "shared"):
             if parser.parse_optional_keyword(name) is not None:
-                properties[name] = IntegerAttr(parser.parse_integer(allow_boolean=False), i64)
+                properties[name] = IntegerAttr(parse_integer(parser), i64)
         if parser.parse_optional_keyword("slot") is not None:
-            properties["slot"] = SlotAttr(*SlotAttr.parse_parameters(parser))
+            properties["slot"] = SlotAttr.parse_body(parser)
         attributes = parser.parse_optional_attr_dict_with_keyword()
         parser.parse_punctuation(":")
         type_ = parser.parse_function_type()
@@ -336,7 +341,5 @@ def _parse_value(parser: Parser) -> Any:
         return flag
     if (word := parser.parse_optional_str_literal()) is not None:
         return word
-    items = parser.parse_optional_comma_separated_list(
-        parser.Delimiter.SQUARE, lambda: parser.parse_integer(allow_boolean=False)
-    )
-    return items if items is not None else parser.parse_integer(allow_boolean=False)
+    items = parser.parse_optional_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_integer(parser))
+    return items if items is not None else parse_integer(parser)

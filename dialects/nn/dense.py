@@ -63,7 +63,8 @@ class MatmulOp(OperatorOp):
             raise ShapeError(f"element types differ: {both}")
         if len(right) > 2 and left[:-2] != right[:-2]:
             raise ShapeError(f"leading dimensions differ: {both}")
-        inner, columns = (right[-1], right[-2]) if arguments["transpose_b"] else (right[-2], right[-1])
+        rows, columns = right[-2:]
+        inner, columns = (columns, rows) if arguments["transpose_b"] else (rows, columns)
         if left[-1] != inner:
             transposed = " (the second transposed)" if arguments["transpose_b"] else ""
             raise ShapeError(f"inner dimensions {left[-1]} and {inner} differ: {both}{transposed}")
