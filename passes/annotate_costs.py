@@ -1,0 +1,130 @@
+"""Give every operator a moldable cost table from the platform's cost model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.passes import ModulePass
+
+from dialects.attributes import CostAttr, CostEntry
+from dialects.diagnostics import Diagnostic, TaktError, at
+from dialects.operators import OperatorOp, operator_names
+from dialects.structure import GraphOp, PlatformOp, find_graph, find_platform
+from passes.costs.layout import Placed, place
+from passes.costs.machine import Machine, MissingRateError
+from passes.costs.reading import Reader, read_machine
+from passes.costs.table import candidates, cost_table
+
+
+def _find(module: ModuleOp) -> tuple[GraphOp, PlatformOp]:
+    """The graph at level "model" and the platform, or a polite refusal."""
+    graph, platform = find_graph(module), find_platform(module)
+    if graph is None:
+        raise TaktError(Diagnostic("there is no takt.graph to annotate", hint="compile a model file to level 'model'"))
+    if graph.level.data != "model":
+        message = f"graph @{graph.sym_name.data} is at level '{graph.level.data}', but annotate-costs needs 'model'"
+        raise TaktError(at(graph, message, "run it once, right after the front end"))
+    if platform is None:
+        message = f"the costs of graph @{graph.sym_name.data} depend on a platform, and the module has none"
+        raise TaktError(at(graph, message, "give one with --platform or define one in the model file"))
+    return graph, platform
+
+
+def _check_written(op: OperatorOp, name: str, cost: CostAttr, platform: PlatformOp) -> Diagnostic | None:
+    """A complaint when a written table reaches beyond the platform."""
+    most = max(cost.table())
+    if most <= platform.count:
+        return None
+    return at(
+        op,
+        f"'{name}' has a written time on {most} accelerators, but platform @{platform.sym_name.data} "
+        f"has {platform.count}",
+        f"leave out the times beyond {platform.count}, or compile for a larger platform",
+    )
+
+
+class _Annotator:
+    """Prices the operators of one graph for one platform; equal operators once."""
+
+    def __init__(self, machine: Machine, allotments: list[int]):
+        self._price = cache(lambda placed: self._table(machine, placed, allotments))
+
+    def price(self, placed: Placed) -> CostAttr:
+        return self._price(placed)
+
+    @staticmethod
+    def _table(machine: Machine, placed: Placed, allotments: list[int]) -> CostAttr:
+        rows = cost_table(machine, placed, allotments)
+        return CostAttr.from_table({k: CostEntry(r.time, r.params, r.output, r.workspace) for k, r in rows.items()})
+
+
+def _missing_rate(op: OperatorOp, name: str, dtype: str, platform: PlatformOp) -> Diagnostic:
+    known = ", ".join(sorted(platform.peak_rates())) or "none"
+    return at(
+        op,
+        f"'{name}' ({op.kind()}) multiplies {dtype} numbers, but accelerator '{platform.accelerator.data}' "
+        f"states no peak rate for {dtype} (it has: {known})",
+        f"add 'peak {dtype} = ...' to the accelerator, give the operator a written table of times, "
+        "or use another element type",
+    )
+
+
+def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> None:
+    """Set ``cost`` on every operator of ``graph``; raises TaktError with one diagnostic for each kind of trouble."""
+    names = operator_names(graph)
+    machine = read_machine(platform)
+    annotator = _Annotator(machine, candidates(machine, limit, every))
+    trouble: list[Diagnostic] = []
+    dtypes: set[str] = set()
+    for op, placed in zip(graph.operators(), place(Reader().nodes(graph), graph.outputs.operands), strict=True):
+        if op.cost is not None:
+            complaint = _check_written(op, names[op], op.cost, platform)
+            trouble += [complaint] if complaint else []
+            continue
+        try:
+            op.cost = annotator.price(placed)
+        except MissingRateError as error:
+            if error.dtype not in dtypes:  # the first operator stands for all of its element type
+                trouble.append(_missing_rate(op, names[op], error.dtype, platform))
+            dtypes.add(error.dtype)
+    if trouble:
+        raise TaktError(trouble)
+
+
+@dataclass(frozen=True)
+class AnnotateCostsPass(ModulePass):
+    """Give every operator a moldable cost table: level "model" to level "moldable".
+
+    For each allotment k that divides the operator's heads, columns, rows, experts or channels:
+    time = launch + max(computing, moving) + collectives, in ns, and the bytes of parameters, results
+    and workspace on each of the k accelerators. The constants are those of the module's
+    takt.platform; the formulas are in docs/costs.md. Times need not fall as k grows. A table written
+    in the model is kept as it is.
+
+    ```
+    %y = takt.linear(%x) {features = 4096} params 8388608 : ...
+    ->
+    %y = takt.linear(%x) {features = 4096} params 8388608
+           cost <[1, 2] time [812000, 430000] params [8388608, 4194304] output [1048576, 524288]> : ...
+    ```
+    """
+
+    name = "annotate-costs"
+
+    max_allotment: int = 64
+    """Most accelerators an operator may use; 0 sets no limit but the platform's size."""
+
+    allotments: Literal["divisors", "all"] = "divisors"
+    """Which numbers of accelerators to consider. "divisors": those that divide the innermost group, and
+    its multiples; all, on a platform of one group. "all": every number up to the limit."""
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        graph, platform = _find(op)
+        if self.max_allotment < 0:
+            raise TaktError(Diagnostic(f"max-allotment must be 0 or more, got {self.max_allotment}"))
+        annotate(graph, platform, self.max_allotment or platform.count, self.allotments == "all")
+        graph.level = StringAttr("moldable")

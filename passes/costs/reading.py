@@ -1,0 +1,67 @@
+"""From the IR to the plain data of the cost model."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from xdsl.ir import Attribute
+
+from dialects.nn.base import COMMON
+from dialects.operators import OperatorOp, element_bytes
+from dialects.operators import Tensor as TensorType
+from dialects.structure import GraphOp, PlatformOp
+from passes.costs.call import Call, Tensor
+from passes.costs.layout import Node
+from passes.costs.machine import Link, Machine
+
+
+def read_machine(platform: PlatformOp) -> Machine:
+    """The platform's numbers."""
+    return Machine(
+        accelerators=platform.count,
+        bandwidth=platform.bandwidth.value.data,
+        launch=platform.launch.value.data,
+        peak=platform.peak_rates(),
+        compute_efficiency=platform.compute_efficiency.value.data,
+        memory_efficiency=platform.memory_efficiency.value.data,
+        saturation=platform.saturation.value.data,
+        links=tuple(
+            Link(li.group.data, li.size.data, li.latency.data, li.bandwidth.data) for li in platform.links.data
+        ),
+    )
+
+
+class Reader:
+    """Reads operators; equal ones become one :class:`Call`."""
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[object, ...], Call] = {}
+        self._tensors: dict[Attribute, Tensor] = {}
+
+    def nodes(self, graph: GraphOp) -> list[Node]:
+        """The graph's operators in program order; values are named by themselves."""
+        return [Node(self.call(op), tuple(op.operands), tuple(op.results)) for op in graph.operators()]
+
+    def call(self, op: OperatorOp) -> Call:
+        """The plain data of one operator."""
+        key = (
+            type(op),
+            tuple(v.type for v in op.operands),
+            tuple(r.type for r in op.results),
+            op.params.value.data,
+            tuple((name, value) for name, value in op.properties.items() if name not in COMMON),
+        )
+        found = self._calls.get(key)
+        if found is None:
+            operands, results = (tuple(self._tensor(v.type) for v in vs) for vs in (op.operands, op.results))
+            found = Call(op.kind(), operands, results, op.arguments(), op.params.value.data)
+            self._calls[key] = found
+        return found
+
+    def _tensor(self, type_: Attribute) -> Tensor:
+        found = self._tensors.get(type_)
+        if found is None:
+            tensor = cast(TensorType, type_)
+            element = tensor.element_type
+            found = self._tensors[type_] = Tensor(tensor.get_shape(), str(element), element_bytes(element))
+        return found
