@@ -273,7 +273,7 @@ class OperatorOp(IRDLOperation, ABC):
             self.slot.print_parameters(printer)
         printer.print_op_attributes(self.attributes, print_keyword=True)
         printer.print_string(" : ")
-        printer.print_operation_type(self)
+        printer.print_function_type(self.operand_types, self.result_types)
 
     @classmethod
     def parse(cls, parser: Parser) -> Self:
