@@ -1,0 +1,330 @@
+"""Blocks of accelerators along a chain that share boundaries and pull segments forward.
+
+Plan classes C1 and C2. Operations are taken in a topological order. Each block of accelerators gets
+a contiguous range of them, as in contiguous stages, and two ways to use the idle time that is left
+because the next operation does not fit any more:
+
+* a *shared* range: the next operations run on this block and the next one together, at twice the
+  width (operations that split well lose almost nothing, and it costs no latency);
+* a *pulled* range: operations from a little further down the chain run here instead of on the block
+  that runs their neighbours. A micro-batch that has passed this block comes back to it and goes on:
+  that takes one extra period of latency, a *lap*, and one more micro-batch in flight.
+
+Both are free of loss: the period equals the heaviest load. Rotate every block so that the range it
+shares with its predecessor starts when the predecessor is done with its own range; the pulled range
+follows; nothing on a block overlaps as long as its load fits in the period (:func:`offsets`).
+
+The search is a beam over the blocks from the front of the chain. A state is how far the chain is
+covered, what is already promised on the next block, and which range ahead is already pulled; states
+are kept apart by the number of laps, and preferred by the work that remains, measured by its
+canonical area. Bisection on the period (:func:`shortest`) calls it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+NEVER = 1 << 60
+"""Time of an operation on a width that admits none of its allotments; beyond any period."""
+
+NOTHING = range(0)
+
+
+@dataclass(frozen=True)
+class Block:
+    """``width`` accelerators from ``first`` on, and the positions of the order that they run.
+
+    ``own`` less ``skipped`` on this block alone, ``shared`` on this block and the next at twice the
+    width, ``pulled`` on this block alone, a lap later.
+    """
+
+    first: int
+    width: int
+    own: range
+    skipped: range = NOTHING
+    shared: range = NOTHING
+    pulled: range = NOTHING
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to search: states kept for each number of laps, and candidates tried from each.
+
+    ``look`` is how far ahead a pulled range may start, ``back`` how many operations a block may leave
+    although they fit, ``pulls`` how many pulled ranges are tried for each gap, ``pace`` how many laps
+    a state may be ahead of an even spread.
+    """
+
+    beam: int = 8
+    look: int = 32
+    back: int = 3
+    pulls: int = 3
+    pace: int = 6
+
+
+class Chain:
+    """A sequence of moldable operations and the blocks that may run it.
+
+    ``times[i]`` maps the allotments of the operation at position i to ns, ``params[i]`` to bytes on
+    each accelerator. ``group`` is the size of the innermost group: blocks stay inside one, and two
+    blocks share operations only inside one. ``widths`` must divide each other and the group.
+    """
+
+    def __init__(
+        self,
+        times: Sequence[Mapping[int, int]],
+        accelerators: int,
+        *,
+        params: Sequence[Mapping[int, int]] | None = None,
+        memory: int = NEVER,
+        group: int | None = None,
+        widths: Sequence[int] | None = None,
+    ):
+        self.n = len(times)
+        self.accelerators = accelerators
+        self.memory = memory
+        self.group = min(group or accelerators, accelerators)
+        self.widths = tuple(widths) if widths else _powers(self.group)
+        self.area = _prefix([min(k * t for k, t in table.items()) for table in times])
+        self.choice: dict[int, list[int | None]] = {}
+        self.time: dict[int, list[int]] = {}
+        self.bytes: dict[int, list[int]] = {}
+        for w in sorted({*self.widths, *(2 * w for w in self.widths)}):
+            chosen = [_fastest(table, w) for table in times]
+            self.choice[w] = chosen
+            self.time[w] = _prefix([NEVER if k is None else t[k] for k, t in zip(chosen, times, strict=True)])
+            held = params or [{}] * self.n
+            self.bytes[w] = _prefix([0 if k is None else p.get(k, 0) for k, p in zip(chosen, held, strict=True)])
+
+    def load(self, block: Block, before: range) -> int:
+        """Time per period on ``block``, when the block before it shares the positions ``before``."""
+        alone, both = self.time[block.width], self.time[2 * block.width]
+        total = sum(alone[r.stop] - alone[r.start] for r in (block.own, block.pulled) if r)
+        total -= alone[block.skipped.stop] - alone[block.skipped.start] if block.skipped else 0
+        return total + sum(both[r.stop] - both[r.start] for r in (block.shared, before) if r)
+
+    def period(self, blocks: Sequence[Block]) -> int:
+        """The heaviest load."""
+        return max(self.load(b, blocks[i - 1].shared if i else NOTHING) for i, b in enumerate(blocks))
+
+
+def _powers(limit: int) -> tuple[int, ...]:
+    """Powers of two up to ``limit`` that divide it."""
+    return tuple(1 << e for e in range(limit.bit_length()) if limit % (1 << e) == 0)
+
+
+def _prefix(values: Sequence[int]) -> list[int]:
+    return list(accumulate(values, initial=0))
+
+
+def _fastest(table: Mapping[int, int], width: int) -> int | None:
+    """The fastest allotment of at most ``width``; the widest of several, so that values stay where they are."""
+    return min((k for k in table if k <= width), key=lambda k: (table[k], -k), default=None)
+
+
+# --- the beam --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Positions before ``done`` are covered, but for what follows; ``carry`` ns and ``carried`` bytes of a
+    shared range are promised on the next block, which must have ``width``; ``hole`` is pulled already."""
+
+    remaining: int
+    done: int
+    carry: int
+    carried: int
+    width: int
+    hole: range
+    laps: int
+    block: Block | None
+    parent: _State | None
+
+
+def fill(chain: Chain, period: int, laps: int = 0, effort: Effort = Effort()) -> tuple[Block, ...] | None:
+    """Blocks that cover ``chain`` within ``period`` ns and at most ``laps`` laps; None when none were found."""
+    goal = chain.accelerators
+    levels: list[dict[int, dict[object, _State]]] = [{} for _ in range(goal + 1)]
+    start = _State(chain.area[-1], 0, 0, 0, 0, NOTHING, 0, None, None)
+    levels[0][0] = {None: start}
+    for used in range(goal):
+        for lap in sorted(levels[used]):
+            if lap > laps * (used + 1) // goal + effort.pace:
+                continue
+            ranked = sorted(levels[used][lap].values(), key=lambda s: s.remaining)
+            for state in ranked[: effort.beam]:
+                for w in chain.widths:
+                    if used % w == 0 and used + w <= goal and (not state.carry or state.width == w):
+                        _extend(chain, period, laps, effort, state, used, w, levels[used + w])
+        finished = [s for d in levels[used + 1].values() for s in d.values() if s.done == chain.n and not s.carry]
+        if finished:
+            return _trace(min(finished, key=lambda s: s.laps))
+        levels[used] = {}
+    return None
+
+
+def _trace(state: _State) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    at: _State | None = state
+    while at is not None and at.block is not None:
+        blocks.append(at.block)
+        at = at.parent
+    return tuple(reversed(blocks))
+
+
+def _extend(
+    chain: Chain,
+    period: int,
+    laps: int,
+    effort: Effort,
+    state: _State,
+    first: int,
+    w: int,
+    into: dict[int, dict[object, _State]],
+) -> None:
+    """Add every way to load a block of width ``w`` at accelerator ``first`` after ``state``."""
+    n, time, held = chain.n, chain.time[w], chain.bytes[w]
+    both, both_held = chain.time[2 * w], chain.bytes[2 * w]
+    hole, budget, room = state.hole, period - state.carry, chain.memory - state.carried
+    can_share = first + 2 * w <= chain.accelerators and first // chain.group == (first + 2 * w - 1) // chain.group
+
+    def put(done: int, skipped: range, shared: range, pulled: range) -> None:
+        lap = state.laps + (1 if pulled else 0)
+        carry, carried = both[done] - both[shared.start] if shared else 0, 0
+        if shared:
+            carried = both_held[shared.stop] - both_held[shared.start]
+        ahead = pulled or (hole if not skipped else NOTHING)
+        remaining = chain.area[n] - chain.area[done] + carry * w
+        if ahead:
+            remaining -= chain.area[ahead.stop] - chain.area[ahead.start]
+        own = range(state.done, shared.start if shared else done)
+        key = (done, w if carry else 0, ahead.start, ahead.stop)
+        known = into.setdefault(lap, {}).get(key)
+        if known is None or carry < known.carry:
+            block = Block(first, w, own, skipped, shared, pulled)
+            into[lap][key] = _State(remaining, done, carry, carried, w, ahead, lap, block, state)
+
+    last = min(_reach(time, state.done, budget, hole), _reach(held, state.done, room, hole))
+    for stop in range(last, max(state.done, last - effort.back) - 1, -1):
+        if hole and hole.start <= stop < hole.stop:
+            continue
+        skipped = hole if hole and stop >= hole.stop else NOTHING
+        gap = budget - (time[stop] - time[state.done]) + (time[skipped.stop] - time[skipped.start] if skipped else 0)
+        left = room - (held[stop] - held[state.done]) + (held[skipped.stop] - held[skipped.start] if skipped else 0)
+        if stop == last:
+            put(stop, skipped, NOTHING, NOTHING)
+        if stop >= n or (hole and not skipped):
+            continue
+        options = [(stop, NOTHING, gap, left)]
+        if can_share:
+            most = min(bisect_right(both, both[stop] + gap), bisect_right(both_held, both_held[stop] + left)) - 1
+            for end in {most, most - 1}:
+                if end > stop:
+                    taken, stored = both[end] - both[stop], both_held[end] - both_held[stop]
+                    put(end, skipped, range(stop, end), NOTHING)
+                    options.append((end, range(stop, end), gap - taken, left - stored))
+        if state.laps < laps:
+            for done, shared, spare, bytes_left in options:
+                lead = both[done] - both[stop]
+                for pulled in _pulls(time, held, done, spare, bytes_left, lead, effort):
+                    put(done, skipped, shared, pulled)
+
+
+def _reach(prefix: Sequence[int], start: int, budget: int, hole: range) -> int:
+    """The furthest position up to which the operations from ``start`` on, less the hole, stay within ``budget``."""
+    stop = bisect_right(prefix, prefix[start] + budget) - 1
+    if hole and stop >= hole.start:
+        size = prefix[hole.stop] - prefix[hole.start]
+        stop = max(hole.stop, bisect_right(prefix, prefix[start] + budget + size) - 1)
+    return stop
+
+
+def _pulls(
+    time: Sequence[int], held: Sequence[int], done: int, gap: int, room: int, lead: int, effort: Effort
+) -> list[range]:
+    """The ranges after ``done`` that fill ``gap`` best.
+
+    Only ranges no longer than what runs before them on the next block: then the micro-batch is back
+    there after exactly one lap, and not two.
+    """
+    n = len(time) - 1
+    found: list[tuple[int, int, int]] = []
+    for start in range(done + 1, min(n, done + effort.look)):
+        stop = min(bisect_right(time, time[start] + gap), bisect_right(held, held[start] + room)) - 1
+        length = time[stop] - time[start]
+        if stop > start and 0 < length <= time[start] - time[done] + lead:
+            found.append((-length, start, stop))
+    found.sort()
+    return [range(start, stop) for _, start, stop in found[: effort.pulls]]
+
+
+# --- the shortest period, and when each operation runs -----------------------------------------
+
+
+def shortest(
+    chain: Chain,
+    bound: int,
+    laps: int = 0,
+    effort: Effort = Effort(),
+    tolerance: float = 5e-4,
+    on_found: Callable[[int, tuple[Block, ...]], None] | None = None,
+) -> tuple[int, tuple[Block, ...]] | None:
+    """The shortest period found and its blocks, by bisection above the lower bound ``bound`` (ns).
+
+    Stops within ``tolerance``, relative; ``on_found`` is told of every improvement. None when even a
+    long period covers nothing, because an operation has no allotment that fits a block or the memory.
+    """
+    best: tuple[int, tuple[Block, ...]] | None = None
+    low, high = bound - 1, None
+    trial = max(1, bound)
+    while high is None or high - low > max(1, int(tolerance * high)):
+        blocks = fill(chain, trial, laps, effort)
+        if blocks is None:
+            low = trial
+            if high is None and trial > 64 * max(1, bound):
+                return None
+        else:
+            high = min(trial, chain.period(blocks))
+            best = (high, blocks)
+            if on_found is not None:
+                on_found(high, blocks)
+        trial = (low + high) // 2 if high is not None else max(trial + 1, trial * 21 // 20)
+    return best
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where and when the operation at one position runs: its allotment, accelerators, start modulo the period."""
+
+    allotment: int
+    accelerators: range
+    offset: int
+
+
+def offsets(chain: Chain, blocks: Sequence[Block]) -> list[Placed]:
+    """Where each position runs. ``offset`` is to be taken modulo the period, at least ``chain.period(blocks)``."""
+    placed: list[Placed | None] = [None] * chain.n
+
+    def run(positions: range, skipped: range, first: int, width: int, now: int) -> int:
+        time, choice = chain.time[width], chain.choice[width]
+        for i in positions:
+            if i not in skipped:
+                allotment = choice[i]
+                assert allotment is not None
+                placed[i] = Placed(allotment, range(first, first + allotment), now)
+                now += time[i + 1] - time[i]
+        return now
+
+    handed, start = NOTHING, 0
+    for block in blocks:
+        # the range shared with the predecessor starts this block's part of the pattern; it is placed already
+        both = chain.time[2 * block.width]
+        now = start + (both[handed.stop] - both[handed.start] if handed else 0)
+        start = run(block.own, block.skipped, block.first, block.width, now)
+        end = run(block.shared, NOTHING, block.first, 2 * block.width, start)
+        run(block.pulled, NOTHING, block.first, block.width, end)
+        handed = block.shared
+    return [p for p in placed if p is not None]
