@@ -17,6 +17,9 @@ class Rule:
     kernel = True
     """Whether it runs anything at all; a view of its operand does not."""
 
+    reads = 1
+    """How many times the kernel goes over its operands."""
+
     # --- layouts: independent of k -----------------------------------------------------------
 
     def accepts(self, call: Call, operand: int, dim: int) -> bool:
@@ -47,8 +50,8 @@ class Rule:
         return call.params
 
     def moved(self, call: Call, plan: Plan, k: int) -> int:
-        """Bytes read and written: operands and parameters once, results once."""
-        read = sum(t.part(dim, k) for t, dim in zip(call.operands, plan.uses, strict=True))
+        """Bytes read and written: operands ``reads`` times, parameters and results once."""
+        read = self.reads * sum(t.part(dim, k) for t, dim in zip(call.operands, plan.uses, strict=True))
         written = sum(t.part(dim, k) for t, dim in zip(call.results, plan.makes, strict=True))
         return read + written + self.params(call, plan, k)
 

@@ -89,6 +89,14 @@ class Matmul(Rule):
         return divide(2 * prod(call.results[0].shape) * call.operands[0].shape[-1], k)
 
 
+EXPONENTIAL = 256
+"""The floating-point operations of a matrix product that take as long as one exponential.
+
+On an H100: 989 TFLOP/s of products against 3.9 T/s of special functions (Shah et al. 2024,
+"FlashAttention-3", section 3.1). Without that paper's overlap of the two, the times add up.
+"""
+
+
 class Attention(Rule):
     """Each accelerator has some of the heads (Shoeybi et al. 2019, section 3).
 
@@ -116,12 +124,13 @@ class Attention(Rule):
     def flops(self, call: Call, plan: Plan, k: int) -> int:
         batch, rows, width = call.operands[0].shape
         columns = call.operands[1].shape[1]
-        # Two products, q k^T and p v. With causal, the last row sees all columns and each one above one less.
+        # For each pair two products of the head size, q k^T and p v, and for each head an exponential.
+        # With causal, the last row sees all columns, each one above one less.
         pairs = rows * columns
         if call.arguments["causal"]:
             seen = min(rows, columns)
             pairs = seen * columns - seen * (seen - 1) // 2
-        return divide(4 * batch * pairs * width, k)
+        return divide(batch * pairs * (4 * width + EXPONENTIAL * call.arguments["heads"]), k)
 
     def moved(self, call: Call, plan: Plan, k: int) -> int:
         q, key, value = call.operands

@@ -54,7 +54,9 @@ class PositionEmbedding(Carry):
 
 
 class Norm(Carry):
-    """layer_norm, rms_norm: along the last dimension."""
+    """layer_norm, rms_norm: along the last dimension; once for its moments, once to scale."""
+
+    reads = 2
 
     def carry(self, call: Call, operand: int, dim: int) -> Layout:
         return None if dim == call.last else dim
@@ -71,7 +73,9 @@ class BatchNorm(Carry):
 
 
 class Softmax(Carry):
-    """Along ``axis``."""
+    """Along ``axis``; once for the maximum, once for the sum, once for the result."""
+
+    reads = 3
 
     def carry(self, call: Call, operand: int, dim: int) -> Layout:
         return None if dim == call.arguments["axis"] % len(call.operands[0].shape) else dim
@@ -176,7 +180,10 @@ class CrossEntropy(Rule):
     """Vocabulary-parallel: each accelerator has the logits of its classes (Shoeybi et al. 2019, section 3).
 
     Three numbers a row are all-reduced: the largest logit, the sum of exponentials, the label's logit.
+    The first two take one reading each.
     """
+
+    reads = 2
 
     def accepts(self, call: Call, operand: int, dim: int) -> bool:
         return operand == 0 and dim == call.last
