@@ -35,21 +35,31 @@ def values(array: Ints) -> tuple[int, ...]:
 # --- accelerator sets, written as slices: [0:8, 12:13] ---------------------------------------
 
 
-def print_set(printer: Printer, members: Sequence[int]) -> None:
-    """Print sorted accelerators as half-open ranges, e.g. ``[0:8, 12:13]``."""
-    ranges: list[tuple[int, int]] = []
-    for m in members:
+@lru_cache(maxsize=4096)
+def members(accelerators: Ints) -> tuple[int, ...]:
+    """The accelerators of a set; schedules repeat few distinct sets many times."""
+    return values(accelerators)
+
+
+def show_set(accelerators: Sequence[int]) -> str:
+    """Sorted accelerators as half-open ranges: ``[0:8, 12:13]``."""
+    ranges: list[list[int]] = []
+    for m in accelerators:
         if ranges and ranges[-1][1] == m:
-            ranges[-1] = (ranges[-1][0], m + 1)
+            ranges[-1][1] = m + 1
         else:
-            ranges.append((m, m + 1))
-    with printer.in_square_brackets():
-        printer.print_list(ranges, lambda r: printer.print_string(f"{r[0]}:{r[1]}"))
+            ranges.append([m, m + 1])
+    return "[" + ", ".join(f"{low}:{high}" for low, high in ranges) + "]"
+
+
+def print_set(printer: Printer, accelerators: Sequence[int]) -> None:
+    """Print accelerators as :func:`show_set` writes them."""
+    printer.print_string(show_set(accelerators))
 
 
 def parse_set(parser: AttrParser) -> Ints:
     """Parse what :func:`print_set` prints: non-empty ranges, increasing and disjoint."""
-    members: list[int] = []
+    found: list[int] = []
 
     def parse_range() -> None:
         position = parser.pos
@@ -58,35 +68,33 @@ def parse_set(parser: AttrParser) -> Ints:
         high = parse_integer(parser)
         if not 0 <= low < high <= MOST_ACCELERATORS:
             parser.raise_error(f"{low}:{high} is no range of accelerators below {MOST_ACCELERATORS}", position)
-        if members and low <= members[-1]:
-            parser.raise_error(f"range {low}:{high} must start after accelerator {members[-1]}", position)
-        members.extend(range(low, high))
+        if found and low <= found[-1]:
+            parser.raise_error(f"range {low}:{high} must start after accelerator {found[-1]}", position)
+        found.extend(range(low, high))
 
     position = parser.pos
     parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parse_range)
-    if not members:
+    if not found:
         parser.raise_error("a set of accelerators must not be empty", position)
-    return ints(members)
+    return ints(found)
 
 
 def check_set(array: Ints) -> None:
     """Raise VerifyException unless ``array`` is a set of accelerators: 64-bit, sorted, without repetition."""
     if array.elt_type != i64:
         raise VerifyException(f"a set of accelerators is a list of i64, got {array.elt_type}")
-    members = values(array)
-    if not members:
+    found = values(array)
+    if not found:
         raise VerifyException("a set of accelerators must not be empty")
-    if members[0] < 0 or members[-1] >= MOST_ACCELERATORS:
-        raise VerifyException(
-            f"accelerators are numbered from 0 and below {MOST_ACCELERATORS}, got {_excerpt(members)}"
-        )
-    if any(a >= b for a, b in pairwise(members)):
-        raise VerifyException(f"accelerators of a set must increase, got {_excerpt(members)}")
+    if found[0] < 0 or found[-1] >= MOST_ACCELERATORS:
+        raise VerifyException(f"accelerators are numbered from 0 and below {MOST_ACCELERATORS}, got {_excerpt(found)}")
+    if any(a >= b for a, b in pairwise(found)):
+        raise VerifyException(f"accelerators of a set must increase, got {_excerpt(found)}")
 
 
-def _excerpt(members: Sequence[int]) -> str:
-    shown = ", ".join(str(m) for m in members[:8])
-    return f"[{shown}{', ...' if len(members) > 8 else ''}]"
+def _excerpt(found: Sequence[int]) -> str:
+    shown = ", ".join(str(m) for m in found[:8])
+    return f"[{shown}{', ...' if len(found) > 8 else ''}]"
 
 
 def parse_integer(parser: AttrParser) -> int:
@@ -277,7 +285,7 @@ class SlotAttr(BracketedAttribute):
 
     def copies(self) -> tuple[tuple[int, ...], ...]:
         """The accelerator set of each copy, sorted."""
-        return tuple(values(s) for s in self.sets.data)
+        return tuple(members(s) for s in self.sets.data)
 
     @classmethod
     def parse_fields(cls, parser: AttrParser) -> Self:
@@ -298,8 +306,8 @@ class SlotAttr(BracketedAttribute):
     def verify(self) -> None:
         if not self.sets.data:
             raise VerifyException("a slot needs at least one accelerator set")
-        for members in self.sets.data:
-            check_set(members)
+        for accelerators in self.sets.data:
+            check_set(accelerators)
         _check_integers(allotment=(self.allotment, 1), start=(self.start, -(2**63)))
 
 

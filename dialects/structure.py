@@ -42,10 +42,10 @@ from dialects.attributes import (
     ScheduleAttr,
     check_set,
     ints,
+    members,
     parse_integer,
     parse_set,
     print_set,
-    values,
 )
 from dialects.operators import OperatorOp, ShapeError, check_tensor
 
@@ -101,7 +101,7 @@ class PlatformOp(IRDLOperation):
             if not 0 < efficiency.value.data <= 1:
                 raise VerifyException("an efficiency lies in (0, 1]")
         for rate in self.peak.data.values():
-            if not isinstance(rate, IntegerAttr) or rate.type != i64 or cast(IntegerAttr, rate).value.data < 1:
+            if not IntegerAttr.constr(i64).verifies(rate) or rate.value.data < 1:
                 raise VerifyException("'peak' maps element types to positive integer rates")
         sizes = [link.size.data for link in self.links.data]
         if any(a >= b for a, b in pairwise(sizes)):
@@ -192,7 +192,7 @@ class StageOp(IRDLOperation):
 
     def accelerators(self) -> tuple[int, ...]:
         """The granted block, sorted."""
-        return values(self.granted)
+        return members(self.granted)
 
     def verify_(self) -> None:
         if self.index.value.data < 0:

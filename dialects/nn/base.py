@@ -242,7 +242,7 @@ class OperatorOp(IRDLOperation, ABC):
         actual = tuple(r.type for r in self.outputs)
         if actual != expected_types:
             wanted = ", ".join(show(t) for t in expected_types)
-            found = ", ".join(show(cast(Tensor, t)) for t in actual)
+            found = ", ".join(show(t) for t in actual)
             raise VerifyException(f"'{self.kind()}' gives {wanted}, but the result is {found}")
 
     # --- assembly ----------------------------------------------------------------------------

@@ -61,9 +61,9 @@ class MatmulOp(OperatorOp):
         both = f"{show(a)} and {show(b)}"
         if a.element_type != b.element_type:
             raise ShapeError(f"element types differ: {both}")
+        rows, columns = right[-2], right[-1]
         if len(right) > 2 and left[:-2] != right[:-2]:
             raise ShapeError(f"leading dimensions differ: {both}")
-        rows, columns = right[-2:]
         inner, columns = (columns, rows) if arguments["transpose_b"] else (rows, columns)
         if left[-1] != inner:
             transposed = " (the second transposed)" if arguments["transpose_b"] else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import AnyFloatConstr, IntegerType
+from xdsl.dialects.builtin import AnyFloatConstr, i8, i32, i64
 
 from dialects.nn.base import ShapeError, Tensor, show
 
@@ -32,7 +32,7 @@ def need_float(x: Tensor, what: str = "operand") -> None:
 
 def need_integer(x: Tensor, what: str) -> None:
     """``x`` must hold integers that can index something: i8, i32 or i64."""
-    if not isinstance(x.element_type, IntegerType) or x.element_type.width.data == 1:
+    if x.element_type not in (i8, i32, i64):
         raise ShapeError(f"{what} must hold integers, got {show(x)}")
 
 

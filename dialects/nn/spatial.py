@@ -179,7 +179,7 @@ class TransposeOp(OperatorOp):
     @classmethod
     def infer(cls, operands: Sequence[Tensor], arguments: Mapping[str, Any]) -> Inference:
         (x,) = operands
-        order = arguments["order"]
+        order: tuple[int, ...] = arguments["order"]
         shape = x.get_shape()
         if sorted(order) != list(range(len(shape))):
             raise ShapeError(f"order {list(order)} is no permutation of the {len(shape)} dimensions of {show(x)}")

@@ -1,0 +1,213 @@
+"""Memory of a periodic schedule: lifetimes of values, and the peak on every accelerator.
+
+What lives when is defined in ``docs/ir.md`` ("memory"): parameters always; a workspace during a
+run; a result on its producer's set from the producer's start to the last consumer there; a copy on
+each other set that reads it, from the producer's end to the last consumer there; a graph input on
+each set that reads it, from the first to the last consumer. Intervals are half-open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dialects.operators import tensor_bytes
+from dialects.placement import Placed, Placement
+from dialects.structure import InputOp
+
+Bytes = NDArray[Any]
+"""64-bit or exact Python integers, one a group of accelerators."""
+
+Content = Literal["workspace", "result", "received value", "input"]
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """``size`` bytes on each accelerator of a set during ``[begin, begin + length)``, ticks, every repetition."""
+
+    index: int
+    """Index of the set in :attr:`Placement.sets`."""
+    begin: int
+    length: int
+    size: int
+    content: Content
+    name: str
+    """Operator or input it belongs to."""
+
+
+class Memory:
+    """Bytes on every accelerator in the steady state of a placement."""
+
+    def __init__(self, placement: Placement):
+        self.placement = placement
+        self.cycle = placement.period * placement.repetition
+        """The state of the memory repeats after so many ticks."""
+
+    # --- what lives when ---------------------------------------------------------------------
+
+    @cached_property
+    def lifetimes(self) -> list[Lifetime]:
+        """Every non-empty lifetime that begins with one of the first ``repetition`` instances."""
+        found: list[Lifetime] = []
+        for instance in range(self.placement.repetition):
+            for placed in self.placement.placed.values():
+                found.extend(self._of_operator(placed, instance))
+            for source in self.placement.inputs():
+                found.extend(self._of_input(source, instance))
+        return [life for life in found if life.length > 0 and life.size > 0]
+
+    def _of_operator(self, placed: Placed, instance: int) -> Iterator[Lifetime]:
+        home = placed.sets[instance % placed.copies]
+        shift = instance * self.placement.period
+        yield Lifetime(home, placed.start + shift, placed.time, placed.cost.workspace, "workspace", placed.name)
+        last = placed.end
+        received: dict[int, tuple[int, int]] = {}
+        for result in placed.op.outputs:
+            readers: set[int] = set()
+            for consumer in self.placement.consumers(result):
+                there = consumer.sets[instance % consumer.copies]
+                if there == home:
+                    last = max(last, consumer.end)
+                    continue
+                size, until = received.get(there, (0, consumer.end))
+                if there not in readers:
+                    readers.add(there)
+                    size += tensor_bytes(result.type)
+                received[there] = (size, max(until, consumer.end))
+        yield Lifetime(home, placed.start + shift, last - placed.start, placed.cost.output, "result", placed.name)
+        for there, (size, until) in received.items():
+            yield Lifetime(there, placed.end + shift, until - placed.end, size, "received value", placed.name)
+
+    def _of_input(self, source: InputOp, instance: int) -> Iterator[Lifetime]:
+        spans: dict[int, tuple[int, int]] = {}
+        for consumer in self.placement.consumers(source.output):
+            there = consumer.sets[instance % consumer.copies]
+            begin, end = spans.get(there, (consumer.start, consumer.end))
+            spans[there] = (min(begin, consumer.start), max(end, consumer.end))
+        size = tensor_bytes(source.output.type)
+        for there, (begin, end) in spans.items():
+            yield Lifetime(
+                there,
+                begin + instance * self.placement.period,
+                end - begin,
+                size,
+                "input",
+                source.output.name_hint or "input",
+            )
+
+    # --- accelerators that cannot be told apart ----------------------------------------------
+
+    @cached_property
+    def groups(self) -> list[tuple[int, ...]]:
+        """Used accelerators, those that lie in exactly the same sets together."""
+        signature: dict[int, list[int]] = {}
+        for index, members in enumerate(self.placement.sets):
+            for accelerator in members:
+                signature.setdefault(accelerator, []).append(index)
+        together: dict[tuple[int, ...], list[int]] = {}
+        for accelerator in sorted(signature):
+            together.setdefault(tuple(signature[accelerator]), []).append(accelerator)
+        return [tuple(group) for group in together.values()]
+
+    @cached_property
+    def groups_of_set(self) -> list[NDArray[np.intp]]:
+        """For each set of the placement, the groups that make it up."""
+        group_of = {accelerator: g for g, group in enumerate(self.groups) for accelerator in group}
+        return [
+            np.array(sorted({group_of[accelerator] for accelerator in members}), dtype=np.intp)
+            for members in self.placement.sets
+        ]
+
+    # --- sums --------------------------------------------------------------------------------
+
+    @cached_property
+    def _dtype(self) -> np.dtype[Any]:
+        # 64 bits where no sum can overflow them, else exact Python integers.
+        total = sum(life.size * (life.length // max(1, self.cycle) + 1) for life in self.lifetimes)
+        total += sum(placed.cost.params * placed.copies for placed in self.placement.placed.values())
+        return np.dtype(np.int64 if total < 2**62 else object)
+
+    @cached_property
+    def parameters(self) -> list[int]:
+        """Parameter bytes of each group."""
+        held: Bytes = np.zeros(len(self.groups), dtype=self._dtype)
+        for placed in self.placement.placed.values():
+            for index in set(placed.sets):
+                held[self.groups_of_set[index]] += placed.cost.params
+        return [int(v) for v in held]
+
+    @cached_property
+    def _sweep(self) -> tuple[list[int], list[int]]:
+        """Peak of everything but parameters for each group, and the tick of the cycle at which it is reached."""
+        usage: Bytes = np.zeros(len(self.groups), dtype=self._dtype)
+        changes: dict[tuple[int, int], int] = {}
+        for life in self.lifetimes:
+            begin = life.begin % self.cycle
+            rounds, rest = divmod(life.length, self.cycle)
+            members = self.groups_of_set[life.index]
+            if rounds:
+                usage[members] += rounds * life.size
+            if not rest:
+                continue
+            end = begin + rest
+            changes[begin, life.index] = changes.get((begin, life.index), 0) + life.size
+            if end > self.cycle:
+                usage[members] += life.size
+                end -= self.cycle
+            if end < self.cycle:
+                changes[end, life.index] = changes.get((end, life.index), 0) - life.size
+        return self._peaks(usage, changes)
+
+    def _peaks(self, usage: Bytes, changes: dict[tuple[int, int], int]) -> tuple[list[int], list[int]]:
+        """Replay ``changes`` (tick, set) → bytes from ``usage`` at tick 0 and keep the maximum of each group."""
+        peak = usage.copy()
+        when: Bytes = np.zeros(len(usage), dtype=np.int64 if self.cycle < 2**62 else object)
+        tick = -1
+        touched: list[NDArray[np.intp]] = []
+
+        def settle() -> None:
+            # Only after all changes of one instant: what ends there has left before what begins arrives.
+            for members in touched:
+                higher = members[usage[members] > peak[members]]
+                peak[higher] = usage[higher]
+                when[higher] = tick
+            touched.clear()
+
+        for (moment, index), change in sorted(changes.items()):
+            if moment != tick:
+                settle()
+                tick = moment
+            members = self.groups_of_set[index]
+            usage[members] += change
+            if change > 0:
+                touched.append(members)
+        settle()
+        return [int(v) for v in peak], [int(v) for v in when]
+
+    @property
+    def peaks(self) -> list[int]:
+        """Greatest number of bytes beside the parameters, for each group."""
+        return self._sweep[0]
+
+    @property
+    def moments(self) -> list[int]:
+        """A tick of the cycle at which that number is reached, for each group."""
+        return self._sweep[1]
+
+    def alive(self, group: int, moment: int) -> dict[tuple[Content, str], int]:
+        """Bytes alive on a group at a tick of the cycle, by what they are and whose."""
+        found: dict[tuple[Content, str], int] = {}
+        member = self.groups[group][0]
+        for life in self.lifetimes:
+            if self.placement.masks[life.index] >> member & 1:
+                rounds, rest = divmod(life.length, self.cycle)
+                times = rounds + ((moment - life.begin) % self.cycle < rest)
+                if times:
+                    key = (life.content, life.name)
+                    found[key] = found.get(key, 0) + times * life.size
+        return found

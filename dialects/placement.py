@@ -1,0 +1,157 @@
+"""A schedule read from the IR as plain numbers, for the rules of level 4.
+
+Times are counted in *ticks* of ``1 / microbatches`` ns, so that the period is an integer even when
+a pattern of several micro-batches makes it a fraction of nanoseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import lcm
+
+from xdsl.dialects.builtin import BytesAttr
+from xdsl.ir import OpResult, SSAValue
+
+from dialects.attributes import CostEntry, Ints, values
+from dialects.operators import OperatorOp, operator_names
+from dialects.structure import GraphOp, InputOp
+
+MOST_COPIES = 1024
+"""Greatest least common multiple of the numbers of copies: the schedule is unrolled that often."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """An operator with a slot whose allotment is in its cost table."""
+
+    op: OperatorOp
+    name: str
+    sets: tuple[int, ...]
+    """Index into :attr:`Placement.sets` for each copy."""
+    start: int
+    """Start of instance 0, ticks."""
+    time: int
+    """Duration, ticks."""
+    cost: CostEntry
+
+    @property
+    def end(self) -> int:
+        return self.start + self.time
+
+    @property
+    def copies(self) -> int:
+        return len(self.sets)
+
+
+class Placement:
+    """The schedule of a graph. Operators without a usable slot are left out: other rules report them."""
+
+    def __init__(self, graph: GraphOp, names: Mapping[OperatorOp, str] | None = None):
+        self.graph = graph
+        schedule = graph.schedule
+        self.ticks = 1 if schedule is None else schedule.microbatches.data
+        """Ticks in a nanosecond."""
+        self.period = 0 if schedule is None else schedule.pattern.data
+        """Period in ticks; 0 when the graph has no schedule."""
+        self.sets: list[tuple[int, ...]] = []
+        """The distinct accelerator sets, each sorted."""
+        self._set_index: dict[BytesAttr, int] = {}
+        names = operator_names(graph.operators()) if names is None else names
+        self.placed: dict[OperatorOp, Placed] = {}
+        for op in graph.operators():
+            placed = self._place(op, names[op])
+            if placed is not None:
+                self.placed[op] = placed
+
+    def _place(self, op: OperatorOp, name: str) -> Placed | None:
+        slot, cost = op.slot, op.cost
+        if slot is None or cost is None:
+            return None
+        entry = cost.table().get(slot.allotment.data)
+        if entry is None:
+            return None
+        sets = tuple(self._intern(s) for s in slot.sets.data)
+        return Placed(op, name, sets, slot.start.data * self.ticks, entry.time * self.ticks, entry)
+
+    def _intern(self, members: Ints) -> int:
+        index = self._set_index.setdefault(members.data, len(self.sets))
+        if index == len(self.sets):
+            self.sets.append(values(members))
+        return index
+
+    def consumers(self, value: SSAValue) -> list[Placed]:
+        """The placed operators that read ``value``, each once."""
+        found = dict.fromkeys(use.operation for use in value.uses)
+        return [self.placed[op] for op in found if isinstance(op, OperatorOp) and op in self.placed]
+
+    def producers(self, consumer: Placed) -> list[Placed]:
+        """The placed operators whose results ``consumer`` reads, each once, in operand order."""
+        found: dict[Placed, None] = {}
+        for operand in consumer.op.inputs:
+            if isinstance(operand, OpResult) and isinstance(operand.op, OperatorOp) and operand.op in self.placed:
+                found[self.placed[operand.op]] = None
+        return list(found)
+
+    def inputs(self) -> list[InputOp]:
+        return list(self.graph.inputs())
+
+    @cached_property
+    def repetition(self) -> int:
+        """Periods after which the pattern on every accelerator repeats: the lcm of the numbers of copies."""
+        return lcm(*{p.copies for p in self.placed.values()}) if self.placed else 1
+
+    @cached_property
+    def masks(self) -> list[int]:
+        """Each set of :attr:`sets` as a bit mask over accelerators."""
+        masks: list[int] = []
+        for members in self.sets:
+            mask = 0
+            low = 0
+            # Neighbouring accelerators form one run of bits: sets are mostly ranges.
+            for i, member in enumerate(members):
+                if i + 1 == len(members) or members[i + 1] != member + 1:
+                    mask |= ((1 << (i + 1 - low)) - 1) << members[low]
+                    low = i + 1
+            masks.append(mask)
+        return masks
+
+    def nanoseconds(self, ticks: int) -> Fraction:
+        return Fraction(ticks, self.ticks)
+
+    @property
+    def latency(self) -> int:
+        """From the first start of an instance to its last end, ticks."""
+        ends = [p.end for p in self.placed.values()]
+        return max(ends) - min(p.start for p in self.placed.values()) if ends else 0
+
+
+def latency(graph: GraphOp) -> int:
+    """Time of one micro-batch from its first start to its last end, ns."""
+    placement = Placement(graph)
+    return placement.latency // placement.ticks
+
+
+def in_flight(graph: GraphOp) -> int:
+    """Micro-batches in the pipeline at a time: latency over period, rounded up."""
+    placement = Placement(graph)
+    return -(-placement.latency // placement.period) if placement.period else 0
+
+
+def loads(graph: GraphOp) -> dict[int, Fraction]:
+    """Fraction of the time that each accelerator works, by accelerator; those without operators are left out."""
+    placement = Placement(graph)
+    if not placement.period:
+        return {}
+    per_set: dict[int, Fraction] = {}
+    for placed in placement.placed.values():
+        share = Fraction(placed.time, placed.copies * placement.period)
+        for index in placed.sets:
+            per_set[index] = per_set.get(index, Fraction(0)) + share
+    found: dict[int, Fraction] = {}
+    for index, load in per_set.items():
+        for accelerator in placement.sets[index]:
+            found[accelerator] = found.get(accelerator, Fraction(0)) + load
+    return found
