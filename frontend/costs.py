@@ -1,0 +1,134 @@
+"""Written costs: ``time [...] params ... output ... memory ...`` after an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dialects.attributes import CostAttr, CostEntry
+from frontend import ast
+from frontend.evaluate import Lookup, Problem, amount, evaluate, whole
+from frontend.report import note
+from frontend.units import SIZE, TIME
+
+MAX_ALLOTMENT = 2**20
+"""The largest number of accelerators that a table may name."""
+
+
+@dataclass(frozen=True)
+class WrittenCost:
+    """What a user wrote about one operator; None for what was left out."""
+
+    times: Mapping[int, int]
+    """Allotment → ns."""
+    params: int | None
+    """Bytes of the whole operator."""
+    outputs: tuple[int, ...] | None
+    """Bytes of each result."""
+    workspace: Mapping[int, int]
+    """Allotment → bytes on each accelerator."""
+
+    def attribute(self, params: int, output: int) -> CostAttr:
+        """The cost table; ``params`` and ``output`` are bytes shared evenly by the accelerators."""
+        return CostAttr.from_table(
+            {
+                k: CostEntry(time, -(-params // k), -(-output // k), self.workspace.get(k, 0))
+                for k, time in self.times.items()
+            }
+        )
+
+
+def written_cost(node: ast.Assign, scope: Lookup, accelerators: int | None) -> WrittenCost | None:
+    """The cost of a statement, None when none is written; raises Problem or Poisoned.
+
+    ``accelerators`` is the size of the platform, when one is known.
+    """
+    clauses: dict[str, ast.Clause] = {}
+    for clause in node.clauses:
+        if clause.kind in clauses:
+            first = note(clauses[clause.kind].place, "first written here")
+            raise Problem(clause.place, f"'{clause.kind}' is written twice", notes=(first,))
+        clauses[clause.kind] = clause
+    if not clauses:
+        return None
+    if "time" not in clauses:
+        first = node.clauses[0]
+        raise Problem(first.place, f"'{first.kind}' needs a table of times before it", "write time [812us, 430us, ...]")
+    times = _by_allotment(clauses["time"], scope, TIME, accelerators)
+    workspace: Mapping[int, int] = {}
+    if memory := clauses.get("memory"):
+        workspace = _memory(memory, scope, times, accelerators)
+    params = clauses.get("params")
+    output = clauses.get("output")
+    return WrittenCost(
+        times,
+        None if params is None else _bytes(params, scope),
+        None if output is None else _outputs(output, scope, len(node.targets)),
+        workspace,
+    )
+
+
+def _bytes(clause: ast.Clause, scope: Lookup) -> int:
+    if isinstance(clause.value, ast.Table):
+        raise Problem(clause.value.place, f"'{clause.kind}' is one size, the bytes of all accelerators together")
+    return amount(evaluate(clause.value, scope), clause.value.place, f"'{clause.kind}'", SIZE)
+
+
+def _outputs(clause: ast.Clause, scope: Lookup, results: int) -> tuple[int, ...]:
+    value = clause.value
+    if isinstance(value, ast.Table):
+        raise Problem(value.place, "'output' is one size for each result")
+    if isinstance(value, ast.Items):
+        sizes = tuple(amount(evaluate(v, scope), v.place, "'output'", SIZE) for v in value.items)
+    else:
+        sizes = (_bytes(clause, scope),)
+    if len(sizes) != results:
+        raise Problem(
+            value.place,
+            f"{len(sizes)} output sizes for {results} results",
+            "write one size for each result: output [4 MiB, 8 KiB]",
+        )
+    return sizes
+
+
+def _by_allotment(clause: ast.Clause, scope: Lookup, dimension: str, accelerators: int | None) -> dict[int, int]:
+    """A dense list (allotments 1, 2, 3, ...) or a sparse table, as a mapping."""
+    what = "a time" if dimension == TIME else "a size"
+    entries: list[tuple[int, ast.Expr, ast.Expr]] = []
+    if isinstance(clause.value, ast.Items):
+        entries = [(k, v, v) for k, v in enumerate(clause.value.items, start=1)]
+    elif isinstance(clause.value, ast.Table):
+        for key, value in clause.value.entries:
+            k = whole(evaluate(key, scope), key.place, "the number of accelerators", 1, MAX_ALLOTMENT)
+            entries.append((k, key, value))
+    else:
+        raise Problem(
+            clause.value.place,
+            f"'{clause.kind}' is a list [...] for 1, 2, 3 ... accelerators or a table {{...}}",
+            f"write {clause.kind} [ ... ]",
+        )
+    if not entries:
+        raise Problem(clause.value.place, f"'{clause.kind}' is empty", "give at least one entry: time [812us]")
+    table: dict[int, int] = {}
+    for k, key, value in entries:
+        if k in table:
+            raise Problem(key.place, f"{k} accelerators appear twice in this table")
+        if accelerators is not None and k > accelerators:
+            raise Problem(
+                key.place,
+                f"the table reaches {max(e[0] for e in entries)} accelerators, but the platform has {accelerators}",
+                f"leave out the entries beyond {accelerators}",
+            )
+        table[k] = amount(evaluate(value, scope), value.place, what, dimension)
+    return table
+
+
+def _memory(clause: ast.Clause, scope: Lookup, times: Mapping[int, int], accelerators: int | None) -> Mapping[int, int]:
+    if not isinstance(clause.value, ast.Table | ast.Items):
+        size = _bytes(clause, scope)
+        return dict.fromkeys(times, size)
+    table = _by_allotment(clause, scope, SIZE, accelerators)
+    if unknown := sorted(set(table) - set(times)):
+        allowed = ", ".join(map(str, sorted(times)))
+        raise Problem(clause.value.place, f"memory for {unknown[0]} accelerators, but times are for {allowed}")
+    return table

@@ -1,0 +1,557 @@
+"""From the syntax tree to the IR of level 0: blocks are expanded, repetitions unrolled, shapes inferred."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from xdsl.dialects.builtin import FileLineColLoc, IntAttr, StringAttr
+from xdsl.ir import Operation, SSAValue
+
+from dialects.attributes import BlockAttr
+from dialects.operators import Tensor, show
+from dialects.structure import GraphOp, InputOp, OutputOp
+from frontend import ast
+from frontend.costs import written_cost
+from frontend.evaluate import Poisoned, Problem, Value, describe, evaluate, is_number, whole
+from frontend.operators import Operators
+from frontend.program import OPERATOR_CLASSES, Unit
+from frontend.report import Reporter, choices, note
+from frontend.source import Place
+from frontend.types import Matcher, Types
+from frontend.units import Quantity
+
+MAX_ITERATIONS = 100_000
+"""Iterations of all repetitions of a model together."""
+
+MAX_OPERATORS = 1_000_000
+"""Operators and block calls of a model."""
+
+MAX_DEPTH = 64
+"""Blocks and repetitions open at once."""
+
+
+class Poison:
+    """Stands for whatever an earlier error kept from being known."""
+
+
+POISON = Poison()
+
+Entry = Value | SSAValue | Poison
+
+
+class Scope:
+    """The names of a body and, through ``parent``, of the bodies around it."""
+
+    __slots__ = ("constants", "names", "parent")
+
+    def __init__(self, constants: FileConstants, parent: Scope | None = None):
+        self.names: dict[str, Entry] = {}
+        self.parent = parent
+        self.constants = constants
+
+    def find(self, name: str) -> Entry | None:
+        """What ``name`` means here; None when it is no local name."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                return scope.names[name]
+            scope = scope.parent
+        return None
+
+    def constant(self, name: ast.Name) -> Value:
+        """The constant of that name; raises Problem or Poisoned."""
+        found = self.find(name.name)
+        if found is None:
+            return self.constants.constant(name)
+        if isinstance(found, Poison):
+            raise Poisoned
+        if isinstance(found, SSAValue):
+            raise Problem(name.place, f"'{name.name}' is a tensor; a constant is needed here")
+        return found
+
+    def value(self, node: ast.Expr, what: str) -> SSAValue:
+        """The tensor that an operand names; raises Problem or Poisoned."""
+        if isinstance(node, ast.Name):
+            found = self.find(node.name)
+            if isinstance(found, SSAValue):
+                return found
+            if isinstance(found, Poison):
+                raise Poisoned
+            if found is None:
+                found = self.constants.constant(node)
+            raise Problem(
+                node.place,
+                f"{what} must be a tensor, '{node.name}' is {describe(found)}",
+                "constants are given by name",
+            )
+        if isinstance(node, ast.Call):
+            raise Problem(
+                node.place,
+                f"{what} must be the name of a tensor, found a call",
+                f"give its result a name first: h = {node.callee.name}(...)",
+            )
+        found = evaluate(node, self)
+        raise Problem(node.place, f"{what} must be a tensor, got {describe(found)}", "constants are given by name")
+
+
+class FileConstants:
+    """The constants declared in a file or seen through its imports, evaluated when first used."""
+
+    def __init__(self, unit: Unit, all_constants: dict[int, FileConstants]):
+        self.unit = unit
+        self._all = all_constants
+        self._known: dict[str, Value | Poison] = {}
+        self._open: list[str] = []
+
+    def constant(self, name: ast.Name) -> Value:
+        """The constant of that name; raises Problem or Poisoned."""
+        if name.name not in self._known:
+            found = self.unit.constants.get(name.name)
+            if found is None:
+                raise Poisoned
+            declaration, unit = found
+            if unit is not self.unit:
+                return constants_of(unit, self._all).constant(name)
+            if name.name in self._open:
+                raise Poisoned
+            self._open.append(name.name)
+            self._known[name.name] = POISON
+            try:
+                self._known[name.name] = evaluate(declaration.value, self)
+            finally:
+                self._open.pop()
+        value = self._known[name.name]
+        if isinstance(value, Poison):
+            raise Poisoned
+        return value
+
+
+def constants_of(unit: Unit, known: dict[int, FileConstants]) -> FileConstants:
+    """The constants of a file, made once."""
+    found = known.get(id(unit))
+    if found is None:
+        found = known[id(unit)] = FileConstants(unit, known)
+    return found
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where expansion stands: the block being expanded and the names it gives its values."""
+
+    unit: Unit
+    prefix: str = ""
+    suffix: str = ""
+    block: BlockAttr | None = None
+    depth: int = 0
+    calls: Mapping[str, int] = field(default_factory=dict)
+    """How often the body calls each block, for naming."""
+    caller: tuple[Place, str] | None = None
+    """The outermost call that led here and the block it names."""
+
+
+class Lowering:
+    """Expands one model. Errors go to the reporter; what depends on them is poisoned and skipped."""
+
+    def __init__(self, reporter: Reporter, accelerators: int | None, overrides: Mapping[str, Value]):
+        self.reporter = reporter
+        self.accelerators = accelerators
+        self.overrides = overrides
+        self.types = Types()
+        self.operators = Operators(self.types)
+        self.ops: list[Operation] = []
+        self._constants: dict[int, FileConstants] = {}
+        self._hints: set[str] = set()
+        self._block_calls: dict[str, int] = {}
+        self._call_counts: dict[int, Mapping[str, int]] = {}
+        self._locations: dict[int, FileLineColLoc] = {}
+        self._iterations = 0
+        self._steps = 0
+
+    def scope_of(self, unit: Unit) -> Scope:
+        """A scope in which only the constants of a file are known."""
+        return Scope(constants_of(unit, self._constants))
+
+    def model(self, model: ast.Model, unit: Unit) -> GraphOp:
+        """The graph of a model; not to be used when errors were reported."""
+        scope = self.scope_of(unit)
+        self._body(model.body, scope, Frame(unit, calls=self._count_calls(model.body)))
+        return GraphOp.make(model.name.name, self.ops)
+
+    # --- statements ------------------------------------------------------------------------------
+
+    def _body(self, body: Iterable[ast.Statement], scope: Scope, frame: Frame) -> None:
+        for statement in body:
+            try:
+                self._statement(statement, scope, frame)
+            except Problem as problem:
+                self._complain(problem, frame)
+                self._poison(statement, scope)
+            except Poisoned:
+                self._poison(statement, scope)
+
+    def _statement(self, node: ast.Statement, scope: Scope, frame: Frame) -> None:
+        match node:
+            case ast.Assign():
+                self._assign(node, scope, frame)
+            case ast.Repeat():
+                self._repeat(node, scope, frame)
+            case ast.Const():
+                scope.names[node.name.name] = evaluate(node.value, scope)
+            case ast.Param():
+                scope.names[node.name.name] = self._param(node, scope)
+            case ast.Input():
+                op = InputOp.create(result_types=[self.types.written(node.type, scope)])
+                self._append(op, node.name.place, [node.name], scope, frame)
+            case ast.Output():
+                self.ops.append(OutputOp.make([scope.value(_name(n), "an output") for n in node.names]))
+                self.ops[-1].location = self._location(node.place)
+
+    @staticmethod
+    def _poison(node: ast.Statement, scope: Scope) -> None:
+        """Mark all that a failed statement would have defined."""
+        names: Sequence[ast.Ident] = ()
+        match node:
+            case ast.Assign():
+                names = node.targets
+            case ast.Repeat():
+                names = node.carried
+            case ast.Const() | ast.Param() | ast.Input():
+                names = (node.name,)
+            case ast.Output():
+                pass
+        for name in names:
+            scope.names[name.name] = POISON
+
+    def _complain(self, problem: Problem, frame: Frame) -> None:
+        notes = list(problem.notes)
+        if frame.caller is not None:
+            place, block = frame.caller
+            notes.append(note(place, f"in this use of block '{block}'"))
+        self.reporter.error(problem.place, problem.message, problem.hint, notes)
+
+    def _param(self, node: ast.Param, scope: Scope) -> Value:
+        name = node.name.name
+        default = None if node.default is None else evaluate(node.default, scope)
+        if name not in self.overrides:
+            if default is None:
+                raise Problem(node.name.place, f"param '{name}' has no value", f"give one with --set {name}=...")
+            return default
+        value = self.overrides[name]
+        if default is not None and _family(value) != _family(default):
+            raise Problem(
+                node.name.place,
+                f"--set {name}: expected a value like {describe(default)}, got {describe(value)}",
+            )
+        return value
+
+    def _assign(self, node: ast.Assign, scope: Scope, frame: Frame) -> None:
+        call = node.value
+        if not isinstance(call, ast.Call):
+            hint = "an operator or block is applied here"
+            if len(node.targets) == 1:
+                hint = f"a constant is written const {node.targets[0].name} = ..."
+            raise Problem(call.place, "expected the application of an operator or block", hint)
+        self._steps += 1
+        if self._steps > MAX_OPERATORS:
+            raise self._too_many(call.place)
+        name = call.callee.name
+        if name in OPERATOR_CLASSES:
+            self._operator(node, call, scope, frame)
+        elif name in frame.unit.blocks:
+            self._call(node, call, scope, frame)
+        else:
+            raise Poisoned
+
+    def _too_many(self, place: Place) -> Exception:
+        self.reporter.error(place, f"a model has at most {MAX_OPERATORS:,} operators and block calls")
+        return self.reporter.failure()
+
+    def _operator(self, node: ast.Assign, call: ast.Call, scope: Scope, frame: Frame) -> None:
+        cls = OPERATOR_CLASSES[call.callee.name]
+        arguments = self.operators.arguments(cls, call, scope, lambda problem: self._complain(problem, frame))
+        operands: list[SSAValue] = []
+        good = arguments is not None
+        positional = [a.value for a in call.arguments if a.name is None]
+        for value in positional:
+            try:
+                operands.append(scope.value(value, f"an operand of '{cls.kind()}'"))
+            except Problem as problem:
+                self._complain(problem, frame)
+                good = False
+            except Poisoned:
+                good = False
+        try:
+            cost = written_cost(node, scope, self.accelerators)
+            self.operators.check_arity(cls, call, len(positional))
+        except Problem as problem:
+            self._complain(problem, frame)
+            good = False
+        if not good:
+            raise Poisoned
+        assert arguments is not None
+        op = self.operators.create(cls, node, operands, arguments, cost, frame.block)  # pyright: ignore
+        self._append(op, node.place, node.targets, scope, frame)
+
+    # --- repetitions -----------------------------------------------------------------------------
+
+    def _repeat(self, node: ast.Repeat, scope: Scope, frame: Frame) -> None:
+        count = whole(evaluate(node.count, scope), node.count.place, "the number of repetitions", 0)
+        self._iterations += count
+        if self._iterations > MAX_ITERATIONS:
+            message = f"a model repeats at most {MAX_ITERATIONS:,} times in all, this makes {self._iterations:,}"
+            self.reporter.error(node.count.place, message)
+            raise self.reporter.failure()
+        if frame.depth >= MAX_DEPTH:
+            raise Problem(node.place, f"blocks and repetitions nest deeper than {MAX_DEPTH} levels")
+        carried: dict[str, Entry] = {}
+        for name in node.carried:
+            found = scope.find(name.name)
+            carried[name.name] = POISON if found is None else found
+        for index in range(count):
+            inner = Scope(scope.constants, scope)
+            if node.index is not None:
+                inner.names[node.index.name] = index
+            inner.names.update(carried)
+            start = self._steps
+            step = Frame(
+                frame.unit,
+                frame.prefix,
+                f"{frame.suffix}.{index}",
+                frame.block,
+                frame.depth + 1,
+                frame.calls,
+                frame.caller,
+            )
+            self._body(node.body, inner, step)
+            self._carry(node, carried, inner, step)
+            if start + (self._steps - start) * (count - index) > MAX_OPERATORS and index == 0:
+                raise self._too_many(node.count.place)
+        scope.names.update(carried)
+
+    def _carry(self, node: ast.Repeat, carried: dict[str, Entry], inner: Scope, frame: Frame) -> None:
+        """Take over the carried values of one iteration, which must keep their types."""
+        for name in node.carried:
+            before, after = carried[name.name], inner.names[name.name]
+            if isinstance(before, SSAValue) and isinstance(after, SSAValue) and before.type is not after.type:
+                definition = _definition(node.body, name.name)
+                shown = f"{show(cast(Tensor, before.type))} before and {show(cast(Tensor, after.type))} after"
+                self._complain(
+                    Problem(
+                        definition.place if definition else name.place,
+                        f"carried value '{name.name}' changes its type: {shown} an iteration",
+                        notes=(note(name.place, "carried here"),),
+                    ),
+                    frame,
+                )
+                after = POISON
+            elif not isinstance(after, SSAValue | Poison):
+                after = POISON
+            carried[name.name] = after
+
+    # --- blocks ----------------------------------------------------------------------------------
+
+    def _call(self, node: ast.Assign, call: ast.Call, scope: Scope, frame: Frame) -> None:
+        block, unit = frame.unit.blocks[call.callee.name]
+        name = block.name.name
+        if node.clauses:
+            message = f"only an operator carries a written cost; '{name}' is a block"
+            raise Problem(node.clauses[0].place, message)
+        if frame.depth >= MAX_DEPTH:
+            raise Problem(call.callee.place, f"blocks and repetitions nest deeper than {MAX_DEPTH} levels")
+        if len(node.targets) != len(block.results):
+            results, names = len(block.results), len(node.targets)
+            raise Problem(
+                node.targets[min(results, names - 1)].place,
+                f"'{name}' gives {results} result{'s' * (results != 1)}, "
+                f"but {names} name{' is' if names == 1 else 's are'} assigned",
+                notes=(note(block.name.place, "defined here"),),
+            )
+        inner = self._bind(block, unit, call, scope, frame)
+        self._body(block.body, inner, self._enter(node, call, block, unit, frame))
+        for target, result in zip(node.targets, block.results, strict=True):
+            found = inner.names.get(result.name)
+            scope.names[target.name] = found if isinstance(found, SSAValue) else POISON
+
+    def _enter(self, node: ast.Assign, call: ast.Call, block: ast.Block, unit: Unit, frame: Frame) -> Frame:
+        name = block.name.name
+        if frame.block is None:
+            index = self._block_calls.get(name, 0)
+            self._block_calls[name] = index + 1
+            prefix = f"{name}.{index}."
+            attribute = BlockAttr(StringAttr(name), IntAttr(index))
+        else:
+            own = name if frame.calls.get(name, 0) == 1 else node.targets[0].name
+            prefix = f"{frame.prefix}{own}{frame.suffix}."
+            attribute = frame.block
+        caller = frame.caller or (call.callee.place, name)
+        return Frame(unit, prefix, "", attribute, frame.depth + 1, self._count_calls(block.body), caller)
+
+    def _bind(self, block: ast.Block, unit: Unit, call: ast.Call, scope: Scope, frame: Frame) -> Scope:
+        """The scope of a block's body: its parameters, and the names bound by matching types."""
+        name = block.name.name
+        inner = self.scope_of(unit)
+        given, positional = self._sort(block, call, frame)
+        operands = self._operands(block, call, positional, given, scope, frame)
+        good = operands is not None
+        bound: dict[str, Value] = cast("dict[str, Value]", inner.names)
+        constants = {c.name.name: c for c in block.constants}
+        for argument in (a for n, a in given.items() if n in constants):
+            assert argument.name is not None
+            try:
+                bound[argument.name.name] = evaluate(argument.value, scope)
+            except Problem as problem:
+                self._complain(problem, frame)
+                good = False
+            except Poisoned:
+                good = False
+        for constant in block.constants:
+            if constant.default is None and constant.name.name not in given:
+                message = f"'{name}' needs the argument '{constant.name.name}'"
+                notes = (note(constant.name.place, "declared here"),)
+                hint = f"write {constant.name.name} = ..."
+                self._complain(Problem(call.callee.place, message, hint, notes), frame)
+                good = False
+        if operands is None or not good:
+            raise Poisoned
+        matcher = Matcher(bound, inner)
+        for parameter, (operand, place) in zip(block.values, operands, strict=True):
+            matcher.match(parameter, cast(Tensor, operand.type), place)
+        for parameter, (operand, _) in zip(block.values, operands, strict=True):
+            inner.names[parameter.name.name] = operand
+        for constant in block.constants:
+            if constant.name.name not in given and constant.default is not None:
+                inner.names[constant.name.name] = evaluate(constant.default, inner)
+        return inner
+
+    def _sort(
+        self, block: ast.Block, call: ast.Call, frame: Frame
+    ) -> tuple[dict[str, ast.Argument], list[ast.Argument]]:
+        """Arguments given by name, and those given by position."""
+        known = [c.name.name for c in block.constants] + [v.name.name for v in block.values]
+        given: dict[str, ast.Argument] = {}
+        positional: list[ast.Argument] = []
+        for argument in call.arguments:
+            if argument.name is None:
+                positional.append(argument)
+                continue
+            name = argument.name
+            if name.name in given:
+                first = given[name.name].name
+                assert first is not None
+                notes = (note(first.place, "first given here"),)
+                self._complain(Problem(name.place, f"argument '{name.name}' is given twice", notes=notes), frame)
+            elif name.name not in known:
+                hint = choices(name.name, known, "it has")
+                message = f"'{block.name.name}' has no argument '{name.name}'"
+                self._complain(Problem(name.place, message, hint), frame)
+            else:
+                given[name.name] = argument
+        return given, positional
+
+    def _operands(
+        self,
+        block: ast.Block,
+        call: ast.Call,
+        positional: list[ast.Argument],
+        given: Mapping[str, ast.Argument],
+        scope: Scope,
+        frame: Frame,
+    ) -> list[tuple[SSAValue, Place]] | None:
+        """The tensor of every value parameter and the place of its argument; None after a complaint."""
+        name = block.name.name
+        by_name = {v.name.name for v in block.values} & set(given)
+        expected = len(block.values)
+        order = list(positional)
+        for parameter in block.values[len(positional) :]:
+            if parameter.name.name in by_name:
+                order.append(given[parameter.name.name])
+        if len(positional) + len(by_name) != expected or len(order) != expected:
+            got = len(positional) + len(by_name)
+            message = f"'{name}' takes {expected} operand{'s' * (expected != 1)}, got {got}"
+            notes = (note(block.name.place, "defined here"),)
+            hint = "constants are given by name" if len(positional) > expected and block.constants else None
+            self._complain(Problem(call.callee.place, message, hint, notes), frame)
+            return None
+        operands: list[tuple[SSAValue, Place]] = []
+        for argument in order:
+            try:
+                operands.append((scope.value(argument.value, f"an operand of '{name}'"), argument.value.place))
+            except Problem as problem:
+                self._complain(problem, frame)
+            except Poisoned:
+                pass
+        return operands if len(operands) == expected else None
+
+    # --- names and places ------------------------------------------------------------------------
+
+    def _append(self, op: Operation, place: Place, names: Sequence[ast.Ident], scope: Scope, frame: Frame) -> None:
+        op.location = self._location(place)
+        for name, result in zip(names, op.results, strict=True):
+            result.name_hint = self._hint(f"{frame.prefix}{name.name}{frame.suffix}")
+            scope.names[name.name] = result
+        self.ops.append(op)
+
+    def _hint(self, name: str) -> str:
+        """A unique name that xDSL prints unchanged: it drops a tail of ``_<digits>``, so that becomes ``.<digits>``."""
+        name = _TAIL.sub(r".\1", name)
+        unique, count = name, 1
+        while unique in self._hints:
+            count += 1
+            unique = f"{name}.v{count}"
+        self._hints.add(unique)
+        return unique
+
+    def _location(self, place: Place) -> FileLineColLoc:
+        found = self._locations.get(id(place))
+        if found is None:
+            at = place.location()
+            found = FileLineColLoc(StringAttr(at.file), IntAttr(at.line), IntAttr(at.column))
+            self._locations[id(place)] = found
+        return found
+
+    def _count_calls(self, body: Sequence[ast.Statement]) -> Mapping[str, int]:
+        """How often a body calls each name."""
+        found = self._call_counts.get(id(body))
+        if found is None:
+            counts: dict[str, int] = {}
+            for statement in statements(body):
+                if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+                    name = statement.value.callee.name
+                    counts[name] = counts.get(name, 0) + 1
+            found = self._call_counts[id(body)] = counts
+        return found
+
+
+_TAIL = re.compile(r"_(\d+)$")
+
+
+def statements(body: Iterable[ast.Statement]) -> Iterable[ast.Statement]:
+    """All statements of a body, those of repetitions included."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, ast.Repeat):
+            yield from statements(statement.body)
+
+
+def _definition(body: Iterable[ast.Statement], name: str) -> ast.Ident | None:
+    for statement in body:
+        if isinstance(statement, ast.Assign | ast.Repeat):
+            names = statement.targets if isinstance(statement, ast.Assign) else statement.carried
+            for ident in names:
+                if ident.name == name:
+                    return ident
+    return None
+
+
+def _name(ident: ast.Ident) -> ast.Name:
+    return ast.Name(ident.place, ident.name)
+
+
+def _family(value: Value) -> Any:
+    """What kind of value a param takes: numbers of either sort, or quantities of one dimension."""
+    if isinstance(value, Quantity):
+        return value.dimension
+    return "number" if is_number(value) else type(value)
