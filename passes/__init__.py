@@ -1,0 +1,38 @@
+"""The passes, by name. Each is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from xdsl.passes import ModulePass
+
+
+def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
+    """Name of each pass → a function that imports and returns its class, in the order of the pipeline."""
+
+    def annotate_costs() -> type[ModulePass]:
+        from passes.annotate_costs import AnnotateCostsPass
+
+        return AnnotateCostsPass
+
+    def partition_stages() -> type[ModulePass]:
+        from passes.partition_stages import PartitionStagesPass
+
+        return PartitionStagesPass
+
+    def schedule_periodic() -> type[ModulePass]:
+        from passes.schedule_periodic import SchedulePeriodicPass
+
+        return SchedulePeriodicPass
+
+    def verify_level() -> type[ModulePass]:
+        from passes.verify_level import VerifyLevelPass
+
+        return VerifyLevelPass
+
+    return {
+        "annotate-costs": annotate_costs,
+        "partition-stages": partition_stages,
+        "schedule-periodic": schedule_periodic,
+        "verify-level": verify_level,
+    }

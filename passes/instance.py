@@ -1,0 +1,140 @@
+"""From the IR to a scheduling problem: what the passes that schedule read from a module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import ModuleOp
+
+from dialects.attributes import CostAttr
+from dialects.diagnostics import Diagnostic, TaktError, at
+from dialects.operators import OperatorOp, operator_names, tensor_bytes
+from dialects.structure import GraphOp, InputOp, PlatformOp, find_graph, find_platform
+from passes.scheduling.problem import (
+    Cost,
+    Dependence,
+    Input,
+    InvalidProblem,
+    MemoryProblem,
+    Operation,
+    StagedProblem,
+    Table,
+    Violation,
+)
+
+
+class DoesNotFit(TaktError):
+    """The model needs ``missing`` more bytes on some accelerator; a larger ``memory-reserve`` may help."""
+
+    def __init__(self, diagnostics: list[Diagnostic], missing: int):
+        super().__init__(diagnostics)
+        self.missing = missing
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A graph as a scheduling problem; operation ``v`` of the problem is ``operators[v]``."""
+
+    graph: GraphOp
+    platform: PlatformOp
+    operators: tuple[OperatorOp, ...]
+    problem: MemoryProblem
+
+    def error(self, failure: InvalidProblem) -> TaktError:
+        """The violations as diagnostics, each at the first operator it is about."""
+        diagnostics = [self._diagnostic(v) for v in failure.violations]
+        missing = max(v.missing for v in failure.violations)
+        return DoesNotFit(diagnostics, missing) if missing else TaktError(diagnostics)
+
+    def _diagnostic(self, violation: Violation) -> Diagnostic:
+        where = self.operators[violation.operations[0]] if violation.operations else self.graph
+        hint = "use more accelerators, accelerators with more memory, or a smaller model" if violation.missing else None
+        return at(where, violation.message, hint, rule=violation.rule)
+
+
+def read_instance(module: ModuleOp, level: str) -> Instance:
+    """The problem in ``module``, whose graph must be at ``level``; raises :class:`TaktError` when it is not."""
+    graph, platform = find_graph(module), find_platform(module)
+    if graph is None:
+        raise TaktError("there is no model: the module has no takt.graph")
+    if platform is None:
+        raise TaktError(at(graph, "there is no platform", "give one with --platform, or write it beside the model"))
+    if graph.level.data != level:
+        raise TaktError(
+            at(
+                graph,
+                f"this pass takes a graph at level '{level}', this one is at level '{graph.level.data}'",
+                "run the passes in order: annotate-costs, partition-stages, schedule-periodic",
+            )
+        )
+    operators = tuple(graph.operators())
+    missing = [op for op in operators if op.cost is None]
+    if missing:
+        raise TaktError([at(op, f"'{op.kind()}' has no cost table", "run annotate-costs first") for op in missing])
+    instance = Instance(graph, platform, operators, _problem(graph, platform, operators))
+    try:
+        instance.problem.check()
+    except InvalidProblem as failure:
+        raise instance.error(failure) from None
+    return instance
+
+
+def _problem(graph: GraphOp, platform: PlatformOp, operators: tuple[OperatorOp, ...]) -> MemoryProblem:
+    names = operator_names(graph)
+    tables: dict[CostAttr, Table] = {}
+
+    def table(op: OperatorOp) -> Table:
+        assert op.cost is not None
+        if op.cost not in tables:
+            columns = op.cost.table().items()
+            tables[op.cost] = {k: Cost(e.time, e.params, e.output, e.workspace) for k, e in columns}
+        return tables[op.cost]
+
+    number = {op: v for v, op in enumerate(operators)}
+    dependences: dict[Dependence, None] = {}
+    for v, op in enumerate(operators):
+        for value in op.inputs:
+            if isinstance(value.owner, OperatorOp):
+                result = value.owner.results.index(value)
+                found = Dependence(number[value.owner], v, tensor_bytes(value.type), 0, result)  # pyright: ignore
+                dependences[found] = None
+    inputs = [_input(op, number) for op in graph.inputs()]
+    return MemoryProblem(
+        tuple(Operation(names[op], table(op)) for op in operators),
+        tuple(dependences),
+        tuple(inputs),
+        platform.count,
+        platform.group_size,
+        platform.memory.value.data,
+    )
+
+
+def _input(op: InputOp, number: dict[OperatorOp, int]) -> Input:
+    readers = {number[use.operation]: None for use in op.output.uses if isinstance(use.operation, OperatorOp)}
+    return Input(op.output.name_hint or "input", tensor_bytes(op.output.type), tuple(sorted(readers)))  # pyright: ignore
+
+
+def read_staged(module: ModuleOp) -> tuple[Instance, StagedProblem]:
+    """The instance of a graph at level ``staged``, and the problem with its granted blocks."""
+    instance = read_instance(module, "staged")
+    p = instance.problem
+    stages = sorted(instance.graph.stages(), key=lambda s: s.index.value.data)
+    if [s.index.value.data for s in stages] != list(range(len(stages))):
+        raise TaktError(at(instance.graph, "stages must be numbered 0, 1, 2, ... without gaps"))
+    for op in instance.operators:
+        if op.stage is None:
+            raise TaktError(at(op, f"'{op.kind()}' has no stage", "run partition-stages first"))
+    shared = {v: op.shared.value.data for v, op in enumerate(instance.operators) if op.shared is not None}
+    for v, other in shared.items():
+        if not 0 <= other < len(stages):
+            raise TaktError(at(instance.operators[v], f"stage {other} does not exist"))
+    homes = tuple(op.stage.value.data for op in instance.operators if op.stage is not None)
+    blocks = tuple(s.accelerators() for s in stages)
+    staged = StagedProblem(
+        p.operations, p.dependences, p.inputs, p.accelerators, p.group_size, p.memory, blocks, homes, shared
+    )
+    try:
+        staged.check()
+    except InvalidProblem as failure:
+        raise instance.error(failure) from None
+    return instance, staged

@@ -1,0 +1,91 @@
+"""Cut the model into pipeline stages and grant each a block of accelerators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr, i64
+from xdsl.passes import ModulePass
+
+from dialects.structure import StageOp
+from passes.instance import Instance, read_instance
+from passes.progress import report
+from passes.scheduling.blocks import pack_blocks
+from passes.scheduling.bounds import best_bound
+from passes.scheduling.budget import Budget
+from passes.scheduling.problem import InvalidProblem
+from passes.scheduling.stages import partition_stages
+
+
+def grant(instance: Instance, blocks: Sequence[Sequence[int]], homes: Sequence[int]) -> None:
+    """Write the stages into the graph."""
+    body = instance.graph.body.block
+    stages = [StageOp.make(index, block) for index, block in enumerate(blocks)]
+    if body.first_op is not None:
+        body.insert_ops_before(stages, body.first_op)
+    attributes = [IntegerAttr(index, i64) for index in range(len(blocks))]
+    for op, home in zip(instance.operators, homes, strict=True):
+        op.stage = attributes[home]
+    instance.graph.level = StringAttr("staged")
+
+
+def one_stage(instance: Instance) -> None:
+    """One stage of all accelerators, for plans that map single operators."""
+    grant(instance, [range(instance.platform.count)], [0] * len(instance.operators))
+
+
+def contiguous_stages(instance: Instance, count: int | None, reserve: int, tolerance: float, seconds: float) -> None:
+    """The contiguous partition of least period."""
+    problem = instance.problem
+    bound = best_bound(problem).value
+    budget = Budget(seconds, lambda engine, period: report(engine, period, bound, "partition"))
+    try:
+        plan = partition_stages(problem, stages=count, reserve=reserve, tolerance=tolerance, budget=budget)
+    except InvalidProblem as failure:
+        raise instance.error(failure) from None
+    blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
+    assert blocks is not None, "the widths were chosen so that they can be packed"
+    grant(instance, blocks, plan.homes())
+
+
+@dataclass(frozen=True)
+class PartitionStagesPass(ModulePass):
+    """Cut the model into contiguous stages of least period: level moldable to staged.
+
+    A stage is a run of operators in a topological order; it is granted a block of accelerators, and
+    each of its operators will run at its fastest allotment that fits the block. The period is the
+    longest stage. Within `tolerance` of the least period the fewest stages are taken, since fewer
+    stages hold fewer micro-batches at once.
+
+    options:
+      stages: number of stages (default: as many as the period asks for)
+      plan: "stages", or "operators" for one stage of all accelerators (for schedule-periodic{plan="laminar"})
+      memory-reserve: bytes of each accelerator kept free of parameters, for live values
+      tolerance: periods within this fraction of the least count as equal
+      time-limit: seconds after which the best partition found so far is taken
+
+    rewrite:
+      takt.graph @m moldable {                   takt.graph @m staged {
+                                                   takt.stage 0 on [0:1]
+                                           ->      takt.stage 1 on [1:2]
+        %a = takt.op(...) cost <...>               %a = takt.op(...) cost <...> stage 0
+        %b = takt.op(%a) cost <...>                %b = takt.op(%a) cost <...> stage 1
+    """
+
+    name = "partition-stages"
+
+    stages: int | None = None
+    plan: Literal["stages", "operators"] = "stages"
+    memory_reserve: int = 0
+    tolerance: float | int = 0.005
+    time_limit: float | int = 60
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        instance = read_instance(op, "moldable")
+        if self.plan == "operators":
+            one_stage(instance)
+        else:
+            contiguous_stages(instance, self.stages, self.memory_reserve, self.tolerance, self.time_limit)

@@ -1,0 +1,71 @@
+"""Choose allotments, accelerator sets and starts inside the granted blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
+from xdsl.passes import ModulePass
+
+from dialects.attributes import ScheduleAttr, SlotAttr
+from passes.instance import Instance, read_staged
+from passes.progress import report
+from passes.scheduling.bounds import Bound, best_bound
+from passes.scheduling.budget import Budget
+from passes.scheduling.granted import schedule_blocks
+from passes.scheduling.problem import InvalidProblem, Solution
+
+Plan = Literal["stages", "laminar"]
+
+
+def write_schedule(instance: Instance, solution: Solution, bound: Bound, plan: str, engine: str, seed: int) -> None:
+    """Write slots and the schedule into the graph."""
+    for op, members, start in zip(instance.operators, solution.sets, solution.starts, strict=True):
+        op.slot = SlotAttr.make([members], start)
+    instance.graph.schedule = ScheduleAttr(
+        IntAttr(solution.period),
+        IntAttr(1),
+        IntAttr(bound.value),
+        StringAttr(bound.name),
+        StringAttr(plan),
+        StringAttr(engine),
+        IntAttr(seed),
+    )
+    instance.graph.level = StringAttr("scheduled")
+
+
+@dataclass(frozen=True)
+class SchedulePeriodicPass(ModulePass):
+    """Choose allotments, accelerator sets and starts: level staged to scheduled.
+
+    The schedule repeats with the period; operators keep to the blocks of their stages. It is verified
+    before it is written, memory included: what does not fit is an error, never a schedule.
+
+    options:
+      plan: "stages" runs each operator at its fastest allotment on its block; "laminar" packs operators
+        on nested blocks of accelerators inside each granted block: a smaller period, more micro-batches in flight
+      time-limit: seconds after which the best schedule found so far is taken
+      seed: seed of every random choice
+
+    rewrite:
+      %a = takt.op(...) cost <...> stage 0   ->   %a = takt.op(...) cost <...> stage 0 slot <2 on [0:2] at 0>
+    """
+
+    name = "schedule-periodic"
+
+    plan: Plan = "stages"
+    time_limit: float | int = 60
+    seed: int = 0
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        instance, problem = read_staged(op)
+        bound = best_bound(problem)
+        budget = Budget(self.time_limit, lambda engine, period: report(engine, period, bound.value))
+        try:
+            solution, engine = schedule_blocks(problem, budget=budget)
+            problem.verify(solution)
+        except InvalidProblem as failure:
+            raise instance.error(failure) from None
+        write_schedule(instance, solution, bound, self.plan, engine, self.seed)

@@ -1,0 +1,28 @@
+"""How long a solver may run, and whom it tells how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+Listener = Callable[[str, int], None]
+"""Called with the engine and its incumbent period in ns."""
+
+
+@dataclass
+class Budget:
+    """Wall-clock limit in seconds (None: no limit), counted from the creation of the object."""
+
+    seconds: float | None = None
+    listener: Listener | None = None
+    _started: float = field(default_factory=time.monotonic)
+
+    def spent(self) -> bool:
+        """Whether the time is over."""
+        return self.seconds is not None and time.monotonic() - self._started >= self.seconds
+
+    def report(self, engine: str, incumbent: int) -> None:
+        """Tell the listener of a better schedule."""
+        if self.listener is not None:
+            self.listener(engine, incumbent)

@@ -1,0 +1,89 @@
+"""Schedules inside granted blocks: allotments, sets and starts for a staged problem, whoever staged it."""
+
+from __future__ import annotations
+
+from passes.scheduling.blocks import divisor_chains
+from passes.scheduling.bounds import usable
+from passes.scheduling.budget import Budget
+from passes.scheduling.problem import Solution, StagedProblem
+from passes.scheduling.retime import aligned, windows
+from passes.scheduling.stages import fastest
+
+
+def schedule_blocks(problem: StagedProblem, *, budget: Budget | None = None) -> tuple[Solution, str]:
+    """A schedule of small period, and the engine that found it.
+
+    Each operation runs at its fastest allotment on its block (a shared one on both blocks when that is
+    allowed). Blocks used by one stage run it once a window; when several stages share a block their
+    operations are packed on the circle instead. Of the two the shorter period wins, then latency.
+    """
+    budget = budget or Budget()
+    allotments = choose_allotments(problem)
+    sets = place(problem, allotments)
+    order = stage_order(problem)
+    best, engine = windows(problem, allotments, sets, order), "windows"
+    budget.report(engine, best.period)
+    other = aligned(problem, allotments, sets, order)
+    if other is not None and (other.period, problem.latency(other)) < (best.period, problem.latency(best)):
+        best, engine = other, "alignment"
+        budget.report(engine, best.period)
+    return best, engine
+
+
+def choose_allotments(problem: StagedProblem) -> list[int]:
+    """The fastest allotment of each operation inside what it was granted."""
+    chosen: dict[tuple[int, int], int] = {}
+    allotments: list[int] = []
+    for v, operation in enumerate(problem.operations):
+        width = len(problem.granted(v))
+        key = (id(operation.table), width)
+        if key not in chosen:
+            times = usable(operation.table, width, problem.memory) or usable(operation.table, width)
+            k = fastest(times, width)
+            assert k is not None, "check() has seen that an allotment fits the block"
+            chosen[key] = k
+        allotments.append(chosen[key])
+    return allotments
+
+
+def place(problem: StagedProblem, allotments: list[int]) -> list[tuple[int, ...]]:
+    """The first accelerators of the block for each operation; a shared one that fits its home stays there.
+
+    A set no wider than a group must not straddle one; blocks do not, so only the union of two may.
+    """
+    cache: dict[tuple[int, int | None, int], tuple[int, ...]] = {}
+    sets: list[tuple[int, ...]] = []
+    for v, k in enumerate(allotments):
+        key = (problem.homes[v], problem.shared.get(v), k)
+        if key not in cache:
+            home = problem.blocks[problem.homes[v]]
+            cache[key] = home[:k] if k <= len(home) else problem.granted(v)[:k]
+        sets.append(cache[key])
+    return sets
+
+
+def stage_order(problem: StagedProblem) -> list[int]:
+    """A topological order that finishes a stage before the next; shared operations next to the other stage."""
+
+    def rank(v: int) -> tuple[float, int]:
+        home = problem.homes[v]
+        other = problem.shared.get(v)
+        return (home if other is None else (home + other) / 2, v)
+
+    from heapq import heapify, heappop, heappush
+
+    waiting = [len(p) for p in problem.predecessors]
+    ready = [rank(v) for v, w in enumerate(waiting) if w == 0]
+    heapify(ready)
+    order: list[int] = []
+    while ready:
+        _, u = heappop(ready)
+        order.append(u)
+        for v in problem.successors[u]:
+            waiting[v] -= 1
+            if waiting[v] == 0:
+                heappush(ready, rank(v))
+    return order
+
+
+__all__ = ["choose_allotments", "divisor_chains", "place", "schedule_blocks", "stage_order"]

@@ -1,0 +1,170 @@
+"""Phase 2: starts, once allotments and accelerator sets are known.
+
+Two ways. *In order*: every accelerator runs its operations in one linear order inside a window no
+longer than the period; the starts are the least solution of a system of difference constraints.
+*From offsets*: each operation has an offset modulo the period; the starts are the least ones that
+respect the offsets and the dependences (a longest path), which minimises latency for those offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+from passes.scheduling.lifetimes import held_sets
+from passes.scheduling.problem import PeriodicProblem, Solution, StagedProblem
+
+
+def from_offsets(
+    problem: PeriodicProblem, times: Sequence[int], offsets: Sequence[int], period: int
+) -> tuple[int, ...]:
+    """Least starts with ``start ≡ offset (mod period)`` that respect every dependence; the least start is 0."""
+    starts = [0] * len(times)
+    for v in problem.topological:
+        ready = max((starts[u] + times[u] for u in problem.predecessors[v]), default=0)
+        offset = offsets[v] % period
+        starts[v] = offset + max(0, -(-(ready - offset) // period)) * period
+    first = min(starts, default=0)
+    return tuple(s - first for s in starts)
+
+
+class OrderedStarts:
+    """Least starts for a fixed linear order of the operations of each accelerator, for any period."""
+
+    def __init__(
+        self, problem: PeriodicProblem, times: Sequence[int], sets: Sequence[tuple[int, ...]], order: Sequence[int]
+    ):
+        self.times, self.order = times, order
+        position = {v: i for i, v in enumerate(order)}
+        before: list[set[int]] = [set(p) for p in problem.predecessors]
+        self.ends: set[tuple[int, int]] = set()
+        self.load = 0
+        for _, sharing in held_sets(sets):
+            line = sorted(sharing, key=position.__getitem__)
+            for u, v in pairwise(line):
+                before[v].add(u)
+            self.ends.add((line[0], line[-1]))
+            self.load = max(self.load, sum(times[v] for v in line))
+        self.before = [tuple(b) for b in before]
+
+    def starts(self, period: int) -> list[int] | None:
+        """The least starts, or None when this order needs a longer period.
+
+        From below: a forward pass gives the earliest starts; where a window is longer than the period
+        its first operation is delayed, and the pass repeated. A feasible system converges; starts
+        beyond one operation after another show an infeasible one.
+        """
+        latest = sum(self.times)
+        lower = dict.fromkeys((first for first, _ in self.ends), 0)
+        while True:
+            starts = [0] * len(self.times)
+            for v in self.order:
+                start = lower.get(v, 0)
+                for u in self.before[v]:
+                    start = max(start, starts[u] + self.times[u])
+                starts[v] = start
+            late = False
+            for first, last in self.ends:
+                need = starts[last] + self.times[last] - period
+                if need > starts[first]:
+                    lower[first], late = need, True
+            if not late:
+                return starts
+            if max(starts, default=0) > latest:
+                return None
+
+    def least_period(self, high: int) -> tuple[int, list[int]] | None:
+        """The least period of this order, at most ``high``, with its starts; None when ``high`` is too short."""
+        low = max(1, self.load)
+        best = self.starts(max(low, high))
+        if best is None:
+            return None
+        high = max(low, high)
+        while low < high:
+            middle = (low + high) // 2
+            trial = self.starts(middle)
+            if trial is None:
+                low = middle + 1
+            else:
+                best, high = trial, middle
+        return high, best
+
+
+def windows(
+    problem: PeriodicProblem, allotments: Sequence[int], sets: Sequence[tuple[int, ...]], order: Sequence[int]
+) -> Solution:
+    """The schedule of least period in which each accelerator runs its operations in ``order``, once a window.
+
+    ``order`` is a topological order. There is always one: all operations one after another.
+    """
+    times = [o.table[k].time for o, k in zip(problem.operations, allotments, strict=True)]
+    found = OrderedStarts(problem, times, sets, order).least_period(max(1, sum(times)))
+    assert found is not None, "operations one after another are always a schedule"
+    period, starts = found
+    first = min(starts, default=0)
+    return Solution(period, tuple(allotments), tuple(sets), tuple(s - first for s in starts))
+
+
+def aligned(
+    problem: StagedProblem, allotments: Sequence[int], sets: Sequence[tuple[int, ...]], order: Sequence[int]
+) -> Solution | None:
+    """A schedule whose period is the greatest block load, for any number of stages on each block.
+
+    Operations of one block follow each other, and those shared by two blocks occupy both at the same
+    offsets. With blocks as nodes and pairs that share operations as edges, a forest can always be
+    aligned: rotate each block so that its part shared with its parent meets the parent's. None on a cycle.
+    """
+    times = [o.table[k].time for o, k in zip(problem.operations, allotments, strict=True)]
+    segments: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for v in order:
+        home = problem.blocks[problem.homes[v]]
+        uses = [home]
+        if v in problem.shared and not set(sets[v]) <= set(home):
+            other = problem.blocks[problem.shared[v]]
+            uses = sorted([home, other]) if not set(sets[v]) <= set(other) else [other]
+        segments.setdefault(tuple(uses), []).append(v)
+    partners: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    load: dict[tuple[int, ...], int] = {}
+    for uses, members in segments.items():
+        for block in uses:
+            load[block] = load.get(block, 0) + sum(times[v] for v in members)
+            partners.setdefault(block, []).extend(b for b in uses if b != block)
+    period = max(1, max(load.values(), default=0), max(times, default=0))
+    offsets: list[int] = [0] * len(times)
+    done: set[tuple[int, ...]] = set()
+    for root in load:
+        if root not in done and not _align(root, segments, partners, times, offsets, done):
+            return None
+    starts = from_offsets(problem, times, offsets, period)
+    return Solution(period, tuple(allotments), tuple(sets), starts)
+
+
+def _align(
+    root: tuple[int, ...],
+    segments: Mapping[tuple[tuple[int, ...], ...], list[int]],
+    partners: Mapping[tuple[int, ...], list[tuple[int, ...]]],
+    times: Sequence[int],
+    offsets: list[int],
+    done: set[tuple[int, ...]],
+) -> bool:
+    """Give offsets to the tree of blocks that hangs on ``root``; false when it is no tree."""
+    queue: list[tuple[tuple[int, ...], tuple[int, ...] | None, int]] = [(root, None, 0)]
+    for block, parent, clock in queue:  # grows while it is walked
+        if block in done:
+            return False
+        done.add(block)
+        for v in segments.get((block,), ()):
+            offsets[v] = clock
+            clock += times[v]
+        for other in partners[block]:
+            if other == parent:
+                continue
+            begin = clock
+            for v in segments[tuple(sorted((block, other)))]:
+                offsets[v] = clock
+                clock += times[v]
+            queue.append((other, block, begin + (clock - begin)))
+    return True
+
+
+Improve = Callable[[Solution], Solution]

@@ -1,0 +1,410 @@
+"""Contiguous stages over a topological order, each with its own number of accelerators, of least period.
+
+For a trial period ``T`` let ``reach[q]`` be the furthest position of the order that ``q`` accelerators
+cover. A stage of width ``w`` that begins at ``i`` extends to the furthest ``j`` whose operations
+``i..j`` take at most ``T`` together, each at its fastest allotment of at most ``w``: one binary search
+in prefix sums. ``reach[q] = max over w of extend_w(reach[q - w])``, and bisection on the integer ``T``
+finds the least one with ``reach[P] = n``. Extending further never hurts what follows, since a shorter
+rest takes no longer; so the result is the exact optimum over that order and those widths.
+(Subhlok and Vondran, "Optimal mapping of sequences of data parallel tasks", PPoPP 1995, solve the same
+problem by a dynamic program over positions and processors.)
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passes.scheduling.blocks import width_families
+from passes.scheduling.bounds import area_bound, usable
+from passes.scheduling.budget import Budget
+from passes.scheduling.orders import topological_orders
+from passes.scheduling.problem import InvalidProblem, MemoryProblem, PeriodicProblem, Violation
+
+Positions = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Operations ``begin..end`` of the order on ``width`` accelerators, ``load`` ns a period."""
+
+    begin: int
+    end: int
+    width: int
+    load: int
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A contiguous partition: ``order`` cut into ``stages``; ``idle`` accelerators are left over."""
+
+    order: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    period: int
+    idle: int
+
+    @property
+    def widths(self) -> list[int]:
+        """Accelerators of each stage."""
+        return [s.width for s in self.stages]
+
+    def homes(self) -> list[int]:
+        """Stage of each operation, by the operation's number."""
+        homes = [0] * len(self.order)
+        for number, stage in enumerate(self.stages):
+            for v in self.order[stage.begin : stage.end]:
+                homes[v] = number
+        return homes
+
+
+def fastest(times: dict[int, int], width: int) -> int | None:
+    """The allotment of at most ``width`` of least time; of equal ones the widest, so that values stay where they are.
+
+    None when no allotment is that narrow.
+    """
+    return min((k for k in times if k <= width), key=lambda k: (times[k], -k), default=None)
+
+
+class Profile:
+    """Prefix sums, over one order, of time and of parameter bytes for each width."""
+
+    def __init__(self, problem: PeriodicProblem, order: Sequence[int], widths: Sequence[int], reserve: int = 0):
+        memory = problem.memory if isinstance(problem, MemoryProblem) else 0
+        self.n, self.accelerators, self.widths = len(order), problem.accelerators, tuple(widths)
+        self.room = memory - reserve if memory else None
+        tables = {id(o.table): o.table for o in problem.operations}
+        chosen = {
+            key: [_best(table, usable(table, problem.accelerators, memory), w) for w in widths]
+            for key, table in tables.items()
+        }
+        keys = [id(problem.operations[v].table) for v in order]
+        longest = {key: max((b[0] for b in best if b is not None), default=0) for key, best in chosen.items()}
+        self.most = sum(longest[key] for key in keys)
+        """No contiguous partition needs a longer period."""
+        impossible = (self.most + 1, 0)
+        rows = {key: [b or impossible for b in best] for key, best in chosen.items()}
+        self.time = [list(accumulate((rows[key][i][0] for key in keys), initial=0)) for i in range(len(widths))]
+        self.params = [list(accumulate((rows[key][i][1] for key in keys), initial=0)) for i in range(len(widths))]
+        self._arrays: list[tuple[Positions, Positions]] | None = None
+
+    def extend(self, number: int, begin: int, period: int) -> int:
+        """Furthest end of a stage of width ``widths[number]`` that begins at ``begin``."""
+        time = self.time[number]
+        end = bisect_right(time, time[begin] + period, begin) - 1
+        if self.room is not None:
+            params = self.params[number]
+            end = min(end, bisect_right(params, params[begin] + self.room, begin) - 1)
+        return max(end, begin)
+
+    def extend_all(self, number: int, period: int) -> Positions:
+        """:meth:`extend` for every beginning at once."""
+        if self._arrays is None:
+            self._arrays = [(_array(t), _array(p)) for t, p in zip(self.time, self.params, strict=True)]
+        time, params = self._arrays[number]
+        ends = np.searchsorted(time, time + period, side="right") - 1
+        if self.room is not None:
+            ends = np.minimum(ends, np.searchsorted(params, params + self.room, side="right") - 1)
+        return np.maximum(ends, np.arange(self.n + 1))
+
+
+def _best(table: Any, times: dict[int, int], width: int) -> tuple[int, int] | None:
+    k = fastest(times, width)
+    return None if k is None else (times[k], table[k].params)
+
+
+def _array(numbers: list[int]) -> Positions:
+    """64-bit integers where sums stay below 2^62, Python integers otherwise."""
+    return np.array(numbers, dtype=np.int64 if numbers[-1] < 2**61 else object)
+
+
+# --- any number of stages ----------------------------------------------------------------------
+
+
+def cover(profile: Profile, period: int) -> list[Stage] | None:
+    """Contiguous stages of at most ``period`` that cover everything, or None when there are none."""
+    reach, choice = [0] * (profile.accelerators + 1), [-1] * (profile.accelerators + 1)
+    last = [(-1, 0)] * len(profile.widths)
+    for q in range(1, profile.accelerators + 1):
+        best, chosen = reach[q - 1], -1
+        for number, width in enumerate(profile.widths):
+            if width > q:
+                break
+            begin = reach[q - width]
+            if last[number][0] != begin:
+                last[number] = (begin, profile.extend(number, begin, period))
+            if last[number][1] > best:
+                best, chosen = last[number][1], number
+        reach[q], choice[q] = best, chosen
+        if best == profile.n:
+            return _trace(profile, reach, choice, q)
+    return None
+
+
+def _trace(profile: Profile, reach: list[int], choice: list[int], q: int) -> list[Stage]:
+    stages: list[Stage] = []
+    end = reach[q]
+    while end > 0:
+        number = choice[q]
+        if number < 0:
+            q -= 1
+            continue
+        q -= profile.widths[number]
+        stages.append(_stage(profile, number, reach[q], end))
+        end = reach[q]
+    return stages[::-1]
+
+
+def _stage(profile: Profile, number: int, begin: int, end: int) -> Stage:
+    time = profile.time[number]
+    return Stage(begin, end, profile.widths[number], time[end] - time[begin])
+
+
+def fewest(profile: Profile, period: int, most: int) -> list[Stage] | None:
+    """Like :func:`cover` with the fewest stages, then the fewest accelerators; None if over ``most`` stages."""
+    count, ends = profile.accelerators, [profile.extend_all(i, period) for i in range(len(profile.widths))]
+    reach = [np.zeros(count + 1, dtype=np.int64)]
+    choices: list[Positions] = []
+    while reach[-1][count] < profile.n:
+        if len(choices) == most:
+            return None
+        before, now = reach[-1], reach[-1].copy()
+        choice = np.full(count + 1, -1, dtype=np.int64)
+        for number, width in enumerate(profile.widths):
+            if width > count:
+                break
+            candidate = ends[number][before[: count + 1 - width]]
+            better = candidate > now[width:]
+            now[width:][better] = candidate[better]
+            choice[width:][better] = number
+        if now[count] == before[count]:
+            return None
+        reach.append(now)
+        choices.append(choice)
+    q = int(np.searchsorted(reach[-1], profile.n))
+    stages: list[Stage] = []
+    for step in range(len(choices) - 1, -1, -1):
+        number = int(choices[step][q])
+        end = int(reach[step + 1][q])
+        if number < 0:
+            continue
+        q -= profile.widths[number]
+        stages.append(_stage(profile, number, int(reach[step][q]), end))
+    return stages[::-1]
+
+
+# --- a given number of stages ------------------------------------------------------------------
+
+
+def exactly(profile: Profile, period: int, count: int) -> list[Stage] | None:
+    """Exactly ``count`` non-empty stages on the fewest accelerators, or None when there are none.
+
+    ``cost[s][j]`` is the least number of accelerators that cover the first ``j`` operations with ``s``
+    stages; a stage of width ``w`` that ends at ``j`` may begin anywhere in a window that moves with
+    ``j``, so each step is a sliding minimum.
+    """
+    n, never = profile.n, profile.accelerators + 1
+    begins = [_earliest(profile.extend_all(i, period)) for i in range(len(profile.widths))]
+    cost = [np.full(n + 1, never, dtype=np.int64)]
+    cost[0][0] = 0
+    for _ in range(count):
+        lowest = _Minima(cost[-1])
+        now = np.full(n + 1, never, dtype=np.int64)
+        for number, width in enumerate(profile.widths):
+            now[1:] = np.minimum(now[1:], lowest.over(begins[number][1:], np.arange(n)) + width)
+        cost.append(np.minimum(now, never))
+    if cost[count][n] >= never:
+        return None
+    stages: list[Stage] = []
+    end = n
+    for step in range(count, 0, -1):
+        end = _last_stage(profile, cost[step - 1], int(cost[step][end]), begins, end, stages)
+    return stages[::-1]
+
+
+def _last_stage(
+    profile: Profile, before: Positions, need: int, begins: list[Positions], end: int, stages: list[Stage]
+) -> int:
+    for number, width in enumerate(profile.widths):
+        first = int(begins[number][end])
+        window = before[first:end]
+        if len(window) and int(window.min()) + width == need:
+            begin = first + int(window.argmin())
+            stages.append(_stage(profile, number, begin, end))
+            return begin
+    raise AssertionError("a cost without a stage that explains it")
+
+
+def _earliest(ends: Positions) -> Positions:
+    """For each end the earliest beginning whose stage reaches it (the end itself when there is none)."""
+    n = len(ends) - 1
+    positions = np.arange(n + 1)
+    return np.minimum(np.searchsorted(ends, positions, side="left"), positions)
+
+
+class _Minima:
+    """Minimum of any window of an array by windows of powers of two."""
+
+    def __init__(self, numbers: Positions):
+        self.levels = [numbers]
+        span = 1
+        while 2 * span <= len(numbers):
+            below = self.levels[-1]
+            self.levels.append(np.minimum(below[:-span], below[span:]))
+            span *= 2
+        self.none = int(numbers.max()) + 1
+
+    def over(self, first: Positions, last: Positions) -> Positions:
+        """Minimum of each ``numbers[first..last]``, both included; a large number where ``first > last``."""
+        length = last - first + 1
+        level = np.frexp(np.maximum(length, 1))[1] - 1
+        result = np.full(len(first), self.none, dtype=np.int64)
+        for depth in np.unique(level[length > 0]):
+            at = (level == depth) & (length > 0)
+            numbers, span = self.levels[depth], 1 << int(depth)
+            result[at] = np.minimum(numbers[first[at]], numbers[last[at] + 1 - span])
+        return result
+
+
+# --- the solver --------------------------------------------------------------------------------
+
+
+def partition_stages(
+    problem: PeriodicProblem,
+    *,
+    stages: int | None = None,
+    reserve: int = 0,
+    tolerance: float = 0.005,
+    budget: Budget | None = None,
+) -> StagePlan:
+    """The contiguous stages of least period; within ``tolerance`` of it the fewest stages.
+
+    Fewer stages hold fewer micro-batches at once. ``stages`` fixes their number; ``reserve`` bytes of
+    each accelerator are kept free of parameters. Several topological orders of a branching graph are
+    tried. Exact for each of those orders and each family of widths that can be packed on the platform.
+    Raises :class:`InvalidProblem` when no partition fits.
+    """
+    budget = budget or Budget()
+    if not problem.operations:
+        return StagePlan((), (), 1, problem.accelerators)
+    best: StagePlan | None = None
+    for order in topological_orders(problem):
+        for widths in width_families(problem):
+            if best is not None and budget.spent():
+                return best
+            profile = Profile(problem, order, widths, reserve)
+            plan = _best_plan(problem, profile, order, stages, tolerance, budget, best)
+            if plan is not None and (best is None or _rank(plan, tolerance) < _rank(best, tolerance)):
+                best = plan
+                budget.report("stages", plan.period)
+    if best is None:
+        raise InvalidProblem([_no_partition(problem, stages, reserve)])
+    return best
+
+
+def _rank(plan: StagePlan, tolerance: float) -> tuple[int, int]:
+    return (plan.period, len(plan.stages))
+
+
+def _best_plan(
+    problem: PeriodicProblem,
+    profile: Profile,
+    order: Sequence[int],
+    count: int | None,
+    tolerance: float,
+    budget: Budget,
+    rival: StagePlan | None,
+) -> StagePlan | None:
+    def solve(period: int) -> list[Stage] | None:
+        return cover(profile, period) if count is None else exactly(profile, period, count)
+
+    low, high = max(1, area_bound(problem).value), max(1, profile.most)
+    found = solve(high)
+    if found is None:
+        return None
+    high = _period(found)
+    while low < high and not budget.spent():
+        middle = (low + high) // 2
+        trial = solve(middle)
+        if trial is None:
+            low = middle + 1
+        else:
+            found, high = trial, _period(trial)
+    if count is None and tolerance >= 0:
+        found = _fewer(profile, found, int(high * (1 + tolerance)), budget)
+    return StagePlan(tuple(order), tuple(found), _period(found), profile.accelerators - sum(s.width for s in found))
+
+
+def _period(stages: Sequence[Stage]) -> int:
+    return max(1, max(s.load for s in stages))
+
+
+def _fewer(profile: Profile, found: list[Stage], limit: int, budget: Budget) -> list[Stage]:
+    """Fewest stages with a period of at most ``limit``, then the least period with that many."""
+    best = fewest(profile, limit, len(found)) or found
+    low, high = _period(found), _period(best)
+    fine = max(1, limit // 20000)
+    while high - low >= fine and not budget.spent():
+        middle = (low + high) // 2
+        trial = fewest(profile, middle, len(best))
+        if trial is None:
+            low = middle + 1
+        else:
+            best, high = trial, _period(trial)
+    return best
+
+
+def _no_partition(problem: PeriodicProblem, count: int | None, reserve: int) -> Violation:
+    """Say why there is no partition: memory when more of it would help, the number of stages otherwise."""
+    memory = problem.memory if isinstance(problem, MemoryProblem) else 0
+    how_many = "contiguous stages" if count is None else f"{count} contiguous stages"
+    if memory and isinstance(problem, MemoryProblem):
+        enough = _enough_memory(problem, count, reserve)
+        if enough is not None:
+            return Violation(
+                "memory",
+                f"the parameters do not fit: {how_many} need at least {enough} bytes on each of"
+                f" {problem.accelerators} accelerators"
+                + (f" ({reserve} of them reserved for live values)" if reserve else "")
+                + f", the platform has {memory}: {enough - memory} bytes are missing",
+                (),
+                enough - memory,
+            )
+    return Violation(
+        "stages",
+        f"{len(problem.operations)} operations on {problem.accelerators} accelerators cannot be cut into {how_many}",
+    )
+
+
+def _enough_memory(problem: MemoryProblem, count: int | None, reserve: int) -> int | None:
+    """The least memory with which some partition exists, over the orders and widths that are tried."""
+    top = sum(max(c.params + c.output + c.workspace for c in o.table.values()) for o in problem.operations) + reserve
+
+    def fits(memory: int) -> bool:
+        larger = replace(problem, memory=memory)
+        for order in topological_orders(problem):
+            for widths in width_families(larger):
+                profile = Profile(larger, order, widths, reserve)
+                found = cover(profile, profile.most) if count is None else exactly(profile, profile.most, count)
+                if found is not None:
+                    return True
+        return False
+
+    return _least(problem.memory, top, fits)
+
+
+def _least(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+    if not holds(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high
