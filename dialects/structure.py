@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import TypeVar, cast
 
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -52,7 +52,25 @@ from dialects.operators import OperatorOp, ShapeError, check_tensor
 LEVELS = ("model", "moldable", "staged", "scheduled")
 """The levels of the IR that exist today, in order."""
 
+_Op = TypeVar("_Op", bound=IRDLOperation)
 
+
+def _errors_at_position(cls: type[_Op]) -> type[_Op]:
+    """Make a value that does not verify a parse error at the operation; xDSL's generated parser gives no place."""
+    generated = cls.parse.__func__  # pyright: ignore[reportFunctionMemberAccess]
+
+    def parse(cls: type[_Op], parser: Parser) -> _Op:
+        position = parser.pos
+        try:
+            return cast(_Op, generated(cls, parser))
+        except VerifyException as error:
+            parser.raise_error(str(error), position, parser.pos)
+
+    cls.parse = classmethod(parse)  # pyright: ignore[reportAttributeAccessIssue]
+    return cls
+
+
+@_errors_at_position
 @irdl_op_definition
 class PlatformOp(IRDLOperation):
     """The machine: identical accelerators, their memory and rates, and the links between them.
@@ -160,6 +178,7 @@ def make_platform(
     )
 
 
+@_errors_at_position
 @irdl_op_definition
 class InputOp(IRDLOperation):
     """A value that arrives with every micro-batch: ``%tokens = takt.input : tensor<1x2048xi32>``."""
@@ -213,6 +232,7 @@ class StageOp(IRDLOperation):
         return cls.create(properties={"index": index, "granted": granted}, attributes=attributes)
 
 
+@_errors_at_position
 @irdl_op_definition
 class OutputOp(IRDLOperation):
     """The values a micro-batch leaves behind; ends the graph."""
