@@ -1,0 +1,207 @@
+"""What both tools share on the command line: usage errors, exit codes, output files.
+
+Exit codes: 0 done, 1 the input is wrong, a pass failed or there is no schedule, 2 the command line is
+wrong, 130 interrupted. Imports nothing heavy: ``--help`` and ``--version`` come through here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from compiler.diagnostics import SourceCache
+    from dialects.diagnostics import Diagnostic
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class UsageError(Exception):
+    """The command line asks for something that does not exist or does not fit together."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` for the nearest of ``names``, or nothing."""
+    close = get_close_matches(name, list(names), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse that suggests the nearest option or choice, and takes no abbreviations."""
+
+    def __init__(self, prog: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        if match := re.match(r"unrecognized arguments: (\S+)", message):
+            option = match[1].split("=")[0]
+            message += did_you_mean(option, [o for a in self._actions for o in a.option_strings])
+        elif match := re.match(r"argument .*: invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            message += did_you_mean(match[1], re.findall(r"[\w-]+", match[2]))
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+
+
+def positive(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    return _integer(text, 1, "a positive integer")
+
+
+def natural(text: str) -> int:
+    """An argparse type: an integer of at least 0."""
+    return _integer(text, 0, "an integer of at least 0")
+
+
+def _integer(text: str, least: int, expected: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least or value >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected {expected}, got '{text}'")
+    return value
+
+
+def seconds(text: str) -> float:
+    """An argparse type: a positive number of seconds."""
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got '{text}'")
+    return value
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """An argparse type: ``name=value``."""
+    name, equals, value = text.partition("=")
+    name, value = name.strip(), value.strip()
+    if not equals or not name or not value:
+        raise argparse.ArgumentTypeError(f"expected name=value, got '{text}'")
+    return name, value
+
+
+def write_output(path: str | None, text: str) -> None:
+    """Write the result: to standard output (no path, or ``-``), or to a file that appears whole or not at all.
+
+    Raises TaktError when the file cannot be written.
+    """
+    if path is None or path == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    from dialects.diagnostics import Diagnostic, TaktError
+
+    try:
+        replace_file(Path(path), text)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TaktError(Diagnostic(f"cannot write '{path}': {reason}")) from None
+
+
+def check_output(path: str | None) -> None:
+    """Raise TaktError when ``path`` can surely not be written; asked before a long compilation."""
+    if path is None or path == "-":
+        return
+    from dialects.diagnostics import Diagnostic, TaktError
+
+    reason = None
+    target = Path(path)
+    if os.path.isdir(path):
+        reason = "it is a directory"
+    elif not os.path.isdir(os.path.realpath(target).rpartition(os.sep)[0] or os.sep):
+        reason = f"there is no directory '{target.parent}'"
+    if reason:
+        raise TaktError(Diagnostic(f"cannot write '{path}': {reason}"))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path`` and move it there. A link is followed; a device is written directly."""
+    real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file():
+        real.write_text(text, encoding="utf-8")
+        return
+    handle, temporary = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(temporary, real.stat().st_mode & 0o7777 if real.exists() else 0o666 & ~_umask())
+        os.replace(temporary, real)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def print_diagnostics(diagnostics: Iterable[Diagnostic], sources: SourceCache, tool: str) -> None:
+    """Render diagnostics on standard error."""
+    from compiler.diagnostics import Renderer, wants_colour
+
+    renderer = Renderer(sources, tool=tool, colour=wants_colour(sys.stderr))
+    sys.stderr.write(renderer.render_all(list(diagnostics)))
+
+
+def guarded(tool: str, debug: bool, sources: SourceCache, body: Callable[[], int]) -> int:
+    """Run ``body`` and turn everything it may raise into a message and an exit code.
+
+    With ``debug``, the traceback is printed as well.
+    """
+    from compiler.diagnostics import Renderer
+    from dialects.diagnostics import Diagnostic, TaktError
+
+    def failed(diagnostics: Iterable[Diagnostic], code: int = FAILED) -> int:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        sys.stdout.flush()
+        print_diagnostics(diagnostics, sources, tool)
+        return code
+
+    try:
+        code = body()
+        sys.stdout.flush()
+        return code
+    except TaktError as error:
+        return failed(error.diagnostics)
+    except UsageError as error:
+        return failed([Diagnostic(str(error))], USAGE)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{tool}: interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Without this, Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except RecursionError:
+        return failed([Diagnostic("the input is nested too deeply")])
+    except MemoryError:
+        return failed([Diagnostic("out of memory")])
+    except Exception as error:
+        if debug:
+            raise
+        text = f"internal error: {type(error).__name__}: {error}"
+        hint = "this is a fault of the compiler, not of the input; --debug shows where it happened"
+        sys.stderr.write(Renderer(sources, tool=tool).render(Diagnostic(text.split("\n")[0], hint=hint)))
+        return FAILED

@@ -1,0 +1,155 @@
+"""What ``taktc`` does after its command line is understood."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib import import_module
+from pathlib import Path
+
+from xdsl.dialects.builtin import ModuleOp
+
+from compiler.command_line import OK, check_output, write_output
+from compiler.diagnostics import SourceCache
+from compiler.loading import Input, load_module, read_input
+from compiler.output import PhaseDumps, Timing, print_after, print_ir
+from compiler.pass_text import all_passes, find_pass, list_passes, own_passes, parse_passes, pass_help
+from compiler.pipeline import Options, level_of, new_context, run_passes, run_pipeline
+from dialects.diagnostics import Diagnostic, TaktError
+from dialects.levels import verify_level
+from dialects.structure import LEVELS
+
+
+class Driver:
+    """One run of ``taktc``."""
+
+    def __init__(self, args: argparse.Namespace, sources: SourceCache) -> None:
+        self.args = args
+        self.sources = sources
+        self.timing = Timing()
+        self.options = Options(args.plan, args.stages, args.time_limit, args.seed)
+
+    def run(self) -> int:
+        """Do what the command line asks for; returns the exit code."""
+        args = self.args
+        if args.list_passes:
+            sys.stdout.write(list_passes(own_passes()))
+            return OK
+        if args.pass_help:
+            sys.stdout.write(pass_help(find_pass(args.pass_help, all_passes())))
+            return OK
+        check_output(args.output)
+        steps = parse_passes(args.passes, all_passes()) if args.passes is not None else None
+        given = read_input(args.input, self.sources, args.input_format)
+        if args.emit == "ast":
+            write_output(args.output, syntax_tree(given))
+            return OK
+        dumps = self._dumps(steps is not None)
+
+        def observe(step: str, module: ModuleOp, seconds: float) -> None:
+            self.timing.note(step, seconds)
+            if args.print_ir_after_all:
+                print_after(step, module)
+            if dumps is not None:
+                dumps.write(step, module)
+
+        context = new_context()
+        started = time.perf_counter()
+        module = load_module(
+            context,
+            given,
+            sources=self.sources,
+            platform=args.platform,
+            overrides=dict(args.set),
+            model=args.model,
+        )
+        observe("parse", module, time.perf_counter() - started)
+        verify_level(module)
+        self._check_start(given, module)
+        with self._progress():
+            if steps is not None:
+                module = run_passes(context, module, steps, observe)
+            else:
+                module = run_pipeline(context, module, to=self._goal(), options=self.options, observe=observe)
+        return self._finish(module)
+
+    def _goal(self) -> str:
+        return "model" if self.args.emit == "model" else self.args.compile_to or LEVELS[-1]
+
+    def _check_start(self, given: Input, module: ModuleOp) -> None:
+        wanted = self.args.compile_from
+        if wanted is None:
+            return
+        if given.format == "takt" and wanted != LEVELS[0]:
+            raise TaktError(Diagnostic(f"'{given.name}' is a model; --compile-from {wanted} needs IR of that level"))
+        if level_of(module) != wanted:
+            raise TaktError(Diagnostic(f"'{given.name}' is at level '{level_of(module)}', not at '{wanted}'"))
+
+    def _dumps(self, passes: bool) -> PhaseDumps | None:
+        args = self.args
+        if args.dump_phases_to is None:
+            return None
+        chosen = {"--plan": args.plan, "--stages": args.stages, "--time-limit": args.time_limit, "--seed": args.seed}
+        options = [part for name, value in chosen.items() if value is not None for part in (name, str(value))]
+        return PhaseDumps(Path(args.dump_phases_to), options, passes)
+
+    def _progress(self):
+        if self.args.quiet or not sys.stderr.isatty():
+            return nullcontext()
+        from compiler.progress import live_progress
+
+        return live_progress()
+
+    def _finish(self, module: ModuleOp) -> int:
+        """Write the result, then what a person wants to know beside it."""
+        args = self.args
+        started = time.perf_counter()
+        kind = args.emit or "mlir"
+        simulated_only = args.simulate is not None and args.emit is None and args.output is None
+        code = OK
+        if not simulated_only:
+            text = self._emit(kind, module)
+            self.timing.note(f"emit {kind}", time.perf_counter() - started)
+            write_output(args.output, text)
+        scheduled = level_of(module) == LEVELS[-1]
+        if kind == "mlir" and scheduled and not args.quiet and not simulated_only:
+            sys.stderr.write(target("summary")(module))
+        if args.simulate is not None:
+            from compiler.simulate.report import compare
+
+            started = time.perf_counter()
+            report, agrees = compare(module, args.simulate)
+            self.timing.note("simulate", time.perf_counter() - started)
+            (sys.stdout if simulated_only else sys.stderr).write(report)
+            code = OK if agrees else 1
+        if args.timing:
+            sys.stderr.write(self.timing.table())
+        return code
+
+    def _emit(self, kind: str, module: ModuleOp) -> str:
+        if kind in ("mlir", "model", "generic"):
+            return print_ir(module, generic=kind == "generic", locations=self.args.print_debuginfo)
+        if level_of(module) != LEVELS[-1]:
+            raise TaktError(
+                Diagnostic(f"--emit {kind} needs a schedule, and the graph is at level '{level_of(module)}'")
+            )
+        return target(kind)(module)
+
+
+def target(kind: str) -> Callable[[ModuleOp], str]:
+    """The emitter called ``kind``."""
+    return import_module(f"compiler.targets.{kind}").emit
+
+
+def syntax_tree(given: Input) -> str:
+    """The syntax tree of a model, for ``--emit ast``."""
+    if given.format != "takt":
+        raise TaktError(Diagnostic(f"--emit ast needs a .takt model, and '{given.name}' is IR"))
+    from frontend import parse
+    from frontend.dump import show_ast
+
+    text = show_ast(parse(given.source()))
+    return text if text.endswith("\n") else text + "\n"

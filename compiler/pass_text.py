@@ -1,0 +1,175 @@
+"""Passes as text: reading ``name{option=value ...},name``, and describing passes for people."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from xdsl.passes import ModulePass
+from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
+from xdsl.utils.exceptions import ArgSpecParseError
+
+from compiler.command_line import UsageError, did_you_mean
+
+PassFactories = Mapping[str, Callable[[], type[ModulePass]]]
+
+
+def own_passes() -> PassFactories:
+    """takt's passes by name."""
+    from passes import get_all_passes
+
+    return get_all_passes()
+
+
+@cache
+def all_passes() -> PassFactories:
+    """takt's passes and those of xDSL, by name."""
+    from xdsl.transforms import get_all_passes
+
+    return {**get_all_passes(), **own_passes()}
+
+
+def make_pass(name: str, options: Mapping[str, Any] | None = None) -> ModulePass:
+    """The pass ``name`` with those of ``options`` that are not None; other options keep their default."""
+    cls = find_pass(name, own_passes())
+    given = {k: v for k, v in (options or {}).items() if v is not None}
+    return cls(**given)
+
+
+def find_pass(name: str, passes: PassFactories) -> type[ModulePass]:
+    """The class of the pass called ``name``; UsageError when there is none."""
+    if name not in passes:
+        raise UsageError(f"there is no pass '{name}'{did_you_mean(name, passes)}")
+    return passes[name]()
+
+
+def parse_passes(text: str, passes: PassFactories) -> tuple[ModulePass, ...]:
+    """The passes of a pipeline text. UsageError, naming pass and option, for anything wrong with it."""
+    try:
+        specs = list(parse_pipeline(text))
+    except ArgSpecParseError as error:  # a BaseException in xDSL 0.74
+        raise UsageError(_syntax_message(error, text)) from None
+    return tuple(_from_spec(find_pass(spec.name, passes), spec) for spec in specs)
+
+
+def _syntax_message(error: ArgSpecParseError, text: str) -> str:
+    span = error.token.span
+    message = str(getattr(error, "msg", "") or error).split("\n")[0]
+    message = message[:1].lower() + message[1:]
+    return (
+        f"bad pipeline '{text}' at character {span.start + 1}: {message}\n"
+        "  write PASS{option=value option=value},PASS; a text value needs quotes"
+    )
+
+
+def _from_spec(cls: type[ModulePass], spec: ArgSpec) -> ModulePass:
+    spec = spec.normalize_parameter_names()
+    hints = get_type_hints(cls)
+    options = [f.name for f in dataclasses.fields(cls) if f.init]
+    values: dict[str, Any] = {}
+    for name, value in spec.parameters.items():
+        if name not in options:
+            shown = [_dashed(o) for o in options]
+            raise UsageError(f"pass '{cls.name}' has no option '{_dashed(name)}'{did_you_mean(_dashed(name), shown)}")
+        values[name] = _floats(value, hints[name])
+    for name in values:
+        try:  # one at a time, to know which one is wrong
+            required = {r: values[r] for r in cls.required_fields() if r in values}
+            if cls.required_fields() <= required.keys():
+                cls.from_spec(ArgSpec(cls.name, {**required, name: values[name]}))
+        except ValueError:
+            given = ",".join(str(v).lower() if isinstance(v, bool) else str(v) for v in values[name])
+            expected = f"option '{_dashed(name)}' of pass '{cls.name}' takes {show_type(hints[name])}"
+            raise UsageError(f"{expected}, not '{given}'" if given else f"{expected}, and got no value") from None
+    try:
+        return cls.from_spec(ArgSpec(cls.name, values))
+    except ValueError as error:
+        raise UsageError(f"pass '{cls.name}': {error}") from None
+
+
+def _floats(value: tuple[Any, ...], hint: Any) -> tuple[Any, ...]:
+    """A whole number is a fine value for an option that takes real numbers; xDSL thinks not."""
+    if hint is float or (float in get_args(hint) and int not in get_args(hint)):
+        return tuple(float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in value)
+    return value
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def show_type(hint: Any) -> str:
+    """A type as a person says it: ``an integer``, ``one of a, b``."""
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(str(a) for a in get_args(hint))
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+    if hint in words:
+        return words[hint]
+    if get_origin(hint) is tuple:
+        return f"a list ({show_type(get_args(hint)[0])}, ...)"
+    parts = [a for a in get_args(hint) if a is not type(None)]
+    return " or ".join(show_type(p) for p in parts) if parts else str(hint)
+
+
+# --- descriptions --------------------------------------------------------------------------
+
+
+def list_passes(passes: PassFactories) -> str:
+    """One line a pass: its name and the first line of its docstring."""
+    width = max(map(len, passes), default=0)
+    lines = [f"  {name:{width}}  {_summary(factory())}" for name, factory in sorted(passes.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _summary(cls: type[ModulePass]) -> str:
+    return (inspect.getdoc(cls) or "(no description)").strip().split("\n")[0]
+
+
+def pass_help(cls: type[ModulePass]) -> str:
+    """The docstring of a pass, and its options with type, default and documentation."""
+    lines = [cls.name, "", textwrap.indent((inspect.getdoc(cls) or "(no description)").strip(), "  "), ""]
+    hints, documented = get_type_hints(cls), _field_docs(cls)
+    options = [f for f in dataclasses.fields(cls) if f.init]
+    lines.append("options:" if options else "no options")
+    for field in options:
+        lines.append(f"  {_dashed(field.name)}={show_type(hints[field.name])}{_default(field)}")
+        if field.name in documented:
+            lines += textwrap.wrap(documented[field.name], 96, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines) + "\n"
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING:
+        return "" if field.default_factory is dataclasses.MISSING else f"  [default: {field.default_factory()}]"
+    if field.default is None:
+        return "  [optional]"
+    shown = str(field.default).lower() if isinstance(field.default, bool) else field.default
+    return f"  [default: {shown}]"
+
+
+def _field_docs(cls: type[ModulePass]) -> dict[str, str]:
+    """The strings written below the fields of a class and of its bases; Python keeps them in the source only."""
+    found: dict[str, str] = {}
+    for base in reversed([c for c in cls.__mro__ if issubclass(c, ModulePass) and c is not ModulePass]):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError, SyntaxError):
+            continue  # a class without source has no documented options to show
+        body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+        for field, text in zip(body, body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+                and isinstance(text.value.value, str)
+            ):
+                found[field.target.id] = " ".join(text.value.value.split())
+    return found
+
+

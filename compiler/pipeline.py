@@ -1,0 +1,198 @@
+"""The whole compiler on one page: which passes run, in which order, and why each stands where it does.
+
+====================  ==============  ==================================================================
+step                  level after     why here
+====================  ==============  ==================================================================
+(front end)           model           everything later needs the graph with types, names and places.
+annotate-costs        moldable        times depend on the operators and the platform, on nothing decided
+                                      later; every later choice weighs them.
+partition-stages      staged          a stage fixes which accelerators may hold an operator's parameters,
+                                      so it must balance known times, and must stand before any operator
+                                      gets accelerators of its own.
+schedule-periodic     scheduled       allotments, accelerators and starts are chosen last, inside the
+                                      granted blocks; only then is the memory of overlapping
+                                      micro-batches known.
+====================  ==============  ==================================================================
+
+After every step the module is held to the written spec of its level. The one thing decided by looking
+back is memory: how much the values in flight need is known only with a schedule, so when it does not fit,
+partition and schedule are repeated with more memory kept free for them.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+from xdsl.utils.exceptions import DiagnosticException, VerifyException
+
+from compiler.pass_text import make_pass
+from dialects.diagnostics import Diagnostic, TaktError, at
+from dialects.levels import verify_level
+from dialects.structure import LEVELS, find_graph
+
+PHASES: tuple[tuple[str, str], ...] = (
+    ("annotate-costs", "moldable"),
+    ("partition-stages", "staged"),
+    ("schedule-periodic", "scheduled"),
+)
+"""The passes of the pipeline, in order, each with the level it reaches."""
+
+MEMORY_ROUNDS = 5
+"""How often partition and schedule are repeated to make a schedule fit in memory."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose about a compilation; None leaves the choice to the pass."""
+
+    plan: str | None = None
+    stages: int | None = None
+    time_limit: float | None = None
+    seed: int | None = None
+
+    def of(self, pass_name: str) -> dict[str, Any]:
+        """The part of them that the pass ``pass_name`` takes."""
+        if pass_name == "partition-stages":
+            return {"plan": self.plan, "stages": self.stages}
+        if pass_name == "schedule-periodic":
+            return {"time_limit": self.time_limit, "seed": self.seed}
+        return {}
+
+
+Observer = Callable[[str, ModuleOp, float], None]
+"""Told after every step: the canonical text of the pass, the module it left, and its seconds."""
+
+
+def unobserved(step: str, module: ModuleOp, seconds: float) -> None:
+    """The observer that does nothing."""
+
+
+def new_context() -> Context:
+    """A context that knows the builtin and the takt dialects, and loads xDSL's others when met."""
+    from xdsl.dialects import get_all_dialects
+
+    from compiler.universe import get_takt
+
+    context = Context()
+    for name, factory in (get_all_dialects() | {"takt": get_takt}).items():
+        context.register_dialect(name, factory)
+    context.load_registered_dialect("builtin")
+    context.load_registered_dialect("takt")
+    return context
+
+
+def level_of(module: ModuleOp) -> str:
+    """The level that the module's graph claims; TaktError when there is no graph."""
+    graph = find_graph(module)
+    if graph is None:
+        raise TaktError(Diagnostic("there is no takt.graph in this module"))
+    return graph.level.data
+
+
+def run_pass(
+    context: Context, module: ModuleOp, step: ModulePass, observe: Observer = unobserved, *, check: bool = True
+) -> None:
+    """Run one pass on ``module``, tell ``observe``, then hold the result to its level.
+
+    A broken result is shown to ``observe`` before it is refused, so that dumps show what went wrong.
+    Raises TaktError when the pass refuses the module or breaks it.
+    """
+    started = time.perf_counter()
+    try:
+        step.apply(context, module)
+    except DiagnosticException as error:  # how xDSL's own passes refuse a module
+        raise TaktError(f"pass '{step.name}' failed: {str(error).splitlines()[0]}") from error
+    observe(str(step), module, time.perf_counter() - started)
+    if check:
+        verify(module)
+
+
+def verify(module: ModuleOp) -> None:
+    """Hold ``module`` to the level it claims; one without a graph only has to be well-formed IR."""
+    if find_graph(module) is not None:
+        verify_level(module)
+        return
+    try:
+        module.verify()
+    except VerifyException as error:
+        raise TaktError(str(error)) from error
+
+
+def run_passes(
+    context: Context, module: ModuleOp, steps: Sequence[ModulePass], observe: Observer = unobserved
+) -> ModuleOp:
+    """Run the given passes in order, as ``-p`` asks for."""
+    for step in steps:
+        run_pass(context, module, step, observe)
+    return module
+
+
+def run_pipeline(
+    context: Context,
+    module: ModuleOp,
+    *,
+    to: str = LEVELS[-1],
+    options: Options = Options(),  # noqa: B008 (frozen)
+    observe: Observer = unobserved,
+) -> ModuleOp:
+    """Compile ``module``, from whatever level it is at, to the level ``to``.
+
+    Returns the compiled module; ``module`` itself is used up. Raises TaktError when a pass refuses the
+    input, when no schedule exists, or when a pass leaves a module that breaks the rules of its level.
+    """
+    have, want = LEVELS.index(level_of(module)), LEVELS.index(to)
+    if have > want:
+        graph = find_graph(module)
+        assert graph is not None
+        raise TaktError(at(graph, f"the input is at level '{LEVELS[have]}' already, past '{to}'"))
+    todo = [name for name, level in PHASES if have < LEVELS.index(level) <= want]
+    if todo[-2:] == ["partition-stages", "schedule-periodic"]:
+        for name in todo[:-2]:
+            run_pass(context, module, make_pass(name), observe)
+        return partition_and_schedule(context, module, options, observe)
+    for name in todo:
+        run_pass(context, module, make_pass(name, options.of(name)), observe)
+    return module
+
+
+def partition_and_schedule(context: Context, module: ModuleOp, options: Options, observe: Observer) -> ModuleOp:
+    """Partition and schedule, keeping more memory free for values in flight until the schedule fits.
+
+    Each round starts from the same moldable module. The reserve grows by what was missing, and at least
+    doubles, since other stages change what is in flight. When no round fits, the first refusal is the
+    one reported: it speaks of the partition that memory alone made impossible.
+    """
+    reserve = 0
+    refusal: TaktError | None = None
+    for _ in range(MEMORY_ROUNDS):
+        attempt = module.clone()
+        try:
+            keep = {"memory_reserve": reserve} if reserve else {}
+            run_pass(context, attempt, make_pass("partition-stages", options.of("partition-stages") | keep), observe)
+            run_pass(context, attempt, make_pass("schedule-periodic", options.of("schedule-periodic")), observe)
+            return attempt
+        except TaktError as error:
+            missing = missing_memory(error)
+            if refusal is None and not missing:
+                raise
+            refusal = refusal or error
+            if not missing:  # with this reserve there is not even a partition
+                break
+            reserve = max(reserve + missing, 2 * reserve)
+    assert refusal is not None
+    raise refusal
+
+
+def missing_memory(error: TaktError) -> int:
+    """Bytes missing on the worst accelerator when ``error`` is about nothing but memory; else 0."""
+    if any(d.rule != "memory" for d in error.diagnostics):
+        return 0
+    found = [re.search(r"(\d+) bytes are missing", d.message) for d in error.diagnostics]
+    return max((int(m[1]) for m in found if m), default=0)
