@@ -1,0 +1,129 @@
+"""Every example: published parameter counts, a checked schedule, agreement with the simulator, dumps that re-enter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from xdsl.dialects.builtin import ModuleOp
+
+from compiler.ir_input import parse_ir
+from compiler.output import print_ir
+from compiler.pipeline import level_of, new_context, run_pipeline
+from compiler.simulate import self_timed, time_triggered
+from compiler.view import ScheduleView, view_of
+from dialects.levels import check_level
+from dialects.operators import element_bytes
+from dialects.structure import LEVELS, find_graph
+from frontend import Source, load
+
+ROOT = Path(__file__).parent.parent
+PLATFORMS = {
+    "gpt2_xl": "dgx_a100_64",
+    "gpt3_175b": "dgx_a100_64",
+    "llama3_8b": "dgx_a100_64",
+    "llama3_70b": "dgx_h100_64",
+    "mixtral_8x7b": "dgx_h100_64",
+    "encoder_decoder": "dgx_a100_64",
+    "resnet50": "tiny_board",
+    "research_dag": "tiny_board",
+}
+
+
+def example(name: str) -> Source:
+    return Source.read(str(ROOT / "examples" / f"{name}.takt"))
+
+
+def test_every_example_is_tested() -> None:
+    files = {p.stem for p in (ROOT / "examples").glob("*.takt")}
+    assert files == set(PLATFORMS) | set(PLATFORMS.values()) | {"dgx_h100_64"}
+
+
+# --- parameters ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "extra"),
+    [
+        # The head is a second copy of the embedding it is tied to.
+        ("gpt2_xl", 1_557_611_200, 50257 * 1600),
+        # The same, and a vocabulary padded from 50257 to 51200 (in both copies).
+        ("gpt3_175b", 174_604_259_328, 51200 * 12288 + (51200 - 50257) * 12288),
+        ("llama3_8b", 8_030_261_248, 0),
+        ("llama3_70b", 70_553_706_496, 0),
+        ("mixtral_8x7b", 46_702_792_704, 0),
+        # Two more copies of the shared embedding; no tables of relative position biases (32 buckets, 128 heads).
+        ("encoder_decoder", 11_307_321_344, 2 * 32128 * 1024 - 2 * 32 * 128),
+        # Running mean and variance of 26560 channels, which are buffers elsewhere.
+        ("resnet50", 25_557_032, 2 * 26560),
+    ],
+)
+def test_parameters_are_those_published(name: str, published: int, extra: int) -> None:
+    graph = find_graph(load(example(name)))
+    assert graph is not None
+    counted = 0
+    for op in graph.operators():
+        counted += op.params.value.data // element_bytes(op.results[0].type.element_type)
+    assert counted == published + extra
+
+
+# --- compiling -------------------------------------------------------------------------------
+
+
+@dataclass
+class Compiled:
+    """An example at level 4, and the text of the module at every level on the way."""
+
+    module: ModuleOp
+    view: ScheduleView
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module", params=PLATFORMS)
+def compiled(request: pytest.FixtureRequest) -> Iterator[Compiled]:
+    name: str = request.param
+    texts: dict[str, str] = {}
+
+    def keep(step: str, module: ModuleOp, seconds: float) -> None:
+        texts[level_of(module)] = print_ir(module, locations=True)
+
+    module = load(example(name), platform=example(PLATFORMS[name]))
+    keep("parse", module, 0.0)
+    module = run_pipeline(new_context(), module, observe=keep)
+    yield Compiled(module, view_of(module), texts)
+
+
+def test_schedule_passes_the_checker(compiled: Compiled) -> None:
+    assert check_level(compiled.module, "scheduled") == []
+    assert compiled.view.bound <= compiled.view.period
+
+
+def test_time_triggered_simulation_agrees_exactly(compiled: Compiled) -> None:
+    report = time_triggered(compiled.view)
+    assert report.steady
+    assert report.period == compiled.view.period
+    assert report.latency_min == report.latency_max == compiled.view.latency
+
+
+def test_self_timed_simulation_is_no_slower(compiled: Compiled) -> None:
+    report = self_timed(compiled.view)
+    assert report.steady
+    assert report.period <= compiled.view.period
+
+
+def test_dumps_re_enter_at_every_level(compiled: Compiled) -> None:
+    assert list(compiled.texts) == list(LEVELS)
+    for level, text in compiled.texts.items():
+        context = new_context()
+        module = parse_ir(context, text, f"{level}.mlir")
+        assert level_of(module) == level
+        assert print_ir(module, locations=True) == text
+        assert check_level(module) == []
+
+
+def test_compiling_on_from_a_dump_gives_the_same_schedule(compiled: Compiled) -> None:
+    context = new_context()
+    module = parse_ir(context, compiled.texts["moldable"], "moldable.mlir")
+    assert print_ir(run_pipeline(context, module)) == print_ir(compiled.module)
