@@ -200,7 +200,11 @@ def test_conv2d():
 def test_grouped_conv2d_needs_only_the_channels_of_its_groups():
     at = placed(make_call("conv2d", (2, 8, 10, 10), channels=16, kernel=3, padding=1, groups=4), 1)
     weight = 2 * 16 * 2 * 9
-    assert work(at, 4) == (2 * 2 * 16 * 100 * 2 * 9 // 4, (2 * 2 * 8 * 100 + 2 * 2 * 16 * 100 + weight) // 4, weight // 4)
+    assert work(at, 4) == (
+        2 * 2 * 16 * 100 * 2 * 9 // 4,
+        (2 * 2 * 8 * 100 + 2 * 2 * 16 * 100 + weight) // 4,
+        weight // 4,
+    )
     assert collectives(at, 4) == ()
     assert admissible(at) == [1, 2, 4]
 

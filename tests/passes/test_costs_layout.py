@@ -49,9 +49,7 @@ class Builder:
 
     def talks(self, *outputs: SSAValue) -> list[tuple[int, str]]:
         """(position of the operator, pattern) of every collective of the graph."""
-        return [
-            (i, c.pattern) for i, placed in enumerate(self.placed(*outputs)) for c in collectives(placed, K)
-        ]
+        return [(i, c.pattern) for i, placed in enumerate(self.placed(*outputs)) for c in collectives(placed, K)]
 
 
 def test_a_gpt_layer_has_one_all_reduce_after_attention_and_one_after_the_mlp():

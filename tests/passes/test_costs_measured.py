@@ -169,3 +169,13 @@ def test_operators_on_an_h100():
     assert set(stated) == set(BOUNDS)
     for kind, bound in BOUNDS.items():
         assert stated[kind] < bound, f"mean absolute error in percent: {stated}"
+
+
+@pytest.mark.parametrize(
+    ("platform", "accelerators", "group"), [("dgx_a100_64", 64, 8), ("dgx_h100_64", 64, 8), ("tiny_board", 6, 6)]
+)
+def test_shipped_platforms(platform: str, accelerators: int, group: int):
+    on = machine(platform)
+    assert (on.accelerators, on.group_size) == (accelerators, group)
+    assert {"bf16", "f32", "i8"} <= set(on.peak)
+    assert on.links[-1].size == accelerators

@@ -18,7 +18,8 @@ from passes.annotate_costs import AnnotateCostsPass
 
 PLATFORM = """
 takt.platform @p {accelerator = "a", accelerators = 8 : i64, memory = 1000000000 : i64,
-  bandwidth = 1000000000000 : i64, launch = 1000 : i64, peak = {bf16 = 100000000000000 : i64, f32 = 1000000000000 : i64},
+  bandwidth = 1000000000000 : i64, launch = 1000 : i64,
+  peak = {bf16 = 100000000000000 : i64, f32 = 1000000000000 : i64},
   compute_efficiency = 1.0 : f64, memory_efficiency = 1.0 : f64, saturation = 0 : i64,
   links = [#takt.link<"node" 4, latency 5000, bandwidth 100000000000>,
            #takt.link<"cluster" 8, latency 50000, bandwidth 10000000000>]}
@@ -117,7 +118,9 @@ def test_an_element_type_without_a_rate_is_refused_once():
 
 def test_element_wise_operators_need_no_rate():
     x = "tensor<16xf16>"
-    model = f"takt.graph @g model {{ %x = takt.input : {x} \n %y = takt.gelu(%x) : ({x}) -> {x} \n takt.output %y : {x} }}"
+    model = (
+        f"takt.graph @g model {{ %x = takt.input : {x} \n %y = takt.gelu(%x) : ({x}) -> {x} \n takt.output %y : {x} }}"
+    )
     (y,) = annotated(PLATFORM, model)
     assert set(table(y)) == {1, 2, 4, 8}
 

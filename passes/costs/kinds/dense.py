@@ -189,9 +189,7 @@ class Experts(Rule):
 
     def admits(self, call: Call, plan: Plan, k: int) -> bool:
         groups, parts = self._ways(call, k)
-        return (
-            call.arguments["experts"] % groups == 0 and k == groups * parts and call.arguments["hidden"] % parts == 0
-        )
+        return call.arguments["experts"] % groups == 0 and k == groups * parts and call.arguments["hidden"] % parts == 0
 
     def _tokens(self, call: Call, k: int) -> int:
         """Tokens that visit the experts of one accelerator, counted once for each visit."""
