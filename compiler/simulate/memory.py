@@ -1,0 +1,146 @@
+"""Bytes in use on each accelerator over a simulated run.
+
+The lifetimes are those of the contract of level 4: workspace during the run; what an operator produces from its start
+to the end of its last consumer on the same set; what it sends to another set from its end to the end of the last
+consumer there; an input from the start of its first to the end of its last consumer on each set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.simulate.machine import Machine
+from compiler.view import Accelerators, ScheduleView, Task, arrivals_of
+
+Times = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """``size`` bytes on each member of set ``place`` in ``[begin[j], end[j])``, for micro-batch ``first + j*step``."""
+
+    place: int
+    size: int
+    begin: Times
+    end: Times
+    owner: str
+    what: str
+    first: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """The first moment at which an accelerator holds more than it has."""
+
+    time: int
+    accelerator: int
+    needed: int
+    owner: str
+    what: str
+    microbatch: int
+
+
+def lifetimes(view: ScheduleView, machine: Machine, starts: Times) -> Iterator[Lifetimes]:
+    """All lifetimes of a run; ``starts[i, v]`` is when micro-batch ``i`` began operator ``v``, in clock units."""
+    scale = view.period.denominator
+    ends = starts + np.array([t.time * scale for t in view.tasks], dtype=np.int64)
+    for residue in range(min(view.rounds, len(starts))):
+        rows = slice(residue, None, view.rounds)
+        yield from _of_residue(view, machine, starts[rows], ends[rows], residue)
+
+
+def _of_residue(view: ScheduleView, machine: Machine, starts: Times, ends: Times, residue: int) -> Iterator[Lifetimes]:
+    def lifetime(place: Accelerators, size: int, begin: Times, end: Times, owner: str, what: str) -> Lifetimes:
+        return Lifetimes(machine.sets[place], size, begin, end, owner, what, residue, view.rounds)
+
+    def last(consumers: list[int]) -> Times:
+        return ends[:, consumers].max(axis=1)
+
+    for task, edges in zip(view.tasks, view.readers, strict=True):
+        home, begin, end = task.set_of(residue), starts[:, task.index], ends[:, task.index]
+        if task.workspace and task.time:
+            yield lifetime(home, task.workspace, begin, end, task.name, "workspace")
+        there = _by_set(view.tasks, [e.consumer for e in edges], residue)
+        if task.output:
+            yield lifetime(home, task.output, begin, last([task.index, *there.get(home, [])]), task.name, "output")
+        for place, read in arrivals_of(view.tasks, edges, residue).items():
+            if place != home:
+                size = sum(task.results[r] for r in read)
+                yield lifetime(place, size, end, last(there[place]), task.name, "received value")
+    for value in view.inputs:
+        for place, consumers in _by_set(view.tasks, value.consumers, residue).items():
+            first = starts[:, consumers].min(axis=1)
+            yield lifetime(place, value.size, first, last(consumers), value.name, "input")
+
+
+def _by_set(
+    tasks: tuple[Task, ...], consumers: list[int] | tuple[int, ...], residue: int
+) -> dict[Accelerators, list[int]]:
+    found: dict[Accelerators, list[int]] = {}
+    for consumer in consumers:
+        found.setdefault(tasks[consumer].set_of(residue), []).append(consumer)
+    return found
+
+
+def _net(times: Times, change: Times) -> tuple[Times, Times]:
+    """Distinct times in increasing order and the sum of the changes at each."""
+    if not len(times):
+        return times, change
+    order = np.argsort(times, kind="stable")
+    times, change = times[order], change[order]
+    firsts = np.flatnonzero(np.concatenate(([True], times[1:] != times[:-1])))
+    return times[firsts], np.add.reduceat(change, firsts)
+
+
+def _join(parts: list[tuple[Times, Times]]) -> tuple[Times, Times]:
+    if not parts:
+        empty = np.zeros(0, dtype=np.int64)
+        return empty, empty
+    return _net(np.concatenate([t for t, _ in parts]), np.concatenate([c for _, c in parts]))
+
+
+def peak_memory(
+    view: ScheduleView, machine: Machine, found: list[Lifetimes]
+) -> tuple[Mapping[int, int], Overflow | None]:
+    """Accelerator → most bytes held at once, parameters included; and the first overflow, if there is one.
+
+    Intervals are half-open: what ends at a moment makes room for what begins then, so only the net change at each
+    moment counts.
+    """
+    changes: list[list[tuple[Times, Times]]] = [[] for _ in machine.sets]
+    for life in found:
+        filled = life.begin < life.end
+        begin, end = life.begin[filled], life.end[filled]
+        size = np.full(len(begin), life.size, dtype=np.int64)
+        changes[life.place].append((np.concatenate((begin, end)), np.concatenate((size, -size))))
+    on_set = [_join(parts) for parts in changes]
+    peak = dict(view.parameters)
+    overflow: Overflow | None = None
+    for members, owners in zip(machine.classes, machine.over, strict=True):
+        times, change = _join([on_set[s] for s in owners])
+        held = np.cumsum(change)
+        params = view.parameters[members[0]]
+        most = params + max(int(held.max(initial=0)), 0)
+        peak.update(dict.fromkeys(members, most))
+        if most > view.platform.memory:
+            above = np.flatnonzero(held > view.platform.memory - params)
+            when = int(times[above[0]]) if len(above) else 0
+            if overflow is None or when < overflow.time:
+                needed = params + (int(held[above[0]]) if len(above) else 0)
+                overflow = _blame(found, owners, when, members[0], needed)
+    return peak, overflow
+
+
+def _blame(found: list[Lifetimes], places: tuple[int, ...], when: int, accelerator: int, needed: int) -> Overflow:
+    """The largest thing that begins at the moment of the overflow."""
+    candidates = [life for life in found if life.place in places and bool((life.begin == when).any())]
+    life = max(candidates, key=lambda life: life.size, default=None)
+    if life is None:
+        return Overflow(when, accelerator, needed, "", "parameters", 0)
+    row = int(np.flatnonzero(life.begin == when)[0])
+    return Overflow(when, accelerator, needed, life.owner, life.what, life.first + row * life.step)

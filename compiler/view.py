@@ -1,0 +1,303 @@
+"""Plain data of a scheduled module (level 4), read from the IR alone.
+
+The simulator and the output formats work on this; the solver and the checker never see it. It does not judge the
+schedule: what breaks a rule is shown as it stands, so that the simulator can find the fault by running it.
+Times are integer nanoseconds, sizes integer bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import ceil, lcm
+from typing import cast
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import OpResult, SSAValue
+
+from dialects.diagnostics import Diagnostic, TaktError, at
+from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
+from dialects.structure import GraphOp, InputOp, PlatformOp, find_graph, find_platform
+
+Accelerators = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlatformView:
+    """The machine: ``memory`` is bytes on each accelerator, ``group`` the size of the innermost group."""
+
+    name: str
+    accelerator: str
+    accelerators: int
+    memory: int
+    group: int
+
+
+@dataclass(frozen=True)
+class StageView:
+    """A pipeline stage and the accelerators granted to it."""
+
+    index: int
+    granted: Accelerators
+
+
+@dataclass(frozen=True)
+class Task:
+    """One operator with its slot. ``copies`` holds one sorted accelerator set per copy.
+
+    ``params``, ``output`` and ``workspace`` are bytes on each accelerator of a set at the chosen allotment; ``results``
+    are the full bytes of each result.
+    """
+
+    index: int
+    name: str
+    kind: str
+    stage: int | None
+    block: tuple[str, int] | None
+    allotment: int
+    copies: tuple[Accelerators, ...]
+    start: int
+    time: int
+    params: int
+    output: int
+    workspace: int
+    results: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """When micro-batch 0 leaves the operator."""
+        return self.start + self.time
+
+    def set_of(self, microbatch: int) -> Accelerators:
+        """The accelerators that run micro-batch ``microbatch``."""
+        return self.copies[microbatch % len(self.copies)]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """``consumer`` reads the results numbered ``results`` of ``producer``: ``size`` bytes, each result counted once."""
+
+    producer: int
+    consumer: int
+    results: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class InputView:
+    """A value that arrives with every micro-batch."""
+
+    name: str
+    size: int
+    consumers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class OutputView:
+    """A value that leaves: result ``result`` of task ``producer``; an input passed through has no producer."""
+
+    name: str
+    producer: int | None
+    result: int
+    size: int
+
+
+@dataclass(frozen=True)
+class ScheduleView:
+    """A scheduled graph: ``pattern`` ns for ``microbatches`` micro-batches, the certificate, tasks in program order."""
+
+    graph: str
+    platform: PlatformView
+    pattern: int
+    microbatches: int
+    bound: int
+    bound_by: str
+    plan: str
+    engine: str
+    seed: int
+    stages: tuple[StageView, ...]
+    tasks: tuple[Task, ...]
+    edges: tuple[Edge, ...]
+    inputs: tuple[InputView, ...]
+    outputs: tuple[OutputView, ...]
+
+    @property
+    def period(self) -> Fraction:
+        """Time between two micro-batches in the steady state, in ns."""
+        return Fraction(self.pattern, self.microbatches)
+
+    @cached_property
+    def rounds(self) -> int:
+        """Micro-batches after which the use of every copy repeats: the least common multiple of the copies."""
+        return lcm(*(len(t.copies) for t in self.tasks)) if self.tasks else 1
+
+    @cached_property
+    def latency(self) -> int:
+        """From the start of a micro-batch's first operator to the end of its last, in ns."""
+        if not self.tasks:
+            return 0
+        return max(t.end for t in self.tasks) - min(t.start for t in self.tasks)
+
+    @property
+    def in_flight(self) -> int:
+        """The most micro-batches begun and not yet finished at once."""
+        return ceil(self.latency / self.period)
+
+    @property
+    def gap(self) -> Fraction:
+        """How far the period may be from the least one: ``(period - bound) / period``, between 0 and 1."""
+        return 1 - self.bound / self.period
+
+    @cached_property
+    def load(self) -> Mapping[int, Fraction]:
+        """Accelerator → busy ns per micro-batch (a replica counts a ``1/copies`` share), for all of the platform."""
+        busy = {p: Fraction(0) for p in range(self.platform.accelerators)}
+        for task in self.tasks:
+            share = Fraction(task.time, len(task.copies))
+            for p in (p for copy in task.copies for p in copy):
+                busy[p] = busy.get(p, Fraction(0)) + share
+        return busy
+
+    @cached_property
+    def parameters(self) -> Mapping[int, int]:
+        """Accelerator → bytes of parameters it holds."""
+        held = dict.fromkeys(range(self.platform.accelerators), 0)
+        for task in self.tasks:
+            for p in {p for copy in task.copies for p in copy}:
+                held[p] = held.get(p, 0) + task.params
+        return held
+
+    @cached_property
+    def readers(self) -> tuple[tuple[Edge, ...], ...]:
+        """The edges that leave each task."""
+        found: list[list[Edge]] = [[] for _ in self.tasks]
+        for edge in self.edges:
+            found[edge.producer].append(edge)
+        return tuple(tuple(edges) for edges in found)
+
+    @cached_property
+    def crossing(self) -> Fraction:
+        """Bytes per micro-batch of values read on another set than their producer's, once for each such set."""
+        total = 0
+        for microbatch in range(self.rounds):
+            for task, edges in zip(self.tasks, self.readers, strict=True):
+                arrivals = arrivals_of(self.tasks, edges, microbatch)
+                home = task.set_of(microbatch)
+                total += sum(task.results[r] for s, read in arrivals.items() if s != home for r in read)
+        return Fraction(total, self.rounds)
+
+
+def arrivals_of(tasks: tuple[Task, ...], edges: Iterable[Edge], microbatch: int) -> dict[Accelerators, set[int]]:
+    """Accelerator set → the results read there, over edges that leave one task."""
+    read: dict[Accelerators, set[int]] = {}
+    for edge in edges:
+        read.setdefault(tasks[edge.consumer].set_of(microbatch), set()).update(edge.results)
+    return read
+
+
+# --- reading the IR --------------------------------------------------------------------------
+
+
+def view_of(module: ModuleOp) -> ScheduleView:
+    """Read a scheduled module; raises :class:`TaktError` when it is not scheduled."""
+    graph, platform = find_graph(module), find_platform(module)
+    if graph is None:
+        raise TaktError(Diagnostic("the module has no takt.graph"))
+    if graph.schedule is None:
+        hint = "run the pass 'schedule-periodic' first"
+        raise TaktError(at(graph, f"graph '{graph.sym_name.data}' is not scheduled", hint=hint))
+    if platform is None:
+        raise TaktError(at(graph, "the module has no takt.platform", hint="name one with --platform"))
+    names = operator_names(graph)
+    tasks = tuple(_task(op, name, index) for index, (op, name) in enumerate(names.items()))
+    schedule = graph.schedule
+    return ScheduleView(
+        graph=graph.sym_name.data,
+        platform=_platform(platform),
+        pattern=schedule.pattern.data,
+        microbatches=schedule.microbatches.data,
+        bound=schedule.bound.data,
+        bound_by=schedule.bound_by.data,
+        plan=schedule.plan.data,
+        engine=schedule.engine.data,
+        seed=schedule.seed.data,
+        stages=tuple(StageView(s.index.value.data, s.accelerators()) for s in graph.stages()),
+        tasks=tasks,
+        edges=_edges(names),
+        inputs=_inputs(graph, names),
+        outputs=_outputs(graph, names),
+    )
+
+
+def _platform(op: PlatformOp) -> PlatformView:
+    return PlatformView(op.sym_name.data, op.accelerator.data, op.count, op.memory.value.data, op.group_size)
+
+
+def _bytes(value: SSAValue) -> int:
+    return tensor_bytes(cast(Tensor, value.type))
+
+
+def _task(op: OperatorOp, name: str, index: int) -> Task:
+    if op.slot is None or op.cost is None:
+        raise TaktError(at(op, f"operator '{name}' has no {'slot' if op.slot is None else 'cost table'}"))
+    allotment = op.slot.allotment.data
+    entry = op.cost.table().get(allotment)
+    if entry is None:
+        raise TaktError(at(op, f"operator '{name}' runs on {allotment} accelerators, which its cost table leaves out"))
+    return Task(
+        index=index,
+        name=name,
+        kind=op.kind(),
+        stage=None if op.stage is None else op.stage.value.data,
+        block=None if op.block is None else (op.block.block.data, op.block.index.data),
+        allotment=allotment,
+        copies=op.slot.copies(),
+        start=op.slot.start.data,
+        time=entry.time,
+        params=entry.params,
+        output=entry.output,
+        workspace=entry.workspace,
+        results=tuple(_bytes(r) for r in op.results),
+    )
+
+
+def _edges(names: Mapping[OperatorOp, str]) -> tuple[Edge, ...]:
+    position = {op: i for i, op in enumerate(names)}
+    edges: list[Edge] = []
+    for consumer, op in enumerate(names):
+        read: dict[OperatorOp, set[int]] = {}
+        for value in op.operands:
+            if isinstance(value, OpResult) and isinstance(value.op, OperatorOp):
+                read.setdefault(value.op, set()).add(value.index)
+        for producer, results in read.items():
+            size = sum(_bytes(producer.results[r]) for r in results)
+            edges.append(Edge(position[producer], consumer, tuple(sorted(results)), size))
+    return tuple(edges)
+
+
+def _inputs(graph: GraphOp, names: Mapping[OperatorOp, str]) -> tuple[InputView, ...]:
+    readers: dict[SSAValue, list[int]] = {op.output: [] for op in graph.inputs()}
+    for index, op in enumerate(names):
+        for value in dict.fromkeys(op.operands):
+            if value in readers:
+                readers[value].append(index)
+    return tuple(
+        InputView(value.name_hint or f"input.{i}", _bytes(value), tuple(consumers))
+        for i, (value, consumers) in enumerate(readers.items())
+    )
+
+
+def _outputs(graph: GraphOp, names: Mapping[OperatorOp, str]) -> tuple[OutputView, ...]:
+    position = {op: i for i, op in enumerate(names)}
+    found: list[OutputView] = []
+    for i, value in enumerate(graph.outputs.operands):
+        assert isinstance(value, OpResult)
+        if isinstance(value.op, InputOp):
+            found.append(OutputView(value.name_hint or f"output.{i}", None, value.index, _bytes(value)))
+        else:
+            producer = cast(OperatorOp, value.op)
+            name = value.name_hint or f"{names[producer]}.{value.index}"
+            found.append(OutputView(name, position[producer], value.index, _bytes(value)))
+    return tuple(found)

@@ -1,0 +1,116 @@
+"""Small scheduled modules, written down operator by operator."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from xdsl.dialects.builtin import IntAttr, IntegerAttr, ModuleOp, StringAttr, TensorType, i8, i64
+from xdsl.ir import SSAValue
+
+from dialects.attributes import BlockAttr, CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr
+from dialects.operators import OpaqueOp
+from dialects.structure import GraphOp, InputOp, OutputOp, StageOp, make_platform
+
+
+@dataclass
+class Operator:
+    """One operator: what it reads (names of inputs or operators, ``a:1`` for the second result), when and where."""
+
+    name: str
+    reads: Sequence[str]
+    time: int
+    sets: Sequence[Sequence[int]]
+    start: int
+    results: Sequence[int] = (0,)
+    params: int = 0
+    output: int = 0
+    workspace: int = 0
+    stage: int | None = None
+    block: tuple[str, int] | None = None
+
+
+@dataclass
+class Build:
+    """A scheduled module: ``period`` ns for ``pattern_of`` micro-batches."""
+
+    operators: Sequence[Operator]
+    pattern: int
+    accelerators: int
+    memory: int = 2**40
+    pattern_of: int = 1
+    bound: int = 1
+    bound_by: str = "area"
+    inputs: dict[str, int] = field(default_factory=dict[str, int])
+    outputs: Sequence[str] = ()
+    stages: Sequence[Sequence[int]] = ()
+
+    def module(self) -> ModuleOp:
+        values: dict[str, SSAValue] = {}
+        body: list[Any] = [StageOp.make(i, granted) for i, granted in enumerate(self.stages)]
+        for name, size in self.inputs.items():
+            op = InputOp.create(result_types=[TensorType(i8, [size])])
+            op.output.name_hint = name
+            values[name] = op.output
+            body.append(op)
+        for spec in self.operators:
+            op = _operator(spec, values)
+            for i, result in enumerate(op.results):
+                result.name_hint = spec.name if i == 0 else f"{spec.name}.r{i}"
+                values[f"{spec.name}:{i}" if i else spec.name] = result
+            body.append(op)
+        body.append(OutputOp.make([values[name] for name in self.outputs]))
+        graph = GraphOp.make("test", body, "scheduled")
+        graph.schedule = ScheduleAttr(
+            IntAttr(self.pattern),
+            IntAttr(self.pattern_of),
+            IntAttr(self.bound),
+            StringAttr(self.bound_by),
+            StringAttr("stages"),
+            StringAttr("by-hand"),
+            IntAttr(0),
+        )
+        link = LinkAttr(StringAttr("all"), IntAttr(self.accelerators), IntAttr(0), IntAttr(10**9))
+        platform = make_platform(
+            "board",
+            accelerator="chip",
+            accelerators=self.accelerators,
+            memory=self.memory,
+            bandwidth=10**9,
+            launch=0,
+            peak={"bf16": 10**12},
+            links=[link],
+        )
+        return ModuleOp([platform, graph])
+
+
+def _operator(spec: Operator, values: dict[str, SSAValue]) -> OpaqueOp:
+    allotment = len(spec.sets[0])
+    entry = CostEntry(spec.time, spec.params, spec.output, spec.workspace)
+    op = OpaqueOp.make(
+        [values[name] for name in spec.reads],
+        {},
+        [TensorType(i8, [size]) for size in spec.results],
+        spec.params,
+        block=None if spec.block is None else BlockAttr(StringAttr(spec.block[0]), IntAttr(spec.block[1])),
+        cost=CostAttr.from_table({allotment: entry}),
+    )
+    if spec.stage is not None:
+        op.stage = IntegerAttr(spec.stage, i64)
+    op.slot = SlotAttr.make(spec.sets, spec.start)
+    return op
+
+
+@pytest.fixture(scope="session")
+def operator() -> type[Operator]:
+    return Operator
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., ModuleOp]:
+    """``build(operators, pattern=..., accelerators=...)`` → a scheduled module; see :class:`Build`."""
+
+    def make(*args: Any, **options: Any) -> ModuleOp:
+        return Build(*args, **options).module()
+
+    return make
