@@ -10,17 +10,8 @@ from dialects.attributes import CostAttr
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.operators import OperatorOp, operator_names, tensor_bytes
 from dialects.structure import GraphOp, InputOp, PlatformOp, find_graph, find_platform
-from passes.scheduling.problem import (
-    Cost,
-    Dependence,
-    Input,
-    InvalidProblem,
-    MemoryProblem,
-    Operation,
-    StagedProblem,
-    Table,
-    Violation,
-)
+from passes.scheduling.data import Cost, Dependence, Input, InvalidProblem, Operation, Table, Violation
+from passes.scheduling.problem import MemoryProblem, StagedProblem
 
 
 class DoesNotFit(TaktError):

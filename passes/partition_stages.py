@@ -16,7 +16,7 @@ from passes.progress import report
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.bounds import best_bound
 from passes.scheduling.budget import Budget
-from passes.scheduling.problem import InvalidProblem
+from passes.scheduling.data import InvalidProblem
 from passes.scheduling.stages import partition_stages
 
 

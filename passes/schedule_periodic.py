@@ -14,8 +14,9 @@ from passes.instance import Instance, read_staged
 from passes.progress import report
 from passes.scheduling.bounds import Bound, best_bound
 from passes.scheduling.budget import Budget
+from passes.scheduling.data import InvalidProblem, Solution
 from passes.scheduling.granted import schedule_blocks
-from passes.scheduling.problem import InvalidProblem, Solution
+from passes.scheduling.laminar import schedule_laminar
 
 Plan = Literal["stages", "laminar"]
 
@@ -64,7 +65,8 @@ class SchedulePeriodicPass(ModulePass):
         bound = best_bound(problem)
         budget = Budget(self.time_limit, lambda engine, period: report(engine, period, bound.value))
         try:
-            solution, engine = schedule_blocks(problem, budget=budget)
+            solve = schedule_laminar if self.plan == "laminar" else schedule_blocks
+            solution, engine = solve(problem, budget=budget)
             problem.verify(solution)
         except InvalidProblem as failure:
             raise instance.error(failure) from None

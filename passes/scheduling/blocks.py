@@ -65,7 +65,8 @@ def pack_blocks(widths: Sequence[int], count: int, group: int) -> list[tuple[int
 
 
 def _in_order(widths: Sequence[int], count: int, group: int) -> list[tuple[int, ...]] | None:
-    position, blocks = 0, []
+    position = 0
+    blocks: list[tuple[int, ...]] = []
     for width in widths:
         if width > group or position % group + width > group:
             position = -(-position // group) * group

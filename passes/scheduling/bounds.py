@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from passes.scheduling.problem import MemoryProblem, MoldableProblem, PeriodicProblem, Table
+from passes.scheduling.data import Table
+from passes.scheduling.problem import MemoryProblem, MoldableProblem, PeriodicProblem
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,19 @@ Listener = Callable[[str, int], None]
 
 @dataclass
 class Budget:
-    """Wall-clock limit in seconds (None: no limit), counted from the creation of the object."""
+    """Wall-clock limit in seconds (None: no limit), counted from the creation of the object.
+
+    Solvers ask :meth:`spent` between steps. On an interrupt from the keyboard a solver that has a
+    schedule calls :meth:`stop` and returns it; one that has none lets the interrupt pass.
+    """
 
     seconds: float | None = None
     listener: Listener | None = None
     _started: float = field(default_factory=time.monotonic)
+
+    def stop(self) -> None:
+        """Let the time be over now, because the user interrupted."""
+        self.seconds = 0.0
 
     def spent(self) -> bool:
         """Whether the time is over."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from passes.scheduling.blocks import divisor_chains
+from heapq import heapify, heappop, heappush
+
 from passes.scheduling.bounds import usable
 from passes.scheduling.budget import Budget
-from passes.scheduling.problem import Solution, StagedProblem
+from passes.scheduling.data import Solution
+from passes.scheduling.problem import StagedProblem
 from passes.scheduling.retime import aligned, windows
 from passes.scheduling.stages import fastest
 
@@ -70,8 +72,6 @@ def stage_order(problem: StagedProblem) -> list[int]:
         other = problem.shared.get(v)
         return (home if other is None else (home + other) / 2, v)
 
-    from heapq import heapify, heappop, heappush
-
     waiting = [len(p) for p in problem.predecessors]
     ready = [rank(v) for v, w in enumerate(waiting) if w == 0]
     heapify(ready)
@@ -84,6 +84,3 @@ def stage_order(problem: StagedProblem) -> list[int]:
             if waiting[v] == 0:
                 heappush(ready, rank(v))
     return order
-
-
-__all__ = ["choose_allotments", "divisor_chains", "place", "schedule_blocks", "stage_order"]

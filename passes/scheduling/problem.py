@@ -14,83 +14,14 @@ Times are integer nanoseconds, sizes integer bytes, operations and accelerators 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
+from passes.scheduling.data import Dependence, Input, InvalidProblem, Operation, Solution, Violation
 from passes.scheduling.lifetimes import Holding, held_sets, peak_of
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an operation costs at one allotment: time, and bytes on each accelerator of its set."""
-
-    time: int
-    params: int = 0
-    output: int = 0
-    workspace: int = 0
-
-
-Table = Mapping[int, Cost]
-"""Allotment (number of accelerators) → cost. Neither monotone nor complete in general."""
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One operation of the repeated graph. Identical operations should share one ``table`` object."""
-
-    name: str
-    table: Table
-
-
-@dataclass(frozen=True)
-class Dependence:
-    """``consumer`` of micro-batch ``i + distance`` reads result ``result`` (``bytes`` whole) of ``producer`` of ``i``."""
-
-    producer: int
-    consumer: int
-    bytes: int = 0
-    distance: int = 0
-    result: int = 0
-
-
-@dataclass(frozen=True)
-class Input:
-    """A value of ``bytes`` that arrives with every micro-batch."""
-
-    name: str
-    bytes: int
-    consumers: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Solution:
-    """A periodic schedule: instance ``i`` of operation ``v`` runs on ``sets[v]`` from ``starts[v] + i*period``."""
-
-    period: int
-    allotments: tuple[int, ...]
-    sets: tuple[tuple[int, ...], ...]
-    starts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A broken rule: its name, a message for a person, and the operations concerned."""
-
-    rule: str
-    message: str
-    operations: tuple[int, ...] = ()
-    missing: int = 0
-    """Rule ``memory``: bytes that are missing on the worst accelerator."""
-
-
-class InvalidProblem(ValueError):
-    """The input of a problem, or a solution of it, breaks a rule."""
-
-    def __init__(self, violations: Sequence[Violation]):
-        self.violations = tuple(violations)
-        super().__init__("; ".join(v.message for v in self.violations[:5]))
 
 
 @dataclass(frozen=True)
@@ -124,8 +55,6 @@ class Problem:
     @cached_property
     def topological(self) -> tuple[int, ...]:
         """A topological order that follows the numbering where it can; shorter than the operations on a cycle."""
-        from heapq import heapify, heappop, heappush
-
         waiting = [len(p) for p in self.predecessors]
         ready = [v for v, w in enumerate(waiting) if w == 0]
         heapify(ready)

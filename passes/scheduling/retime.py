@@ -8,11 +8,12 @@ respect the offsets and the dependences (a longest path), which minimises latenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from passes.scheduling.data import Solution
 from passes.scheduling.lifetimes import held_sets
-from passes.scheduling.problem import PeriodicProblem, Solution, StagedProblem
+from passes.scheduling.problem import PeriodicProblem, StagedProblem
 
 
 def from_offsets(
@@ -82,7 +83,10 @@ class OrderedStarts:
         high = max(low, high)
         while low < high:
             middle = (low + high) // 2
-            trial = self.starts(middle)
+            try:
+                trial = self.starts(middle)
+            except KeyboardInterrupt:
+                break  # what is known is a schedule
             if trial is None:
                 low = middle + 1
             else:
@@ -159,12 +163,8 @@ def _align(
         for other in partners[block]:
             if other == parent:
                 continue
-            begin = clock
             for v in segments[tuple(sorted((block, other)))]:
                 offsets[v] = clock
                 clock += times[v]
-            queue.append((other, block, begin + (clock - begin)))
+            queue.append((other, block, clock))
     return True
-
-
-Improve = Callable[[Solution], Solution]

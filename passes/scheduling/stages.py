@@ -13,7 +13,7 @@ problem by a dynamic program over positions and processors.)
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from passes.scheduling.blocks import width_families
-from passes.scheduling.bounds import area_bound, usable
+from passes.scheduling.bounds import area_bound, least, usable
 from passes.scheduling.budget import Budget
+from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.orders import topological_orders
-from passes.scheduling.problem import InvalidProblem, MemoryProblem, PeriodicProblem, Violation
+from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 
 Positions = NDArray[Any]
 
@@ -251,7 +252,7 @@ class _Minima:
     """Minimum of any window of an array by windows of powers of two."""
 
     def __init__(self, numbers: Positions):
-        self.levels = [numbers]
+        self.levels: list[Positions] = [numbers]
         span = 1
         while 2 * span <= len(numbers):
             below = self.levels[-1]
@@ -266,7 +267,8 @@ class _Minima:
         result = np.full(len(first), self.none, dtype=np.int64)
         for depth in np.unique(level[length > 0]):
             at = (level == depth) & (length > 0)
-            numbers, span = self.levels[depth], 1 << int(depth)
+            span = 1 << int(depth)
+            numbers: Positions = self.levels[int(depth)]
             result[at] = np.minimum(numbers[first[at]], numbers[last[at] + 1 - span])
         return result
 
@@ -298,8 +300,8 @@ def partition_stages(
             if best is not None and budget.spent():
                 return best
             profile = Profile(problem, order, widths, reserve)
-            plan = _best_plan(problem, profile, order, stages, tolerance, budget, best)
-            if plan is not None and (best is None or _rank(plan, tolerance) < _rank(best, tolerance)):
+            plan = _best_plan(problem, profile, order, stages, tolerance, budget)
+            if plan is not None and (best is None or _better(plan, best, tolerance)):
                 best = plan
                 budget.report("stages", plan.period)
     if best is None:
@@ -307,8 +309,11 @@ def partition_stages(
     return best
 
 
-def _rank(plan: StagePlan, tolerance: float) -> tuple[int, int]:
-    return (plan.period, len(plan.stages))
+def _better(plan: StagePlan, rival: StagePlan, tolerance: float) -> bool:
+    """Whether ``plan`` has the shorter period, or about the same with fewer stages."""
+    if plan.period * (1 + tolerance) < rival.period or rival.period * (1 + tolerance) < plan.period:
+        return plan.period < rival.period
+    return (len(plan.stages), plan.period) < (len(rival.stages), rival.period)
 
 
 def _best_plan(
@@ -318,7 +323,6 @@ def _best_plan(
     count: int | None,
     tolerance: float,
     budget: Budget,
-    rival: StagePlan | None,
 ) -> StagePlan | None:
     def solve(period: int) -> list[Stage] | None:
         return cover(profile, period) if count is None else exactly(profile, period, count)
@@ -328,15 +332,18 @@ def _best_plan(
     if found is None:
         return None
     high = _period(found)
-    while low < high and not budget.spent():
-        middle = (low + high) // 2
-        trial = solve(middle)
-        if trial is None:
-            low = middle + 1
-        else:
-            found, high = trial, _period(trial)
-    if count is None and tolerance >= 0:
-        found = _fewer(profile, found, int(high * (1 + tolerance)), budget)
+    try:
+        while low < high and not budget.spent():
+            middle = (low + high) // 2
+            trial = solve(middle)
+            if trial is None:
+                low = middle + 1
+            else:
+                found, high = trial, _period(trial)
+        if count is None and not budget.spent():
+            found = _fewer(profile, found, int(high * (1 + tolerance)), budget)
+    except KeyboardInterrupt:
+        budget.stop()
     return StagePlan(tuple(order), tuple(found), _period(found), profile.accelerators - sum(s.width for s in found))
 
 
@@ -395,16 +402,4 @@ def _enough_memory(problem: MemoryProblem, count: int | None, reserve: int) -> i
                     return True
         return False
 
-    return _least(problem.memory, top, fits)
-
-
-def _least(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
-    if not holds(high):
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return high
+    return least(problem.memory, top, fits) if fits(top) else None
