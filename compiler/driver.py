@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -15,11 +15,10 @@ from xdsl.dialects.builtin import ModuleOp
 from compiler.command_line import OK, check_output, write_output
 from compiler.diagnostics import SourceCache
 from compiler.loading import Input, load_module, read_input
-from compiler.output import PhaseDumps, Timing, print_after, print_ir
+from compiler.output import PhaseDumps, Reporter, Timing, print_ir
 from compiler.pass_text import all_passes, find_pass, list_passes, own_passes, parse_passes, pass_help
-from compiler.pipeline import Options, level_of, new_context, run_passes, run_pipeline
+from compiler.pipeline import Options, level_of, new_context, run_passes, run_pipeline, verify
 from dialects.diagnostics import Diagnostic, TaktError
-from dialects.levels import verify_level
 from dialects.structure import LEVELS
 
 
@@ -47,15 +46,7 @@ class Driver:
         if args.emit == "ast":
             write_output(args.output, syntax_tree(given))
             return OK
-        dumps = self._dumps(steps is not None)
-
-        def observe(step: str, module: ModuleOp, seconds: float) -> None:
-            self.timing.note(step, seconds)
-            if args.print_ir_after_all:
-                print_after(step, module)
-            if dumps is not None:
-                dumps.write(step, module)
-
+        reporter = Reporter(self.timing, args.print_ir_after_all, self._dumps(steps is not None))
         context = new_context()
         started = time.perf_counter()
         module = load_module(
@@ -66,14 +57,14 @@ class Driver:
             overrides=dict(args.set),
             model=args.model,
         )
-        observe("parse", module, time.perf_counter() - started)
-        verify_level(module)
+        reporter.ran("parse", module, time.perf_counter() - started)
+        verify(module, reporter)
         self._check_start(given, module)
         with self._progress():
             if steps is not None:
-                module = run_passes(context, module, steps, observe)
+                module = run_passes(context, module, steps, reporter)
             else:
-                module = run_pipeline(context, module, to=self._goal(), options=self.options, observe=observe)
+                module = run_pipeline(context, module, to=self._goal(), options=self.options, observer=reporter)
         return self._finish(module)
 
     def _goal(self) -> str:
@@ -96,7 +87,7 @@ class Driver:
         options = [part for name, value in chosen.items() if value is not None for part in (name, str(value))]
         return PhaseDumps(Path(args.dump_phases_to), options, passes)
 
-    def _progress(self):
+    def _progress(self) -> AbstractContextManager[None]:
         if self.args.quiet or not sys.stderr.isatty():
             return nullcontext()
         from compiler.progress import live_progress
@@ -118,7 +109,7 @@ class Driver:
         if kind == "mlir" and scheduled and not args.quiet and not simulated_only:
             sys.stderr.write(target("summary")(module))
         if args.simulate is not None:
-            from compiler.simulate.report import compare
+            from compiler.comparison import compare
 
             started = time.perf_counter()
             report, agrees = compare(module, args.simulate)

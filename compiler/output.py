@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.printer import Printer
 
 from compiler.command_line import replace_file
+from compiler.pipeline import Observer
 from dialects.diagnostics import Diagnostic, TaktError
 from dialects.structure import LEVELS, find_graph
 
@@ -76,17 +77,23 @@ class Timing:
     """Wall time of each phase, and the peak memory of the process when it ended."""
 
     rows: list[tuple[str, float, float]] = field(default_factory=list[tuple[str, float, float]])
+    _verifying: float = 0.0
 
     def note(self, step: str, seconds: float) -> None:
         """Record a phase that just ended."""
         self.rows.append((step.split("{")[0], seconds, peak_mib()))
 
+    def note_verified(self, seconds: float) -> None:
+        """Add to the time of verification, one row for all phases."""
+        self._verifying += seconds
+
     def table(self) -> str:
         """A table of all phases and their sum."""
-        total = sum(seconds for _, seconds, _ in self.rows)
-        width = max([len("phase"), *(len(name) for name, _, _ in self.rows)])
+        rows = [*self.rows, ("verify", self._verifying, peak_mib())]
+        total = sum(seconds for _, seconds, _ in rows)
+        width = max(len(name) for name, _, _ in [*rows, ("phase", 0, 0)])
         lines = [f"{'phase':{width}}  {'wall s':>8}  {'share':>6}  {'peak MiB':>9}"]
-        for name, seconds, memory in [*self.rows, ("total", total, peak_mib())]:
+        for name, seconds, memory in [*rows, ("total", total, peak_mib())]:
             share = seconds / total if total else 0.0
             lines.append(f"{name:{width}}  {seconds:8.3f}  {share:6.1%}  {memory:9.1f}")
         return "\n".join(lines) + "\n"
@@ -96,3 +103,22 @@ def peak_mib() -> float:
     """The most memory this process has held so far, MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@dataclass
+class Reporter(Observer):
+    """What the tools do after every step: take its time, print the IR, write a dump."""
+
+    timing: Timing
+    print_ir: bool = False
+    dumps: PhaseDumps | None = None
+
+    def ran(self, step: str, module: ModuleOp, seconds: float) -> None:
+        self.timing.note(step, seconds)
+        if self.print_ir:
+            print_after(step, module)
+        if self.dumps is not None:
+            self.dumps.write(step, module)
+
+    def verified(self, seconds: float) -> None:
+        self.timing.note_verified(seconds)

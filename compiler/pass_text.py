@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from xdsl.passes import ModulePass
@@ -58,12 +60,13 @@ def parse_passes(text: str, passes: PassFactories) -> tuple[ModulePass, ...]:
 
 
 def _syntax_message(error: ArgSpecParseError, text: str) -> str:
-    span = error.token.span
-    message = str(getattr(error, "msg", "") or error).split("\n")[0]
-    message = message[:1].lower() + message[1:]
+    # Lines: a title, the place, the text, carets, the message below them.
+    lines = str(error).splitlines()
+    column = lines[1].rpartition(":")[2] if len(lines) > 1 else "1"
+    reason = lines[4].strip() if len(lines) > 4 else "not a pipeline"
     return (
-        f"bad pipeline '{text}' at character {span.start + 1}: {message}\n"
-        "  write PASS{option=value option=value},PASS; a text value needs quotes"
+        f"bad pipeline '{text}', at character {column}: {reason[:1].lower()}{reason[1:]}; "
+        'write PASS{option=value option="text"},PASS'
     )
 
 
@@ -113,6 +116,8 @@ def show_type(hint: Any) -> str:
     if get_origin(hint) is tuple:
         return f"a list ({show_type(get_args(hint)[0])}, ...)"
     parts = [a for a in get_args(hint) if a is not type(None)]
+    if float in parts:
+        parts = [a for a in parts if a is not int]
     return " or ".join(show_type(p) for p in parts) if parts else str(hint)
 
 
@@ -131,16 +136,45 @@ def _summary(cls: type[ModulePass]) -> str:
 
 
 def pass_help(cls: type[ModulePass]) -> str:
-    """The docstring of a pass, and its options with type, default and documentation."""
-    lines = [cls.name, "", textwrap.indent((inspect.getdoc(cls) or "(no description)").strip(), "  "), ""]
-    hints, documented = get_type_hints(cls), _field_docs(cls)
+    """The docstring of a pass, and its options with type, default and documentation.
+
+    An option is documented by a line ``name: text`` under ``options:`` in the docstring, or by a string
+    below its field.
+    """
+    text, documented = _split_options((inspect.getdoc(cls) or "(no description)").strip())
+    documented |= _field_docs(cls)
+    lines = [cls.name, "", textwrap.indent(text, "  "), ""]
+    hints = get_type_hints(cls)
     options = [f for f in dataclasses.fields(cls) if f.init]
     lines.append("options:" if options else "no options")
     for field in options:
         lines.append(f"  {_dashed(field.name)}={show_type(hints[field.name])}{_default(field)}")
-        if field.name in documented:
-            lines += textwrap.wrap(documented[field.name], 96, initial_indent="      ", subsequent_indent="      ")
+        lines += textwrap.wrap(
+            documented.get(field.name, ""),
+            96,
+            initial_indent=" " * 6,
+            subsequent_indent=" " * 6,
+            break_on_hyphens=False,
+        )
     return "\n".join(lines) + "\n"
+
+
+def _split_options(doc: str) -> tuple[str, dict[str, str]]:
+    """A docstring without its ``options:`` part, and what that part says of each option."""
+    lines = doc.splitlines()
+    if "options:" not in lines:
+        return doc, {}
+    start = lines.index("options:")
+    end = next((i for i in range(start + 1, len(lines)) if lines[i] and not lines[i].startswith(" ")), len(lines))
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines[start + 1 : end]:
+        if match := re.match(r"  ([\w-]+): (.*)", line):
+            name = match[1].replace("-", "_")
+            found[name] = match[2]
+        elif name and line.strip():
+            found[name] += " " + line.strip()
+    return "\n".join([*lines[:start], *lines[end:]]).strip(), found
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -161,7 +195,7 @@ def _field_docs(cls: type[ModulePass]) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):
             continue  # a class without source has no documented options to show
         body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-        for field, text in zip(body, body[1:], strict=False):
+        for field, text in pairwise(body):
             if (
                 isinstance(field, ast.AnnAssign)
                 and isinstance(field.target, ast.Name)
@@ -171,5 +205,3 @@ def _field_docs(cls: type[ModulePass]) -> dict[str, str]:
             ):
                 found[field.target.id] = " ".join(text.value.value.split())
     return found
-
-

@@ -21,11 +21,10 @@ partition and schedule are repeated with more memory kept free for them.
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -36,6 +35,7 @@ from compiler.pass_text import make_pass
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.levels import verify_level
 from dialects.structure import LEVELS, find_graph
+from passes.instance import DoesNotFit
 
 PHASES: tuple[tuple[str, str], ...] = (
     ("annotate-costs", "moldable"),
@@ -52,26 +52,34 @@ MEMORY_ROUNDS = 5
 class Options:
     """What a user may choose about a compilation; None leaves the choice to the pass."""
 
-    plan: str | None = None
+    plan: Literal["stages", "operators"] | None = None
+    """Whether stages own disjoint blocks, or all operators are packed on the whole platform."""
     stages: int | None = None
     time_limit: float | None = None
     seed: int | None = None
 
     def of(self, pass_name: str) -> dict[str, Any]:
-        """The part of them that the pass ``pass_name`` takes."""
+        """The part of them that the pass ``pass_name`` takes. Both solving passes get half the time."""
+        half = None if self.time_limit is None else self.time_limit / 2
         if pass_name == "partition-stages":
-            return {"plan": self.plan, "stages": self.stages}
+            return {"plan": self.plan, "stages": self.stages, "time_limit": half}
         if pass_name == "schedule-periodic":
-            return {"time_limit": self.time_limit, "seed": self.seed}
+            plan = None if self.plan is None else {"stages": "stages", "operators": "laminar"}[self.plan]
+            return {"plan": plan, "time_limit": half, "seed": self.seed}
         return {}
 
 
-Observer = Callable[[str, ModuleOp, float], None]
-"""Told after every step: the canonical text of the pass, the module it left, and its seconds."""
+class Observer:
+    """Told of every step of a compilation; this one does nothing with it."""
+
+    def ran(self, step: str, module: ModuleOp, seconds: float) -> None:
+        """``step``, the canonical text of a pass, left ``module`` after ``seconds``; it is not verified yet."""
+
+    def verified(self, seconds: float) -> None:
+        """The module was held to its level, which took ``seconds``."""
 
 
-def unobserved(step: str, module: ModuleOp, seconds: float) -> None:
-    """The observer that does nothing."""
+SILENT = Observer()
 
 
 def new_context() -> Context:
@@ -97,11 +105,11 @@ def level_of(module: ModuleOp) -> str:
 
 
 def run_pass(
-    context: Context, module: ModuleOp, step: ModulePass, observe: Observer = unobserved, *, check: bool = True
+    context: Context, module: ModuleOp, step: ModulePass, observer: Observer = SILENT, *, check: bool = True
 ) -> None:
-    """Run one pass on ``module``, tell ``observe``, then hold the result to its level.
+    """Run one pass on ``module``, tell ``observer``, then hold the result to its level.
 
-    A broken result is shown to ``observe`` before it is refused, so that dumps show what went wrong.
+    A broken result is shown to ``observer`` before it is refused, so that dumps show what went wrong.
     Raises TaktError when the pass refuses the module or breaks it.
     """
     started = time.perf_counter()
@@ -109,28 +117,30 @@ def run_pass(
         step.apply(context, module)
     except DiagnosticException as error:  # how xDSL's own passes refuse a module
         raise TaktError(f"pass '{step.name}' failed: {str(error).splitlines()[0]}") from error
-    observe(str(step), module, time.perf_counter() - started)
+    observer.ran(str(step), module, time.perf_counter() - started)
     if check:
-        verify(module)
+        verify(module, observer)
 
 
-def verify(module: ModuleOp) -> None:
+def verify(module: ModuleOp, observer: Observer = SILENT) -> None:
     """Hold ``module`` to the level it claims; one without a graph only has to be well-formed IR."""
-    if find_graph(module) is not None:
-        verify_level(module)
-        return
+    started = time.perf_counter()
     try:
-        module.verify()
+        if find_graph(module) is not None:
+            verify_level(module)
+        else:
+            module.verify()
     except VerifyException as error:
         raise TaktError(str(error)) from error
+    observer.verified(time.perf_counter() - started)
 
 
 def run_passes(
-    context: Context, module: ModuleOp, steps: Sequence[ModulePass], observe: Observer = unobserved
+    context: Context, module: ModuleOp, steps: Sequence[ModulePass], observer: Observer = SILENT
 ) -> ModuleOp:
     """Run the given passes in order, as ``-p`` asks for."""
     for step in steps:
-        run_pass(context, module, step, observe)
+        run_pass(context, module, step, observer)
     return module
 
 
@@ -139,8 +149,8 @@ def run_pipeline(
     module: ModuleOp,
     *,
     to: str = LEVELS[-1],
-    options: Options = Options(),  # noqa: B008 (frozen)
-    observe: Observer = unobserved,
+    options: Options = Options(),
+    observer: Observer = SILENT,
 ) -> ModuleOp:
     """Compile ``module``, from whatever level it is at, to the level ``to``.
 
@@ -155,14 +165,14 @@ def run_pipeline(
     todo = [name for name, level in PHASES if have < LEVELS.index(level) <= want]
     if todo[-2:] == ["partition-stages", "schedule-periodic"]:
         for name in todo[:-2]:
-            run_pass(context, module, make_pass(name), observe)
-        return partition_and_schedule(context, module, options, observe)
+            run_pass(context, module, make_pass(name), observer)
+        return partition_and_schedule(context, module, options, observer)
     for name in todo:
-        run_pass(context, module, make_pass(name, options.of(name)), observe)
+        run_pass(context, module, make_pass(name, options.of(name)), observer)
     return module
 
 
-def partition_and_schedule(context: Context, module: ModuleOp, options: Options, observe: Observer) -> ModuleOp:
+def partition_and_schedule(context: Context, module: ModuleOp, options: Options, observer: Observer) -> ModuleOp:
     """Partition and schedule, keeping more memory free for values in flight until the schedule fits.
 
     Each round starts from the same moldable module. The reserve grows by what was missing, and at least
@@ -175,24 +185,11 @@ def partition_and_schedule(context: Context, module: ModuleOp, options: Options,
         attempt = module.clone()
         try:
             keep = {"memory_reserve": reserve} if reserve else {}
-            run_pass(context, attempt, make_pass("partition-stages", options.of("partition-stages") | keep), observe)
-            run_pass(context, attempt, make_pass("schedule-periodic", options.of("schedule-periodic")), observe)
+            run_pass(context, attempt, make_pass("partition-stages", options.of("partition-stages") | keep), observer)
+            run_pass(context, attempt, make_pass("schedule-periodic", options.of("schedule-periodic")), observer)
             return attempt
-        except TaktError as error:
-            missing = missing_memory(error)
-            if refusal is None and not missing:
-                raise
+        except DoesNotFit as error:
             refusal = refusal or error
-            if not missing:  # with this reserve there is not even a partition
-                break
-            reserve = max(reserve + missing, 2 * reserve)
+            reserve = max(reserve + error.missing, 2 * reserve)
     assert refusal is not None
     raise refusal
-
-
-def missing_memory(error: TaktError) -> int:
-    """Bytes missing on the worst accelerator when ``error`` is about nothing but memory; else 0."""
-    if any(d.rule != "memory" for d in error.diagnostics):
-        return 0
-    found = [re.search(r"(\d+) bytes are missing", d.message) for d in error.diagnostics]
-    return max((int(m[1]) for m in found if m), default=0)

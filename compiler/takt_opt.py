@@ -30,10 +30,10 @@ from compiler.command_line import (
 from compiler.diagnostics import Renderer, SourceCache
 from compiler.driver import target
 from compiler.loading import Format, Input, load_module, read_input
-from compiler.output import Timing, print_after, print_ir
+from compiler.output import Reporter, Timing, print_ir
 from compiler.pass_text import all_passes, find_pass, list_passes, parse_passes, pass_help
 from compiler.pipeline import run_pass, verify
-from dialects.diagnostics import Diagnostic, TaktError
+from dialects.diagnostics import TaktError
 
 DESCRIPTION = "Run passes on IR or on a model; the result goes to stdout."
 
@@ -217,13 +217,9 @@ class TaktOptMain(xDSLOptMain):
         return self.output_resulting_program(module)
 
     def apply_passes(self, prog: ModuleOp) -> None:
-        def observe(step: str, module: ModuleOp, seconds: float) -> None:
-            self.timing.note(step, seconds)
-            if self.args.print_between_passes:
-                print_after(step, module)
-
+        reporter = Reporter(self.timing, self.args.print_between_passes)
         for step in self.pipeline.passes:
-            run_pass(self.ctx, prog, step, observe, check=not self.args.disable_verify)
+            run_pass(self.ctx, prog, step, reporter, check=not self.args.disable_verify)
 
     def output_resulting_program(self, prog: ModuleOp) -> str:
         if self.args.target == "mlir":

@@ -17,6 +17,7 @@ from compiler.command_line import (
 )
 
 LEVELS = ("model", "moldable", "staged", "scheduled")
+PLANS = ("stages", "operators")
 EMITS = ("ast", "model", "mlir", "generic", "json", "perfetto", "svg", "summary")
 
 DESCRIPTION = "Compile a model to a periodic schedule for pipelined execution."
@@ -54,7 +55,7 @@ def build_parser() -> ArgumentParser:
     add("--simulate", metavar="N", type=positive, help="run N micro-batches in the simulator and compare")
     add("--quiet", action="store_true", help="no summary, no progress; only the result and errors")
     add = parser.add_argument_group("schedule").add_argument
-    add("--plan", metavar="PLAN", help="how stages share accelerators; see --pass-help partition-stages")
+    add("--plan", choices=PLANS, help="stages on blocks of their own (default), or operators packed on all of them")
     add("--stages", metavar="N", type=positive, help="number of stages (default: chosen)")
     add("--time-limit", metavar="S", type=seconds, help="seconds for the solver")
     add("--seed", metavar="N", type=natural, help="seed of the solver")
