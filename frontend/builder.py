@@ -30,6 +30,7 @@ class Builder(Transformer_NonRecursive[Token, Any]):
     def __init__(self, source: Source, reporter: Reporter) -> None:
         super().__init__(visit_tokens=False)
         self.source, self.reporter = source, reporter
+        self._too_deep = False
         self._depths: dict[int, tuple[int, Any]] = {}
         """Node identity → depth and the node, held so that its identity is not used again."""
 
@@ -49,7 +50,9 @@ class Builder(Transformer_NonRecursive[Token, Any]):
         """Keep track of how deep arithmetic nests; too deep a part is reported and cut off."""
         depth = 1 + max((self._depths[id(c)][0] for c in children if id(c) in self._depths), default=0)
         if depth > MAX_DEPTH:
-            self.reporter.error(node.place, f"arithmetic nests deeper than {MAX_DEPTH} levels")
+            if not self._too_deep:
+                self.reporter.error(node.place, f"arithmetic nests deeper than {MAX_DEPTH} levels")
+            self._too_deep = True
             return ast.Number(node.place, 1)
         self._depths[id(node)] = (depth, node)
         return node

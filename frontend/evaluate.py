@@ -10,7 +10,7 @@ from dialects.diagnostics import Diagnostic
 from frontend import ast
 from frontend.report import suggest
 from frontend.source import Place
-from frontend.units import EXAMPLES, UNITS, Quantity
+from frontend.units import EXAMPLES, UNITS, Quantity, unknown_unit
 
 Value = int | Fraction | bool | str | Quantity | list[Any]
 
@@ -93,16 +93,8 @@ def show_number(value: int | Fraction) -> str:
 def _measure(node: ast.Measure) -> Value:
     known = UNITS.get(node.unit.name)
     if known is None:
-        raise Problem(*unknown_unit(node))
+        raise Problem(node.unit.place, *unknown_unit(node.unit.name))
     return Quantity(known[0], _tidy(node.place, node.value * known[1]))
-
-
-def unknown_unit(node: ast.Measure) -> tuple[Place, str, str]:
-    """What to say about a literal whose unit does not exist."""
-    hint = (
-        suggest(node.unit.name, UNITS) or "units are ns us ms s, B KB KiB ... TiB, FLOP ... TFLOP, and these per second"
-    )
-    return node.unit.place, f"unknown unit '{node.unit.name}'", hint
 
 
 def _tidy(place: Place, value: int | Fraction) -> Any:
@@ -229,11 +221,10 @@ _BASE = {"time": "nanoseconds", "size": "bytes", "bandwidth": "bytes per second"
 def amount(value: Value, place: Place, what: str, dimension: str, least: int = 0) -> int:
     """``value`` as a whole amount of ``dimension`` in its base unit; raises Problem."""
     if not isinstance(value, Quantity) or value.dimension != dimension:
-        article = "an" if dimension[0] in "aeiou" else "a"
+        wanted = f"{'an' if dimension[0] in 'aeiou' else 'a'} {dimension}"
+        expected = f"expected {wanted}" if what == wanted else f"{what} must be {wanted}"
         hint = "a number needs a unit" if is_number(value) else None
-        raise Problem(
-            place, f"{what} must be {article} {dimension} such as {EXAMPLES[dimension]}, got {describe(value)}", hint
-        )
+        raise Problem(place, f"{expected} such as {EXAMPLES[dimension]}, got {describe(value)}", hint)
     if not isinstance(value.amount, int):
         base = _BASE.get(dimension, "operations per second")
         raise Problem(place, f"{what} must be a whole number of {base}, got {value}")

@@ -12,10 +12,12 @@ from dialects.structure import PlatformOp
 from frontend import ast
 from frontend.evaluate import Problem, Value, evaluate
 from frontend.lower import Lowering, statements
+from frontend.names import check_names
 from frontend.parser import parse_expression
 from frontend.platforms import PlatformBuilder
 from frontend.program import Program, Unit
 from frontend.report import Reporter, choices, note, suggest
+from frontend.scope import Constants
 from frontend.source import Source
 
 
@@ -36,8 +38,9 @@ def load(
     program = Program(reporter)
     unit = program.load(source)
     platform_unit = program.load(platform) if platform is not None else None
+    recursive = check_names(program, reporter)
+    lowering = Lowering(reporter, Constants(program.units, reporter), recursive)
     machine = None
-    lowering = Lowering(reporter, None, {})
     builder = PlatformBuilder(reporter, lowering.scope_of)
     if platform is None:
         machine = _own_platform(unit, builder, reporter) if unit else None
@@ -52,6 +55,8 @@ def load(
     lowering.overrides = _overrides(chosen, overrides, reporter)
     graph = lowering.model(chosen, unit)
     reporter.raise_if_failed()
+    if lowering.poisoned:
+        raise TaktError(f"model '{chosen.name.name}' could not be expanded: this is an error of takt itself")
     ops: list[Operation] = [machine, graph] if machine else [graph]
     return ModuleOp(ops)
 

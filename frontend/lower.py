@@ -14,13 +14,15 @@ from dialects.attributes import BlockAttr
 from dialects.operators import Tensor, show
 from dialects.structure import GraphOp, InputOp, OutputOp
 from frontend import ast
+from frontend.binding import bind
 from frontend.costs import written_cost
 from frontend.evaluate import Poisoned, Problem, Value, describe, evaluate, is_number, whole
 from frontend.operators import Operators
 from frontend.program import OPERATOR_CLASSES, Unit
-from frontend.report import Reporter, choices, note
+from frontend.report import Reporter, note
+from frontend.scope import POISON, Constants, Entry, Poison, Scope
 from frontend.source import Place
-from frontend.types import Matcher, Types
+from frontend.types import Types
 from frontend.units import Quantity
 
 MAX_ITERATIONS = 100_000
@@ -31,110 +33,6 @@ MAX_OPERATORS = 1_000_000
 
 MAX_DEPTH = 64
 """Blocks and repetitions open at once."""
-
-
-class Poison:
-    """Stands for whatever an earlier error kept from being known."""
-
-
-POISON = Poison()
-
-Entry = Value | SSAValue | Poison
-
-
-class Scope:
-    """The names of a body and, through ``parent``, of the bodies around it."""
-
-    __slots__ = ("constants", "names", "parent")
-
-    def __init__(self, constants: FileConstants, parent: Scope | None = None):
-        self.names: dict[str, Entry] = {}
-        self.parent = parent
-        self.constants = constants
-
-    def find(self, name: str) -> Entry | None:
-        """What ``name`` means here; None when it is no local name."""
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.names:
-                return scope.names[name]
-            scope = scope.parent
-        return None
-
-    def constant(self, name: ast.Name) -> Value:
-        """The constant of that name; raises Problem or Poisoned."""
-        found = self.find(name.name)
-        if found is None:
-            return self.constants.constant(name)
-        if isinstance(found, Poison):
-            raise Poisoned
-        if isinstance(found, SSAValue):
-            raise Problem(name.place, f"'{name.name}' is a tensor; a constant is needed here")
-        return found
-
-    def value(self, node: ast.Expr, what: str) -> SSAValue:
-        """The tensor that an operand names; raises Problem or Poisoned."""
-        if isinstance(node, ast.Name):
-            found = self.find(node.name)
-            if isinstance(found, SSAValue):
-                return found
-            if isinstance(found, Poison):
-                raise Poisoned
-            if found is None:
-                found = self.constants.constant(node)
-            raise Problem(
-                node.place,
-                f"{what} must be a tensor, '{node.name}' is {describe(found)}",
-                "constants are given by name",
-            )
-        if isinstance(node, ast.Call):
-            raise Problem(
-                node.place,
-                f"{what} must be the name of a tensor, found a call",
-                f"give its result a name first: h = {node.callee.name}(...)",
-            )
-        found = evaluate(node, self)
-        raise Problem(node.place, f"{what} must be a tensor, got {describe(found)}", "constants are given by name")
-
-
-class FileConstants:
-    """The constants declared in a file or seen through its imports, evaluated when first used."""
-
-    def __init__(self, unit: Unit, all_constants: dict[int, FileConstants]):
-        self.unit = unit
-        self._all = all_constants
-        self._known: dict[str, Value | Poison] = {}
-        self._open: list[str] = []
-
-    def constant(self, name: ast.Name) -> Value:
-        """The constant of that name; raises Problem or Poisoned."""
-        if name.name not in self._known:
-            found = self.unit.constants.get(name.name)
-            if found is None:
-                raise Poisoned
-            declaration, unit = found
-            if unit is not self.unit:
-                return constants_of(unit, self._all).constant(name)
-            if name.name in self._open:
-                raise Poisoned
-            self._open.append(name.name)
-            self._known[name.name] = POISON
-            try:
-                self._known[name.name] = evaluate(declaration.value, self)
-            finally:
-                self._open.pop()
-        value = self._known[name.name]
-        if isinstance(value, Poison):
-            raise Poisoned
-        return value
-
-
-def constants_of(unit: Unit, known: dict[int, FileConstants]) -> FileConstants:
-    """The constants of a file, made once."""
-    found = known.get(id(unit))
-    if found is None:
-        found = known[id(unit)] = FileConstants(unit, known)
-    return found
 
 
 @dataclass(frozen=True)
@@ -155,30 +53,40 @@ class Frame:
 class Lowering:
     """Expands one model. Errors go to the reporter; what depends on them is poisoned and skipped."""
 
-    def __init__(self, reporter: Reporter, accelerators: int | None, overrides: Mapping[str, Value]):
+    def __init__(self, reporter: Reporter, constants: Constants, recursive: frozenset[int] = frozenset()):
         self.reporter = reporter
-        self.accelerators = accelerators
-        self.overrides = overrides
+        self.accelerators: int | None = None
+        """Size of the platform, when one is known."""
+        self.overrides: Mapping[str, Value] = {}
+        """Values of params that replace their defaults."""
+        self._recursive = recursive
+        """Identities of blocks that call themselves: reported already, never expanded."""
         self.types = Types()
         self.operators = Operators(self.types)
         self.ops: list[Operation] = []
-        self._constants: dict[int, FileConstants] = {}
+        self._constants = constants
+        self._outputs: list[SSAValue] = []
         self._hints: set[str] = set()
         self._block_calls: dict[str, int] = {}
         self._call_counts: dict[int, Mapping[str, int]] = {}
         self._locations: dict[int, FileLineColLoc] = {}
+        self.poisoned = False
+        """Whether something was left out because of an error."""
         self._iterations = 0
         self._steps = 0
 
     def scope_of(self, unit: Unit) -> Scope:
         """A scope in which only the constants of a file are known."""
-        return Scope(constants_of(unit, self._constants))
+        return Scope(self._constants.of(unit))
 
     def model(self, model: ast.Model, unit: Unit) -> GraphOp:
         """The graph of a model; not to be used when errors were reported."""
         scope = self.scope_of(unit)
         self._body(model.body, scope, Frame(unit, calls=self._count_calls(model.body)))
-        return GraphOp.make(model.name.name, self.ops)
+        outputs = OutputOp.make(self._outputs)
+        last = [s for s in model.body if isinstance(s, ast.Output)]
+        outputs.location = self._location(last[-1].place if last else model.name.place)
+        return GraphOp.make(model.name.name, [*self.ops, outputs])
 
     # --- statements ------------------------------------------------------------------------------
 
@@ -190,6 +98,7 @@ class Lowering:
                 self._complain(problem, frame)
                 self._poison(statement, scope)
             except Poisoned:
+                self.poisoned = True
                 self._poison(statement, scope)
 
     def _statement(self, node: ast.Statement, scope: Scope, frame: Frame) -> None:
@@ -206,8 +115,16 @@ class Lowering:
                 op = InputOp.create(result_types=[self.types.written(node.type, scope)])
                 self._append(op, node.name.place, [node.name], scope, frame)
             case ast.Output():
-                self.ops.append(OutputOp.make([scope.value(_name(n), "an output") for n in node.names]))
-                self.ops[-1].location = self._location(node.place)
+                for name in node.names:
+                    self._output(name, scope, frame)
+
+    def _output(self, name: ast.Ident, scope: Scope, frame: Frame) -> None:
+        try:
+            self._outputs.append(scope.value(ast.Name(name.place, name.name), "an output"))
+        except Problem as problem:
+            self._complain(problem, frame)
+        except Poisoned:
+            self.poisoned = True
 
     @staticmethod
     def _poison(node: ast.Statement, scope: Scope) -> None:
@@ -285,7 +202,8 @@ class Lowering:
                 good = False
         try:
             cost = written_cost(node, scope, self.accelerators)
-            self.operators.check_arity(cls, call, len(positional))
+            if len(operands) == len(positional) or good:
+                self.operators.check_arity(cls, call, len(positional))
         except Problem as problem:
             self._complain(problem, frame)
             good = False
@@ -369,7 +287,11 @@ class Lowering:
                 f"but {names} name{' is' if names == 1 else 's are'} assigned",
                 notes=(note(block.name.place, "defined here"),),
             )
-        inner = self._bind(block, unit, call, scope, frame)
+        if id(block) in self._recursive:
+            raise Poisoned
+        inner = self.scope_of(unit)
+        if not bind(block, call, scope, inner, lambda problem: self._complain(problem, frame)):
+            raise Poisoned
         self._body(block.body, inner, self._enter(node, call, block, unit, frame))
         for target, result in zip(node.targets, block.results, strict=True):
             found = inner.names.get(result.name)
@@ -388,102 +310,6 @@ class Lowering:
             attribute = frame.block
         caller = frame.caller or (call.callee.place, name)
         return Frame(unit, prefix, "", attribute, frame.depth + 1, self._count_calls(block.body), caller)
-
-    def _bind(self, block: ast.Block, unit: Unit, call: ast.Call, scope: Scope, frame: Frame) -> Scope:
-        """The scope of a block's body: its parameters, and the names bound by matching types."""
-        name = block.name.name
-        inner = self.scope_of(unit)
-        given, positional = self._sort(block, call, frame)
-        operands = self._operands(block, call, positional, given, scope, frame)
-        good = operands is not None
-        bound: dict[str, Value] = cast("dict[str, Value]", inner.names)
-        constants = {c.name.name: c for c in block.constants}
-        for argument in (a for n, a in given.items() if n in constants):
-            assert argument.name is not None
-            try:
-                bound[argument.name.name] = evaluate(argument.value, scope)
-            except Problem as problem:
-                self._complain(problem, frame)
-                good = False
-            except Poisoned:
-                good = False
-        for constant in block.constants:
-            if constant.default is None and constant.name.name not in given:
-                message = f"'{name}' needs the argument '{constant.name.name}'"
-                notes = (note(constant.name.place, "declared here"),)
-                hint = f"write {constant.name.name} = ..."
-                self._complain(Problem(call.callee.place, message, hint, notes), frame)
-                good = False
-        if operands is None or not good:
-            raise Poisoned
-        matcher = Matcher(bound, inner)
-        for parameter, (operand, place) in zip(block.values, operands, strict=True):
-            matcher.match(parameter, cast(Tensor, operand.type), place)
-        for parameter, (operand, _) in zip(block.values, operands, strict=True):
-            inner.names[parameter.name.name] = operand
-        for constant in block.constants:
-            if constant.name.name not in given and constant.default is not None:
-                inner.names[constant.name.name] = evaluate(constant.default, inner)
-        return inner
-
-    def _sort(
-        self, block: ast.Block, call: ast.Call, frame: Frame
-    ) -> tuple[dict[str, ast.Argument], list[ast.Argument]]:
-        """Arguments given by name, and those given by position."""
-        known = [c.name.name for c in block.constants] + [v.name.name for v in block.values]
-        given: dict[str, ast.Argument] = {}
-        positional: list[ast.Argument] = []
-        for argument in call.arguments:
-            if argument.name is None:
-                positional.append(argument)
-                continue
-            name = argument.name
-            if name.name in given:
-                first = given[name.name].name
-                assert first is not None
-                notes = (note(first.place, "first given here"),)
-                self._complain(Problem(name.place, f"argument '{name.name}' is given twice", notes=notes), frame)
-            elif name.name not in known:
-                hint = choices(name.name, known, "it has")
-                message = f"'{block.name.name}' has no argument '{name.name}'"
-                self._complain(Problem(name.place, message, hint), frame)
-            else:
-                given[name.name] = argument
-        return given, positional
-
-    def _operands(
-        self,
-        block: ast.Block,
-        call: ast.Call,
-        positional: list[ast.Argument],
-        given: Mapping[str, ast.Argument],
-        scope: Scope,
-        frame: Frame,
-    ) -> list[tuple[SSAValue, Place]] | None:
-        """The tensor of every value parameter and the place of its argument; None after a complaint."""
-        name = block.name.name
-        by_name = {v.name.name for v in block.values} & set(given)
-        expected = len(block.values)
-        order = list(positional)
-        for parameter in block.values[len(positional) :]:
-            if parameter.name.name in by_name:
-                order.append(given[parameter.name.name])
-        if len(positional) + len(by_name) != expected or len(order) != expected:
-            got = len(positional) + len(by_name)
-            message = f"'{name}' takes {expected} operand{'s' * (expected != 1)}, got {got}"
-            notes = (note(block.name.place, "defined here"),)
-            hint = "constants are given by name" if len(positional) > expected and block.constants else None
-            self._complain(Problem(call.callee.place, message, hint, notes), frame)
-            return None
-        operands: list[tuple[SSAValue, Place]] = []
-        for argument in order:
-            try:
-                operands.append((scope.value(argument.value, f"an operand of '{name}'"), argument.value.place))
-            except Problem as problem:
-                self._complain(problem, frame)
-            except Poisoned:
-                pass
-        return operands if len(operands) == expected else None
 
     # --- names and places ------------------------------------------------------------------------
 
@@ -544,10 +370,6 @@ def _definition(body: Iterable[ast.Statement], name: str) -> ast.Ident | None:
                 if ident.name == name:
                     return ident
     return None
-
-
-def _name(ident: ast.Ident) -> ast.Name:
-    return ast.Name(ident.place, ident.name)
 
 
 def _family(value: Value) -> Any:

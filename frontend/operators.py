@@ -14,7 +14,7 @@ from dialects.operators import Inference, OperatorOp, ShapeError, Tensor, tensor
 from frontend import ast
 from frontend.costs import WrittenCost
 from frontend.evaluate import Lookup, Poisoned, Problem, describe, evaluate
-from frontend.report import choices, note
+from frontend.report import choices, note, suggest
 from frontend.types import Types, bytes_tensor, check_size
 
 Properties = Mapping[str, Attribute]
@@ -63,8 +63,11 @@ class Operators:
             except Poisoned:
                 good = False
             seen.setdefault(name.name, name)
+        misnamed = any(n not in known for n in seen) or any(
+            a.name is None and not isinstance(a.value, ast.Name | ast.Call) for a in call.arguments
+        )
         for name, (constraint, _, required) in known.items():
-            if required and name not in seen:
+            if required and name not in seen and not misnamed:
                 complain(
                     Problem(
                         call.callee.place,
@@ -91,7 +94,7 @@ class Operators:
             return constraint.decode(constraint.encode(value))
         except (ValueError, OverflowError):
             text = f"argument '{name.name}' must be {constraint.expected()}, got {describe(value)}"
-            raise Problem(node.place, text) from None
+            raise Problem(node.place, text, suggest(str(value), getattr(constraint, "choices", ()))) from None
 
     def check_arity(self, cls: type[OperatorOp], call: ast.Call, operands: int) -> None:
         """Refuse the wrong number of operands."""

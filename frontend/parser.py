@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from dialects.diagnostics import TaktError
 from frontend import ast
 from frontend.report import Reporter, suggest
 from frontend.source import Source
+from frontend.units import unknown_unit
 
 if TYPE_CHECKING:
     from lark import Lark, Token
@@ -38,8 +40,8 @@ _OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "PERCENT"}
 _TOP = r"(?:block|model|platform|accelerator|import)\b[ \t]+[A-Za-z_\"]"
 _RESUME_TOP = re.compile(rf"\n(?=[ \t]*(?:{_TOP}|const\b))")
 _RESUME_BODY = re.compile(
-    rf"\n(?=[ \t]*(?:\}}|{_TOP}|(?:const|param|input|output|repeat|peak|link)\b[ \t]*[A-Za-z0-9_(]"
-    r"|[A-Za-z_][A-Za-z0-9_]*(?:[ \t]*,[ \t]*[A-Za-z_][A-Za-z0-9_]*)*[ \t]*=(?![^\n]*,[ \t]*\r?(?:\n|\Z))))"
+    rf"\n(?=[ \t]*(?:\}}|{_TOP}|(?:const|param|input|output|peak|link)\b[ \t]*[A-Za-z0-9_(]|repeat\b[^=\n]*\{{"
+    r"|[A-Za-z_]\w*(?:[ \t]*,[ \t]*[A-Za-z_][A-Za-z0-9_]*)*[ \t]*=(?![^\n]*,[ \t]*\r?(?:\n|\Z))))"
 )
 _AT_TOP = re.compile(rf"[ \t]*{_TOP}")
 _BRACKETS = re.compile(r'//[^\n]*|/\*[\s\S]*?(?:\*/|\Z)|"[^"\n]*"|([(\[{])|([)\]}])')
@@ -58,10 +60,15 @@ def parse(source: Source) -> ast.File:
     except UnexpectedInput:
         tree = None
     reporter.raise_if_failed()
+    assert tree is not None, "the parser stopped without an error"
+    from lark.exceptions import VisitError
+
     from frontend.builder import Builder
 
-    assert tree is not None, "the parser stopped without an error"
-    result: Any = Builder(source, reporter).transform(tree)
+    try:
+        result: Any = Builder(source, reporter).transform(tree)
+    except VisitError as error:
+        raise error.orig_exc from None
     reporter.raise_if_failed()
     assert isinstance(result, ast.File)
     return result
@@ -104,6 +111,8 @@ class _Recovery:
     def __init__(self, source: Source, reporter: Reporter):
         self.source = source
         self.reporter = reporter
+        self._resumed = 0
+        """Where parsing went on last; it never goes back beyond."""
 
     def __call__(self, error: UnexpectedInput) -> bool:
         """Whether the parser is to go on."""
@@ -131,31 +140,26 @@ class _Recovery:
         else:
             place = self.source.here(start, start + len(token))
         accepted = parser.accepts()
-        previous = self.source.text[:start].rstrip()
         hint = None if end else self._hint(token, start, accepted)
         if end and "RBRACE" in accepted:
             hint = "a '{' is not closed"
         found = "the end of the file" if end else f"'{_short(token)}'"
-        if not end and not accepted - {"$END"} and not previous:
-            self.reporter.error(place, f"unexpected {found}", hint)
+        line = self.source.text[self.source.text.rfind("\n", 0, start) + 1 : start]
+        if token.type == "NAME" and re.search(r"(?<!\w)[0-9][0-9_.]*[ \t]*$", line):
+            self.reporter.error(place, *unknown_unit(str(token)))
         else:
             self.reporter.error(place, f"expected {_expected(accepted)}, found {found}", hint)
 
     def _hint(self, token: Token, start: int, accepted: set[str]) -> str | None:
         text = self.source.text
-        line = text[text.rfind("\n", 0, start) + 1 : start]
         before = text[:start].rstrip()
         words = [_word(t) for t in accepted if _word(t).isalpha()]
         if re.fullmatch(r"[A-Za-z_]\w*", token):
-            if re.search(r"[0-9][ \t]*$", line):
-                from frontend.units import UNITS
-
-                return suggest(str(token), UNITS) or "a number is followed by its unit, as in 80 GiB"
             if hint := suggest(str(token), words):
                 return hint
-            if word := re.search(r"([A-Za-z_]\w*)\s*$", before):
-                if hint := suggest(word[1], [w for w in _ALL_WORDS if w != word[1]]):
-                    return hint
+            word = re.search(r"([A-Za-z_]\w*)\s*$", before)
+            if word and (hint := suggest(word[1], [w for w in _ALL_WORDS if w != word[1]])):
+                return hint
         last_line = before[before.rfind("\n") + 1 :]
         if re.search(r"[\w)\]][ \t]*//[ \t]*[\w(]", last_line) and ("COMMA" in accepted or "RPAR" in accepted):
             return "'//' starts a comment; write div(a, b) for a division that rounds down"
@@ -180,24 +184,19 @@ class _Recovery:
     def _resume(self, parser: InteractiveParser, start: int) -> bool:
         """Unwind to the innermost open body and skip to the next line that looks like a statement."""
         text = self.source.text
-        state = parser.parser_state
         inside = self._unwind(parser, top=False)
-        match = (_RESUME_BODY if inside else _RESUME_TOP).search(text, max(start - 1, 0))
-        while match and match.end() <= start and match.start() >= 0 and text[match.end() : start].strip():
-            match = (_RESUME_BODY if inside else _RESUME_TOP).search(text, match.end())
-        if match is None:
+        line = text.rfind("\n", 0, start)
+        search_from = max(line if not text[line + 1 : start].strip() else start, self._resumed)
+        position = _next_start(_RESUME_BODY if inside else _RESUME_TOP, text, search_from)
+        if position is None:
             return False
-        if inside and _AT_TOP.match(text, match.end()):
+        if inside and _AT_TOP.match(text, position):
             self._unwind(parser, top=True)
-        counter = parser.lexer_thread.state.line_ctr
-        position = match.end()
-        if position <= counter.char_pos and counter.char_pos > start:
-            # The offending token was already read and itself starts the line: read it again.
-            counter.char_pos = position
-        elif position > counter.char_pos:
-            counter.feed(text[counter.char_pos : position])
-        parser.lexer_thread.state.last_token = None
-        return bool(state.state_stack)
+        self._resumed = position
+        state = parser.lexer_thread.state
+        state.line_ctr.char_pos = position
+        state.last_token = None
+        return True
 
     @staticmethod
     def _unwind(parser: InteractiveParser, top: bool) -> bool:
@@ -205,14 +204,45 @@ class _Recovery:
         state = parser.parser_state
         states = state.parse_conf.states
         while len(state.state_stack) > 1:
-            accepted = states[state.state_stack[-1]]
-            if not top and ("_REPEAT" in accepted or "_PEAK" in accepted or "_LINK" in accepted):
+            if not top and any(_can_follow(states, state.state_stack, t) for t in ("_REPEAT", "_PEAK", "_LINK")):
                 return True
-            if "_MODEL" in accepted and "_REPEAT" not in accepted:
+            if _can_follow(states, state.state_stack, "_MODEL"):
                 return False
             state.state_stack.pop()
             state.value_stack.pop()
         return False
+
+
+def _next_start(pattern: re.Pattern[str], text: str, start: int) -> int | None:
+    """The next line that looks like a statement outside the braces and brackets skipped on the way."""
+    depth, reached = 0, start
+    for match in pattern.finditer(text, start):
+        skipped = text[reached : match.start()]
+        depth, reached = depth + skipped.count("{") - skipped.count("}"), match.start()
+        if depth > 0 and not (text[match.end()].isalpha() and _AT_TOP.match(text, match.end())):
+            continue
+        line = text[match.end() : text.find("\n", match.end())]
+        depths = accumulate((c in "([") - (c in ")]") for c in line)
+        if min(depths, default=0) >= 0:
+            return match.end()
+    return None
+
+
+def _can_follow(states: Any, stack: list[Any], terminal: str) -> bool:
+    """Whether the parser would take ``terminal`` next: its tables alone also list what a later state refuses."""
+    from lark.parsers.lalr_analysis import Shift
+
+    stack = list(stack)
+    while True:
+        action = states[stack[-1]].get(terminal)
+        if action is None:
+            return False
+        if action[0] is Shift:
+            return True
+        rule = action[1]
+        if rule.expansion:
+            del stack[-len(rule.expansion) :]
+        stack.append(states[stack[-1]][rule.origin.name][1])
 
 
 _ALL_WORDS = (
@@ -240,7 +270,7 @@ def _expected(accepted: set[str]) -> str:
         left -= _STATEMENT | {"_CONST", "NAME"} | _CLAUSE | _OPERATORS
     elif left >= _DECLARATION:
         parts.append("a declaration (import, const, accelerator, platform, block or model)")
-        left -= _DECLARATION | {"_CONST"}
+        left -= _DECLARATION | {"_CONST", "$END"}
     elif left >= _EXPRESSION - {"NAME"} or left >= _EXPRESSION:
         parts.append("a value")
         left -= _EXPRESSION

@@ -130,7 +130,9 @@ class PlatformBuilder:
                 self.reporter.error(link.name.place, f"{what} is already defined", notes=[first])
                 good = False
             names.setdefault(link.name.name, link)
-            size = self._number(lambda link=link, last=last: self._size(link, scope, count, previous, last))
+            size = self._number(
+                lambda link=link, last=last, inside=previous: self._size(link, scope, count, inside, last)
+            )
             fields = self._fields(link.fields, _LINK, what)
             complete = self._require(fields, _LINK, what, link.name.place)
             latency = bandwidth = None

@@ -65,6 +65,8 @@ def note(place: Place, message: str) -> Diagnostic:
 def suggest(name: str, known: Iterable[str]) -> str | None:
     """``did you mean 'x'?`` for the nearest known name, if one is near."""
     names = sorted(set(known))
+    if swapped := [n for n in names if n != name and sorted(n) == sorted(name)]:
+        return f"did you mean '{swapped[0]}'?"
     close = get_close_matches(name, names, n=1) or get_close_matches(name.lower(), names, n=1)
     return f"did you mean '{close[0]}'?" if close else None
 

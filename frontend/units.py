@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from frontend.report import suggest
+
 TIME, SIZE, BANDWIDTH, WORK, RATE = "time", "size", "bandwidth", "work", "rate"
 
 EXAMPLES = {TIME: "812us", SIZE: "80 GiB", BANDWIDTH: "155 GB/s", WORK: "3 GFLOP", RATE: "312 TFLOP/s"}
@@ -43,3 +45,10 @@ class Quantity:
                 return f"{self.amount // factor} {unit}"
         number = str(self.amount) if isinstance(self.amount, int) else f"{float(self.amount):g}"
         return f"{number} {fitting[0][1]}"
+
+
+def unknown_unit(name: str) -> tuple[str, str]:
+    """What to say about a word after a number that is no unit."""
+    hint = suggest(name, [*UNITS, "carry", "as", "of"])
+    known = "units are ns us ms s, B KB KiB ... PiB, FLOP KFLOP ... PFLOP, and bytes or operations /s"
+    return f"unknown unit '{name}'", hint or known
