@@ -5,7 +5,7 @@
 The model is a GPT with as many layers as make up the wanted number of operators (12 a layer and 4
 around them), on 64 A100. Every size runs in a process of its own, so that its peak memory is its
 own. The last columns give the growth of time from one size to the next: with sizes in steps of 10,
-10 is linear.
+10 is linear. Steps in parentheses are no part of compiling: reading the printed IR back, simulating.
 """
 
 from __future__ import annotations
@@ -55,15 +55,11 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
-    def lap(self, name: str, inside: float = 0.0) -> None:
-        """Charge the time since the last lap, less ``inside``, to ``name``."""
+    def lap(self, name: str) -> None:
+        """Charge the time since the last lap to ``name``."""
         now = time.perf_counter()
-        self.add(name, now - self._last - inside)
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
-
-    def add(self, name: str, seconds: float) -> None:
-        """Charge ``seconds`` measured elsewhere to ``name``."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 def measure(operators: int, time_limit: float | None) -> dict[str, Any]:
@@ -71,37 +67,41 @@ def measure(operators: int, time_limit: float | None) -> dict[str, Any]:
     watch = Stopwatch()
     sys.path.insert(0, str(ROOT))
     from compiler.ir_input import parse_ir
-    from compiler.pipeline import Options, new_context, run_pipeline
+    from compiler.output import print_ir
+    from compiler.pipeline import Observer, Options, new_context, run_pipeline, verify
     from frontend import Source, load
+
+    class Laps(Observer):
+        """Charges every pass and every check to the watch."""
+
+        def ran(self, step: str, module: object, seconds: float) -> None:
+            watch.lap(step.split("{")[0])
+
+        def verified(self, seconds: float) -> None:
+            watch.lap("level checks")
 
     context = new_context()
     watch.lap("start-up")
     module = load(Source("gpt.takt", model_text(operators)), platform=Source.read(str(PLATFORM)))
     watch.lap("front end")
-    inside = 0.0
-
-    def observe(step: str, _: object, seconds: float) -> None:
-        nonlocal inside
-        inside += seconds
-        watch.add(step.split("{")[0], seconds)
-
-    module = run_pipeline(context, module, options=Options(time_limit=time_limit), observe=observe)
-    watch.lap("level checks", inside)
-    text = str(module)
+    verify(module, Laps())
+    module = run_pipeline(context, module, options=Options(time_limit=time_limit), observer=Laps())
+    text = print_ir(module)
     watch.lap("print IR")
+    peak = peak_bytes()
     parse_ir(context, text, "gpt.mlir")
-    watch.lap("read IR")
+    watch.lap("(read IR)")
     from compiler.simulate import time_triggered
     from compiler.view import view_of
 
     view = view_of(module)
     time_triggered(view)
-    watch.lap("simulate (beside compiling)")
+    watch.lap("(simulate)")
     return {
         "operators": len(view.tasks),
         "seconds": watch.seconds,
-        "total_seconds": sum(s for name, s in watch.seconds.items() if not name.startswith("simulate")),
-        "peak_bytes": peak_bytes(),
+        "total_seconds": sum(s for name, s in watch.seconds.items() if not name.startswith("(")),
+        "peak_bytes": peak,
         "period_ns": view.pattern / view.microbatches,
         "gap": float(view.gap),
     }
@@ -129,12 +129,12 @@ def show(results: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Seconds to compile, by number of operators")
-    table.add_column("step")
+    table = Table(title="Seconds to compile, by operators")
+    table.add_column("step", no_wrap=True)
     for result in results:
         table.add_column(f"{result['operators']:,}", justify="right")
-    for a, b in pairwise(results):
-        table.add_column(f"x, {a['operators']:,} to {b['operators']:,}", justify="right")
+    for number in range(1, len(results)):
+        table.add_column(f"growth {number}", justify="right")
 
     def row(name: str, values: list[float], digits: int, end: bool = False) -> None:
         growth = [f"{b / a:.1f}" if a >= 0.001 else "" for a, b in pairwise(values)]
@@ -145,8 +145,8 @@ def show(results: list[dict[str, Any]]) -> None:
         row(name, [r["seconds"].get(name, 0.0) for r in results], 3, name == steps[-1])
     row("compile, end to end", [r["total_seconds"] for r in results], 3)
     row("peak memory, MiB", [r["peak_bytes"] / 2**20 for r in results], 0)
-    row("gap of the schedule, %", [100 * r["gap"] for r in results], 2)
-    Console().print(table)
+    row("gap of the period, %", [100 * r["gap"] for r in results], 2)
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
 def main() -> None:

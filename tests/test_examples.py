@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from compiler.ir_input import parse_ir
 from compiler.output import print_ir
-from compiler.pipeline import level_of, new_context, run_pipeline
+from compiler.pipeline import Observer, level_of, new_context, run_pipeline
 from compiler.simulate import self_timed, time_triggered
 from compiler.view import ScheduleView, view_of
 from dialects.levels import check_level
@@ -78,21 +77,27 @@ class Compiled:
 
     module: ModuleOp
     view: ScheduleView
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str]
+
+
+class Texts(Observer):
+    """Keeps the text of the module at every level."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def ran(self, step: str, module: ModuleOp, seconds: float) -> None:
+        self.texts[level_of(module)] = print_ir(module, locations=True)
 
 
 @pytest.fixture(scope="module", params=PLATFORMS)
-def compiled(request: pytest.FixtureRequest) -> Iterator[Compiled]:
+def compiled(request: pytest.FixtureRequest) -> Compiled:
     name: str = request.param
-    texts: dict[str, str] = {}
-
-    def keep(step: str, module: ModuleOp, seconds: float) -> None:
-        texts[level_of(module)] = print_ir(module, locations=True)
-
+    observer = Texts()
     module = load(example(name), platform=example(PLATFORMS[name]))
-    keep("parse", module, 0.0)
-    module = run_pipeline(new_context(), module, observe=keep)
-    yield Compiled(module, view_of(module), texts)
+    observer.ran("front end", module, 0.0)
+    module = run_pipeline(new_context(), module, observer=observer)
+    return Compiled(module, view_of(module), observer.texts)
 
 
 def test_schedule_passes_the_checker(compiled: Compiled) -> None:
