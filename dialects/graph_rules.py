@@ -59,8 +59,6 @@ def _graph_body(subject: Subject) -> Iterator[Finding]:
     for op in block.ops:
         if not isinstance(op, OperatorOp | InputOp | StageOp | OutputOp):
             yield Finding(op, f"a graph holds inputs, stages, operators and an output only, got {_kind(op)}")
-        elif isinstance(op, OutputOp) and op is not block.last_op:
-            yield Finding(op, "takt.output ends a graph, but operations follow it")
     if not subject.operators:
         yield Finding(subject.graph, "the graph has no operator")
 
@@ -289,7 +287,7 @@ STRUCTURE_RULES = (
 BODY_RULES = (
     Rule(
         "graph-body",
-        "A graph holds inputs, stages and at least one operator, and ends with its only takt.output.",
+        "A graph holds inputs, stages, at least one operator and its output, and nothing else.",
         _graph_body,
     ),
     Rule("dominance", "Every operand is defined in the same graph, before its use.", _dominance),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from sys import maxsize
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
@@ -119,10 +120,13 @@ class Rule:
                 severity="note",
                 rule=self.name,
             )
-            found.append((len(subject.positions), more))
+            found.append((maxsize, more))
         return found
 
     @staticmethod
     def _position(subject: Subject, op: Operation) -> int:
         # Only operations inside the graph have a position; the module, platform and graph come first.
-        return subject.positions.get(op, -1) if op.parent_op() is subject.graph else -1
+        parent = op.parent_op()
+        if not isinstance(parent, GraphOp) or parent is not subject.graph:
+            return -1
+        return subject.positions[op]
