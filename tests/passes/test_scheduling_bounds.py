@@ -1,0 +1,60 @@
+"""No bound is above the optimum, and the tight one is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from passes.scheduling.bounds import all_bounds, area_bound, best_bound, memory_bound
+from passes.scheduling.data import Cost, Operation
+from passes.scheduling.problem import MemoryProblem
+
+
+def problem(*tables: dict[int, int], accelerators: int = 4) -> MemoryProblem:
+    rows = [{k: Cost(t) for k, t in table.items()} for table in tables]
+    return MemoryProblem(tuple(Operation(f"o{v}", t) for v, t in enumerate(rows)), accelerators=accelerators)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_no_bound_is_above_the_optimum(
+    tiny_problems: Callable[..., Any], optimal_period: Callable[..., int], data: st.DataObject
+) -> None:
+    drawn = data.draw(tiny_problems(operations=5, accelerators=3))
+    best = optimal_period(drawn)
+    for bound in all_bounds(drawn):
+        assert bound.value <= best, bound
+
+
+def test_the_tight_bound_has_its_name() -> None:
+    assert best_bound(problem({1: 8}, {1: 8}, {1: 8})).name == "longest operation"
+    area = best_bound(problem(*[{1: 8}] * 9))
+    assert (area.name, area.value) == ("area", 18)
+
+
+def test_area_takes_only_allotments_that_meet_the_period() -> None:
+    # On one accelerator the long operation is cheap, but 20 ns is more than any period near the bound.
+    assert area_bound(problem({1: 20, 4: 9}, *[{1: 1}] * 4)).value == 10
+    assert area_bound(problem({1: 20, 4: 30})).value == 20
+
+
+def test_memory_bounds_the_period_by_what_is_live() -> None:
+    # 3 operations hold 8 bytes for 10 ns each; 2 accelerators have 2 * (10 - 3 / 2) bytes beside the parameters.
+    table = {1: Cost(10, params=1, output=6, workspace=2)}
+    tight = MemoryProblem(tuple(Operation(f"o{v}", table) for v in range(3)), accelerators=2, memory=10)
+    bound = memory_bound(tight)
+    assert bound is not None
+    assert bound.value == -(-240 // 17)
+    assert memory_bound(problem({1: 1})) is None
+
+
+def test_allotments_that_alone_overflow_the_memory_do_not_count() -> None:
+    table = {1: Cost(1, params=99), 2: Cost(6, params=40)}
+    assert area_bound(MemoryProblem((Operation("a", table),), accelerators=2, memory=50)).value == 6
+
+
+def test_an_empty_problem_has_bound_zero() -> None:
+    assert best_bound(problem()).value == 0
