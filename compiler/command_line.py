@@ -37,9 +37,10 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 class ArgumentParser(argparse.ArgumentParser):
     """argparse that suggests the nearest option or choice, and takes no abbreviations."""
 
-    def __init__(self, prog: str, description: str, epilog: str) -> None:
+    def __init__(self, prog: str, usage: str, description: str, epilog: str) -> None:
         super().__init__(
             prog=prog,
+            usage=usage,
             description=description,
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -53,7 +54,7 @@ class ArgumentParser(argparse.ArgumentParser):
         elif match := re.match(r"argument .*: invalid choice: '(.*?)' \(choose from (.*)\)", message):
             message += did_you_mean(match[1], re.findall(r"[\w-]+", match[2]))
         self.print_usage(sys.stderr)
-        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+        self.exit(USAGE, f"{self.prog}: error: {message}\n  hint: {self.prog} --help shows all options\n")
 
 
 def positive(text: str) -> int:
@@ -192,7 +193,8 @@ def guarded(tool: str, debug: bool, sources: SourceCache, body: Callable[[], int
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough. Without this, Python complains once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except RecursionError:
         return failed([Diagnostic("the input is nested too deeply")])

@@ -79,7 +79,8 @@ class Renderer:
         severity = self._paint(f"{diagnostic.severity}:", diagnostic.severity)
         first, *rest = _printable(diagnostic.message, keep="\n").split("\n")
         lines = [f"{self._paint(_printable(place) + ':', 'place')} {severity} {first}", *(f"  {r}" for r in rest)]
-        if diagnostic.location is not None and (line := self.sources.line(diagnostic.location)) is not None:
+        line = self.sources.line(diagnostic.location) if diagnostic.location is not None else None
+        if diagnostic.location is not None and line is not None and line.strip():
             text, caret = excerpt(line, diagnostic.location.column, diagnostic.location.length)
             lines += [f"  {text}", f"  {self._paint(caret, 'caret')}"]
         if diagnostic.hint is not None:

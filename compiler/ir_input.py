@@ -81,6 +81,18 @@ class LocatingParser(Parser):
         self.defined.add(name)
         super()._register_ssa_definition(name, values, span)
 
+    def _get_op_by_name(self, name: str) -> type[Operation]:
+        found = self.ctx.get_optional_op(name, dialect_stack=self._parser_state.dialect_stack)
+        if found is not None:
+            return found
+        end = self._current_token.span.start  # the name is the token before
+        start = max(self.lines.text.rfind(name, 0, end), 0)
+        known = [op.name for dialect in self.ctx.loaded_dialects for op in dialect.operations]
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else None
+        location = self.lines.location(start, start + len(name))
+        raise TaktError(Diagnostic(f"there is no operation '{name}'", location, hint))
+
     def where(self) -> Location:
         """The token now being read."""
         span = self._current_token.span

@@ -19,8 +19,11 @@ from frontend.source import Source
 
 Format = Literal["takt", "mlir"]
 
-_IR_START = re.compile(r'\s*(//[^\n]*\n\s*)*("|%|#|!|\{-#|(builtin\.)?module\b|takt\.)')
-"""How IR begins and no model does, after comments."""
+_MODEL_START = re.compile(
+    r"(\s|//[^\n]*\n|/\*.*?\*/)*(import|const|accelerator|platform|block|model)\b(?!\s*\.)", re.DOTALL
+)
+_IR_START = re.compile(r'(\s|//[^\n]*\n)*("|%|#|!|\{-#|(builtin\.)?module\b|takt\.)')
+"""How a model and how IR begin, after comments."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,11 @@ class Input:
         return Source(self.name, self.text)
 
 
-def read_input(path: str, sources: SourceCache, format: Format | None = None) -> Input:
+def read_input(path: str, sources: SourceCache, format: Format | None = None, *, unclear: Format = "takt") -> Input:
     """Read ``path`` (``-`` is standard input) and decide what it is written in.
 
-    A file says so by its extension; standard input by its first words; ``format`` overrides both.
+    A file says so by its extension; standard input by its first words, and it is taken for ``unclear`` when
+    they do not tell; ``format`` overrides both.
     Raises TaktError when it cannot be read.
     """
     if path != "-" and format is None:
@@ -58,7 +62,9 @@ def read_input(path: str, sources: SourceCache, format: Format | None = None) ->
         name = "<stdin>" if path == "-" else path
         text = decode(_read_bytes(path), name)
     sources.add(name, text)
-    return Input(name, text, format or ("mlir" if _IR_START.match(text) else "takt"))
+    if format is None:
+        format = "mlir" if _IR_START.match(text) else "takt" if _MODEL_START.match(text) else unclear
+    return Input(name, text, format)
 
 
 def _read_bytes(path: str) -> bytes:

@@ -46,7 +46,7 @@ def make_pass(name: str, options: Mapping[str, Any] | None = None) -> ModulePass
 def find_pass(name: str, passes: PassFactories) -> type[ModulePass]:
     """The class of the pass called ``name``; UsageError when there is none."""
     if name not in passes:
-        raise UsageError(f"there is no pass '{name}'{did_you_mean(name, passes)}")
+        raise UsageError(f"there is no pass '{name}'{did_you_mean(name, passes) or '; --list-passes names all'}")
     return passes[name]()
 
 

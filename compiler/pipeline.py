@@ -52,8 +52,8 @@ MEMORY_ROUNDS = 5
 class Options:
     """What a user may choose about a compilation; None leaves the choice to the pass."""
 
-    plan: Literal["stages", "operators"] | None = None
-    """Whether stages own disjoint blocks, or all operators are packed on the whole platform."""
+    plan: Literal["stages", "laminar"] | None = None
+    """Stages on blocks of their own, or operators packed on nested blocks of the whole platform."""
     stages: int | None = None
     time_limit: float | None = None
     seed: int | None = None
@@ -62,10 +62,10 @@ class Options:
         """The part of them that the pass ``pass_name`` takes. Both solving passes get half the time."""
         half = None if self.time_limit is None else self.time_limit / 2
         if pass_name == "partition-stages":
-            return {"plan": self.plan, "stages": self.stages, "time_limit": half}
+            plan = "operators" if self.plan == "laminar" else self.plan
+            return {"plan": plan, "stages": self.stages, "time_limit": half}
         if pass_name == "schedule-periodic":
-            plan = None if self.plan is None else {"stages": "stages", "operators": "laminar"}[self.plan]
-            return {"plan": plan, "time_limit": half, "seed": self.seed}
+            return {"plan": self.plan, "time_limit": half, "seed": self.seed}
         return {}
 
 

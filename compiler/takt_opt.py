@@ -35,6 +35,7 @@ from compiler.pass_text import all_passes, find_pass, list_passes, parse_passes,
 from compiler.pipeline import run_pass, verify
 from dialects.diagnostics import TaktError
 
+USAGE = "takt-opt [FILE] [-p PIPELINE] [-t TARGET] [-o FILE] [options]"
 DESCRIPTION = "Run passes on IR or on a model; the result goes to stdout."
 
 EPILOG = """\
@@ -108,7 +109,7 @@ class TaktOptMain(xDSLOptMain):
         self.timing = Timing()
         self.register_all_dialects()
         self.register_all_targets()
-        parser = ArgumentParser("takt-opt", DESCRIPTION, EPILOG)
+        parser = ArgumentParser("takt-opt", USAGE, DESCRIPTION, EPILOG)
         self.register_all_arguments(parser)
         self.args = parser.parse_args(args)
         self.ctx.allow_unregistered = self.args.allow_unregistered_dialect
@@ -178,7 +179,7 @@ class TaktOptMain(xDSLOptMain):
             raise UsageError(f"there is no target '{name}'{did_you_mean(name, self.available_targets)}")
         self.setup_pipeline()
         check_output(args.output_file)
-        given = read_input(args.input_file, self.sources, cast(Format | None, args.frontend))
+        given = read_input(args.input_file, self.sources, cast(Format | None, args.frontend), unclear="mlir")
         results: list[str] = []
         failed = False
         for part in split_input(given) if args.split_input_file else [given]:

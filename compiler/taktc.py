@@ -17,9 +17,11 @@ from compiler.command_line import (
 )
 
 LEVELS = ("model", "moldable", "staged", "scheduled")
-PLANS = ("stages", "operators")
+PLANS = ("stages", "laminar")
+PLAN_HELP = "stages: each on a block of its own (default); laminar: operators packed on nested blocks of all"
 EMITS = ("ast", "model", "mlir", "generic", "json", "perfetto", "svg", "summary")
 
+USAGE = "taktc MODEL [--platform FILE] [-o FILE] [--emit KIND] [options]"
 DESCRIPTION = "Compile a model to a periodic schedule for pipelined execution."
 
 EPILOG = """\
@@ -41,7 +43,7 @@ exit codes:
 
 def build_parser() -> ArgumentParser:
     """The options of ``taktc``."""
-    parser = ArgumentParser("taktc", DESCRIPTION, EPILOG)
+    parser = ArgumentParser("taktc", USAGE, DESCRIPTION, EPILOG)
     add = parser.add_argument_group("input").add_argument
     parser.add_argument("input", nargs="?", metavar="MODEL", help=".takt model or .mlir IR of any level; - is stdin")
     add("--platform", metavar="FILE", help=".takt file with the platform, when the model has none")
@@ -55,7 +57,7 @@ def build_parser() -> ArgumentParser:
     add("--simulate", metavar="N", type=positive, help="run N micro-batches in the simulator and compare")
     add("--quiet", action="store_true", help="no summary, no progress; only the result and errors")
     add = parser.add_argument_group("schedule").add_argument
-    add("--plan", choices=PLANS, help="stages on blocks of their own (default), or operators packed on all of them")
+    add("--plan", choices=PLANS, metavar="PLAN", help=PLAN_HELP)
     add("--stages", metavar="N", type=positive, help="number of stages (default: chosen)")
     add("--time-limit", metavar="S", type=seconds, help="seconds for the solver")
     add("--seed", metavar="N", type=natural, help="seed of the solver")
