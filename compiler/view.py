@@ -48,7 +48,7 @@ class Task:
     """One operator with its slot. ``copies`` holds one sorted accelerator set per copy.
 
     ``params``, ``output`` and ``workspace`` are bytes on each accelerator of a set at the chosen allotment; ``results``
-    are the full bytes of each result.
+    are the full bytes of each result; ``times`` is the whole cost table, as pairs of allotment and time.
     """
 
     index: int
@@ -64,6 +64,7 @@ class Task:
     output: int
     workspace: int
     results: tuple[int, ...]
+    times: tuple[tuple[int, int], ...]
 
     @property
     def end(self) -> int:
@@ -260,6 +261,7 @@ def _task(op: OperatorOp, name: str, index: int) -> Task:
         output=entry.output,
         workspace=entry.workspace,
         results=tuple(_bytes(r) for r in op.results),
+        times=tuple((k, e.time) for k, e in op.cost.table().items()),
     )
 
 

@@ -1,0 +1,212 @@
+"""What the numbers of a schedule say: its bounds, its stages, what is critical, and what to try."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+from xdsl.dialects.builtin import ModuleOp
+
+from compiler.targets.text import counted, percent, short_bytes, short_time
+from compiler.view import Accelerators, ScheduleView, Task, view_of
+from dialects.schedule_rules import peak_memory
+from dialects.structure import find_graph, find_platform
+from passes.instance import read_instance
+from passes.scheduling.bounds import Bound, all_bounds
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage: busy share of its busiest accelerator by its own operators, and the most bytes on one accelerator."""
+
+    index: int
+    granted: Accelerators
+    tasks: tuple[Task, ...]
+    load: Fraction
+    params: int
+    memory: int
+
+    @property
+    def span(self) -> str:
+        """First and last call of a block of the source, or the operators themselves where they are in none."""
+        if not self.tasks:
+            return ""
+        first, last = self.tasks[0], self.tasks[-1]
+        if first.block and last.block and first.block[0] == last.block[0]:
+            block, low, high = first.block[0], first.block[1], last.block[1]
+            return f"{block} {low}" if low == high else f"{block} {low} .. {high}"
+        names = [f"{t.block[0]} {t.block[1]}" if t.block else t.name for t in (first, last)]
+        return names[0] if names[0] == names[1] else " .. ".join(names)
+
+    @property
+    def allotments(self) -> Mapping[int, int]:
+        """Allotment → number of operators that use it."""
+        return dict(sorted(Counter(t.allotment for t in self.tasks).items()))
+
+
+class Analysis:
+    """A scheduled module and what follows from it; everything is computed when first asked for."""
+
+    def __init__(self, module: ModuleOp):
+        self.module = module
+        self.view: ScheduleView = view_of(module)
+
+    @cached_property
+    def memory(self) -> Mapping[int, tuple[int, int]]:
+        """Accelerator → bytes of parameters, and the peak of all else in the steady state."""
+        graph, platform = find_graph(self.module), find_platform(self.module)
+        assert graph is not None
+        assert platform is not None
+        return peak_memory(graph, platform)
+
+    @cached_property
+    def fullest(self) -> int:
+        """The accelerator that needs most memory."""
+        return max(self.memory, key=lambda p: sum(self.memory[p]), default=0)
+
+    @cached_property
+    def bounds(self) -> list[Bound]:
+        """All lower bounds on the period that follow from the cost tables, for any plan."""
+        return all_bounds(read_instance(self.module, "scheduled").problem)
+
+    @cached_property
+    def loads(self) -> Mapping[int, Fraction]:
+        """Accelerator → busy share of the period."""
+        return {p: Fraction(busy) / self.view.period for p, busy in self.view.load.items()}
+
+    @cached_property
+    def mean_load(self) -> Fraction:
+        """Busy share over all accelerators of the platform."""
+        return sum(self.loads.values(), Fraction(0)) / max(1, len(self.loads))
+
+    @cached_property
+    def idle(self) -> tuple[int, ...]:
+        """Accelerators that run nothing."""
+        return tuple(p for p, load in self.loads.items() if not load)
+
+    @cached_property
+    def critical(self) -> tuple[int, ...]:
+        """The accelerators with the highest load."""
+        most = max(self.loads.values(), default=Fraction(0))
+        return tuple(p for p, load in self.loads.items() if load == most and load)
+
+    @cached_property
+    def heaviest(self) -> tuple[Task, ...]:
+        """The operators on the first critical accelerator, longest first."""
+        if not self.critical:
+            return ()
+        p = self.critical[0]
+        here = [t for t in self.view.tasks if t.time and any(p in c for c in t.copies)]
+        return tuple(sorted(here, key=lambda t: -Fraction(t.time, len(t.copies))))
+
+    @cached_property
+    def stages(self) -> tuple[StageRow, ...]:
+        """One row a stage."""
+        members: dict[int, list[Task]] = {s.index: [] for s in self.view.stages}
+        for task in self.view.tasks:
+            if task.stage in members:
+                members[task.stage].append(task)
+        return tuple(self._stage(s.index, s.granted, members[s.index]) for s in self.view.stages)
+
+    def _stage(self, index: int, granted: Accelerators, tasks: list[Task]) -> StageRow:
+        busy: dict[int, Fraction] = {}
+        for task in tasks:
+            for p in (p for copy in task.copies for p in copy):
+                busy[p] = busy.get(p, Fraction(0)) + Fraction(task.time, len(task.copies))
+        return StageRow(
+            index,
+            granted,
+            tuple(tasks),
+            max(busy.values(), default=Fraction(0)) / self.view.period,
+            max((self.memory[p][0] for p in granted if p in self.memory), default=0),
+            max((sum(self.memory[p]) for p in granted if p in self.memory), default=0),
+        )
+
+    @cached_property
+    def critical_stages(self) -> tuple[int, ...]:
+        """The stages whose granted block holds a critical accelerator."""
+        critical = set(self.critical)
+        return tuple(s.index for s in self.view.stages if critical.intersection(s.granted))
+
+    # --- advice ------------------------------------------------------------------------------
+
+    def advice(self) -> list[str]:
+        """At most three sentences, the most useful first, each derived from the numbers."""
+        found = [self._period_advice(), self._idle_advice(), self._memory_advice(), self._latency_advice()]
+        return [sentence for sentence in found if sentence][:3]
+
+    def _period_advice(self) -> str:
+        view, longest = self.view, self.heaviest[0] if self.heaviest else None
+        if longest is None:
+            return ""
+        share = Fraction(longest.time, len(longest.copies)) / view.period
+        if share >= Fraction(99, 100):
+            faster = min(longest.times, key=lambda entry: entry[1])
+            where = f"'{longest.name}' alone takes {percent(share, 0)} of the period on {longest.allotment}"
+            if faster[1] < longest.time:
+                return f"{where}; on {faster[0]} it would take {short_time(faster[1])}: give its stage a wider block."
+            return f"{where}, its best allotment: only splitting or replicating it shortens the period."
+        if view.gap < Fraction(1, 100):
+            return (
+                f"The period is within {percent(view.gap, 2)} of its lower bound ({view.bound_by}): "
+                "only cheaper operators or more accelerators shorten it much."
+            )
+        slack = self._slackest()
+        if slack is None:
+            return self._area_advice()
+        stages = ", ".join(str(s) for s in self.critical_stages[:4])
+        laminar = ", or --plan laminar," if view.plan == "stages" else ""
+        remedy = f"another number of stages{laminar}"
+        more = " and others" if len(self.critical_stages) > 4 else ""
+        return (
+            f"Stage {stages}{more} set{'s' if len(self.critical_stages) == 1 else ''} the period, while stage "
+            f"{slack.index} is busy for only {percent(slack.load)} of it: {remedy} may balance them better."
+        )
+
+    def _area_advice(self) -> str:
+        """Where the accelerator time between the lower bound and the period goes."""
+        used = sum(t.time * t.allotment for t in self.view.tasks)
+        cheapest = sum(min(k * time for k, time in t.times) for t in self.view.tasks)
+        total = self.view.period * self.view.platform.accelerators
+        return (
+            f"All accelerators are well used; of the machine's time {percent(1 - self.mean_load)} is idle and "
+            f"{percent((used - cheapest) / total)} goes to running operators on wider sets than their cheapest."
+        )
+
+    def _slackest(self) -> StageRow | None:
+        loose = [s for s in self.stages if s.tasks and s.index not in self.critical_stages]
+        least = min(loose, key=lambda s: s.load, default=None)
+        return least if least is not None and least.load < Fraction(93, 100) else None
+
+    def _idle_advice(self) -> str:
+        if not self.idle:
+            return ""
+        used = self.view.platform.accelerators - len(self.idle)
+        return (
+            f"{counted(len(self.idle), 'accelerator')} of {self.view.platform.accelerators} "
+            f"run{'s' if len(self.idle) == 1 else ''} nothing: the same period needs only {used}."
+        )
+
+    def _memory_advice(self) -> str:
+        params, rest = self.memory.get(self.fullest, (0, 0))
+        have = self.view.platform.memory
+        if not have or (params + rest) * 10 < have * 9:
+            return ""
+        cause = "parameters" if params > rest else "values in flight"
+        remedy = "more stages or wider allotments" if params > rest else "fewer micro-batches in flight or smaller ones"
+        return (
+            f"Memory is nearly full: accelerator {self.fullest} needs {short_bytes(params + rest)} of "
+            f"{short_bytes(have)}, mostly {cause}; {remedy} would make room."
+        )
+
+    def _latency_advice(self) -> str:
+        busy = sum(t.time for t in self.view.tasks)
+        if not busy or self.view.latency < 2 * busy:
+            return ""
+        return (
+            f"A micro-batch spends {percent(1 - Fraction(busy, self.view.latency), 0)} of its "
+            f"{short_time(self.view.latency)} waiting: the plan trades latency for its period."
+        )

@@ -1,0 +1,125 @@
+"""``--emit json``: the schedule as JSON, described by ``schedule.schema.json`` beside this file.
+
+Every operator, dependence, stage and accelerator stands on a line of its own, so that two schedules can be compared
+with a line-by-line diff.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from importlib.resources import files
+from typing import Any
+
+from xdsl.dialects.builtin import ModuleOp
+
+from compiler.view import ScheduleView, Task, view_of
+from dialects.schedule_rules import peak_memory
+from dialects.structure import find_graph, find_platform
+
+VERSION = 1
+
+
+def emit(module: ModuleOp) -> str:
+    """A scheduled module as JSON text."""
+    graph, platform = find_graph(module), find_platform(module)
+    view = view_of(module)
+    assert graph is not None
+    assert platform is not None
+    return _layout(document(view, peak_memory(graph, platform)))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of what :func:`emit` writes."""
+    return json.loads(files("compiler.targets").joinpath("schedule.schema.json").read_text("utf-8"))
+
+
+def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
+    """The document as plain data; ``memory`` maps an accelerator to bytes of parameters and peak of all else."""
+    names = [t.name for t in view.tasks]
+    p = view.platform
+    return {
+        "format": "takt-schedule",
+        "version": VERSION,
+        "model": view.graph,
+        "platform": {
+            "name": p.name,
+            "accelerator": p.accelerator,
+            "accelerators": p.accelerators,
+            "memory": p.memory,
+            "group": p.group,
+        },
+        "schedule": {
+            "pattern": view.pattern,
+            "microbatches": view.microbatches,
+            "period": _number(view.period),
+            "bound": view.bound,
+            "bound_by": view.bound_by,
+            "latency": view.latency,
+            "in_flight": view.in_flight,
+            "crossing": _number(view.crossing),
+            "plan": view.plan,
+            "engine": view.engine,
+            "seed": view.seed,
+        },
+        "stages": [{"index": s.index, "accelerators": s.granted} for s in view.stages],
+        "accelerators": [
+            {
+                "index": a,
+                "load": round(float(busy / view.period), 9),
+                "parameters": memory[a][0],
+                "peak_memory": sum(memory[a]),
+            }
+            for a, busy in sorted(view.load.items())
+            if a in memory
+        ],
+        "inputs": [{"name": i.name, "size": i.size, "consumers": [names[c] for c in i.consumers]} for i in view.inputs],
+        "operators": [_operator(t) for t in view.tasks],
+        "dependences": [
+            {"producer": names[e.producer], "consumer": names[e.consumer], "results": e.results, "size": e.size}
+            for e in view.edges
+        ],
+        "outputs": [
+            {
+                "name": o.name,
+                "producer": None if o.producer is None else names[o.producer],
+                "result": o.result,
+                "size": o.size,
+            }
+            for o in view.outputs
+        ],
+    }
+
+
+def _number(value: Fraction) -> int | float:
+    return value.numerator if value.denominator == 1 else float(value)
+
+
+def _operator(task: Task) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "kind": task.kind,
+        "stage": task.stage,
+        "block": None if task.block is None else {"name": task.block[0], "index": task.block[1]},
+        "allotment": task.allotment,
+        "copies": task.copies,
+        "start": task.start,
+        "time": task.time,
+        "parameters": task.params,
+        "output": task.output,
+        "workspace": task.workspace,
+        "results": task.results,
+    }
+
+
+def _layout(data: dict[str, Any]) -> str:
+    """JSON with one line for every field of the document and every member of its lists."""
+    fields: list[str] = []
+    for name, value in data.items():
+        if isinstance(value, list) and value:
+            rows = ",\n    ".join(json.dumps(row, ensure_ascii=False) for row in value)  # pyright: ignore[reportUnknownVariableType]
+            fields.append(f'  "{name}": [\n    {rows}\n  ]')
+        else:
+            fields.append(f'  "{name}": {json.dumps(value, ensure_ascii=False)}')
+    return "{\n" + ",\n".join(fields) + "\n}\n"

@@ -1,0 +1,190 @@
+"""``--emit summary``: what a person acts on, as text."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from io import StringIO
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from xdsl.dialects.builtin import ModuleOp
+
+from compiler.targets.analysis import Analysis, StageRow
+from compiler.targets.text import counted, percent, ranges, short_bytes, short_time
+
+WIDEST = 130
+NARROWEST = 60
+MOST_STAGES = 32
+"""Rows of the stage table; of more stages the middle is left out."""
+
+
+def emit(module: ModuleOp, *, width: int | None = None, colour: bool = False) -> str:
+    """The summary of a scheduled module, ``width`` columns wide (None: the terminal's).
+
+    ``colour`` adds terminal colours; leave it off when the text goes to a file.
+    """
+    columns = shutil.get_terminal_size((100, 24)).columns if width is None else width
+    stream = StringIO()
+    console = Console(
+        file=stream,
+        width=min(WIDEST, max(NARROWEST, columns)),
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        legacy_windows=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    analysis = Analysis(module)
+    console.print(_title(analysis))
+    console.print(Padding(_figures(analysis), (0, 0, 0, 2)))
+    if analysis.stages:
+        console.print(_stages(analysis, console.width))
+    if analysis.heaviest:
+        console.print(_critical(analysis))
+    for sentence in analysis.advice():
+        console.print(Text("> " + sentence, "cyan"))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _title(analysis: Analysis) -> Text:
+    view = analysis.view
+    p = view.platform
+    text = Text.assemble((view.graph, "bold"), f" on {p.name}: {p.accelerators} x {p.accelerator}")
+    text.append(f", plan '{view.plan}' by {view.engine}, seed {view.seed}", "dim")
+    return text
+
+
+def _figures(analysis: Analysis) -> Table:
+    view = analysis.view
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    params = sum(t.params * t.allotment * len(t.copies) for t in view.tasks)
+    table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of parameters as placed")
+    rate = float(10**9 / view.period)
+    table.add_row("period", Text.assemble((short_time(view.period), "bold"), f"  ({rate:,.4g} micro-batches/s)"))
+    if view.microbatches > 1:
+        table.add_row("pattern", f"{short_time(view.pattern)} for {view.microbatches} micro-batches")
+    table.add_row("lower bound", f"{short_time(view.bound)}  ({view.bound_by}); the period is {_above(analysis)}")
+    table.add_row("bounds", _bounds(analysis))
+    flight = "1 micro-batch" if view.in_flight == 1 else f"{view.in_flight} micro-batches"
+    table.add_row("latency", f"{short_time(view.latency)}, {flight} in flight")
+    table.add_row("memory", _memory(analysis))
+    table.add_row("load", _load(analysis))
+    table.add_row("transfers", f"{short_bytes(round(view.crossing))} cross between accelerator sets per micro-batch")
+    return table
+
+
+def _above(analysis: Analysis) -> str:
+    view = analysis.view
+    if view.period <= view.bound:
+        return "optimal"
+    return f"at most {percent(view.period / view.bound - 1, 2)} above it" if view.bound else "not bounded by it"
+
+
+def _bounds(analysis: Analysis) -> Text:
+    bounds = sorted(analysis.bounds, key=lambda b: -b.value)
+    text = Text(", ".join(f"{b.name} {short_time(b.value)}" for b in bounds), "dim")
+    if bounds:
+        text.append(f"; {bounds[0].name} is tight, it leaves out {bounds[0].leaves_out}")
+    return text
+
+
+def _memory(analysis: Analysis) -> str:
+    params, rest = analysis.memory.get(analysis.fullest, (0, 0))
+    have = analysis.view.platform.memory
+    share = f"{(params + rest) / have:.0%}" if have else "all"
+    return (
+        f"at most {short_bytes(params + rest)} of {short_bytes(have)} ({share}), on accelerator {analysis.fullest}: "
+        f"{short_bytes(params)} parameters, {short_bytes(rest)} values and workspace"
+    )
+
+
+def _load(analysis: Analysis) -> str:
+    loads = analysis.loads.values()
+    text = (
+        f"min {percent(min(loads))}, mean {percent(analysis.mean_load)}, max {percent(max(loads))}; "
+        f"bubble {percent(1 - analysis.mean_load)}"
+    )
+    if analysis.idle:
+        text += f"; {counted(len(analysis.idle), 'accelerator')} idle ({ranges(analysis.idle)})"
+    return text
+
+
+COLUMNS = ("stage", "accelerators", "ops", "first .. last", "busy", "of T", "params", "peak", "allotments")
+SPAN = 3
+"""The column that gives way when the terminal is narrow."""
+
+
+def _stages(analysis: Analysis, width: int) -> Table:
+    critical = set(analysis.critical_stages)
+    rows = [
+        None if stage is None else (_cells(analysis, stage, stage.index in critical), stage.index in critical)
+        for stage in _shown(analysis.stages, critical)
+    ]
+    widths = [max(len(cells[c]) for cells in [COLUMNS, *(r[0] for r in rows if r)]) for c in range(len(COLUMNS))]
+    others = sum(w for c, w in enumerate(widths) if c != SPAN) + 2 * (len(COLUMNS) - 1)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", collapse_padding=True)
+    for c, title in enumerate(COLUMNS):
+        size = max(12, min(widths[c], width - others - 2)) if c == SPAN else widths[c]
+        left = c in (1, SPAN, len(COLUMNS) - 1)
+        table.add_column(title, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", width=size)
+    for row in rows:
+        if row is None:
+            table.add_row("...")
+        else:
+            table.add_row(*row[0], style="yellow" if row[1] else None)
+    return table
+
+
+def _cells(analysis: Analysis, stage: StageRow, critical: bool) -> tuple[str, ...]:
+    return (
+        f"{'*' if critical else ''}{stage.index}",
+        ranges(stage.granted),
+        str(len(stage.tasks)),
+        stage.span,
+        short_time(stage.load * analysis.view.period),
+        percent(stage.load),
+        short_bytes(stage.params),
+        short_bytes(stage.memory),
+        _allotments(stage),
+    )
+
+
+def _shown(stages: tuple[StageRow, ...], critical: set[int]) -> Iterable[StageRow | None]:
+    if len(stages) <= MOST_STAGES:
+        yield from stages
+        return
+    half, skipped = MOST_STAGES // 2, False
+    for position, stage in enumerate(stages):
+        if position < half or position >= len(stages) - half or (stage.index in critical and len(critical) < half):
+            skipped = False
+            yield stage
+        elif not skipped:
+            skipped = True
+            yield None
+
+
+def _allotments(stage: StageRow) -> str:
+    used = stage.allotments
+    if len(used) == 1:
+        return f"all on {next(iter(used))}"
+    return ", ".join(f"{n} on {k}" for k, n in sorted(used.items(), reverse=True))
+
+
+def _critical(analysis: Analysis) -> Text:
+    view = analysis.view
+    several = len(analysis.critical) > 1
+    places = f"accelerators {ranges(analysis.critical)}" if several else f"accelerator {min(analysis.critical)}"
+    text = Text.assemble(("critical", "bold"), f" (*): {places}, busy for {percent(max(analysis.loads.values()), 2)}")
+    text.append(" of the period; longest operators there: ")
+    shown = [f"{t.name} {short_time(t.time)} on {t.allotment}" for t in analysis.heaviest[:3]]
+    text.append(", ".join(shown))
+    longest = next(iter(analysis.heaviest))
+    text.append(f" ({percent(longest.time / (view.period * len(longest.copies)))} of the period).")
+    return text
