@@ -165,6 +165,9 @@ class Builder(Transformer_NonRecursive[Token, Any]):
 
     def _value(self, token: Token) -> tuple[int | Fraction, int]:
         """The number that a token begins with, and its length in characters."""
+        digits = len(token) - len(token.lstrip("0123456789"))
+        if digits <= MAX_DIGITS and (digits == len(token) or token[digits] in " \tnumsKMGTPBF"):
+            return int(token[:digits]), digits
         match = _NUMBER.match(token)
         assert match is not None
         whole, decimals, exponent = (match[1].replace("_", ""), match[2] or "", match[3] or "0")
@@ -208,5 +211,20 @@ class Builder(Transformer_NonRecursive[Token, Any]):
     def negate(self, meta: Meta, sign: Token, operand: Any) -> Any:
         return self._deep(ast.Negate(self._place(meta), operand), operand)
 
-    def binary(self, meta: Meta, left: Any, operator: Token, right: Any) -> Any:
-        return self._deep(ast.Binary(self._place(meta), str(operator), left, right), left, right)
+    def chain(self, meta: Meta, *parts: Any) -> Any:
+        """Operands and operators in turn: products first, then sums, each from the left."""
+        operands, signs = [parts[0]], [""]
+        for sign, operand in zip(parts[1::2], parts[2::2], strict=True):
+            if sign in "*/%":
+                operands[-1] = self._binary(operands[-1], str(sign), operand)
+            else:
+                operands.append(operand)
+                signs.append(str(sign))
+        result = operands[0]
+        for sign, operand in zip(signs[1:], operands[1:], strict=True):
+            result = self._binary(result, sign, operand)
+        return result
+
+    def _binary(self, left: Any, operator: str, right: Any) -> Any:
+        place = Place(self.source, left.place.start, right.place.end)
+        return self._deep(ast.Binary(place, operator, left, right), left, right)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
@@ -34,6 +36,23 @@ def load(
     its imports is used. ``overrides`` gives values to params and ``model`` chooses among several
     models. Raises TaktError with every independent error found.
     """
+    with _no_collection():
+        return _load(source, platform, overrides, model)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Suspend the garbage collector: nearly all that is made stays, so its scans only cost time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _load(source: Source, platform: Source | None, overrides: Mapping[str, str], model: str | None) -> ModuleOp:
     reporter = Reporter()
     program = Program(reporter)
     unit = program.load(source)

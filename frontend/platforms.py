@@ -69,7 +69,7 @@ class PlatformBuilder:
         scope = self.scope_of(unit)
         what = f"accelerator '{node.name.name}'"
         fields = self._fields([f for f in node.fields if f.element is None], _ACCELERATOR, what)
-        good = self._require(fields, _REQUIRED, what, node.name.place)
+        good = self._require(fields, node.fields, _REQUIRED, what, node.name.place)
         readers: Mapping[str, Callable[[ast.Field], int | float]] = {
             "memory": lambda f: self._amount(f, scope, SIZE, 1),
             "bandwidth": lambda f: self._amount(f, scope, BANDWIDTH, 1),
@@ -134,7 +134,7 @@ class PlatformBuilder:
                 lambda link=link, last=last, inside=previous: self._size(link, scope, count, inside, last)
             )
             fields = self._fields(link.fields, _LINK, what)
-            complete = self._require(fields, _LINK, what, link.name.place)
+            complete = self._require(fields, link.fields, _LINK, what, link.name.place)
             latency = bandwidth = None
             if "latency" in fields:
                 latency = self._number(lambda fields=fields: self._amount(fields["latency"], scope, TIME, 0))
@@ -189,9 +189,18 @@ class PlatformBuilder:
                 found[name.name] = field
         return found
 
-    def _require(self, fields: Mapping[str, ast.Field], names: tuple[str, ...], what: str, place: Place) -> bool:
-        missing = [n for n in names if n not in fields]
-        if missing:
+    def _require(
+        self,
+        found: Mapping[str, ast.Field],
+        written: tuple[ast.Field, ...],
+        names: tuple[str, ...],
+        what: str,
+        place: Place,
+    ) -> bool:
+        """Whether all of ``names`` are there; a misspelt field is reported as that, not as missing too."""
+        missing = [n for n in names if n not in found]
+        misspelt = any(f.element is None and f.name.name not in found for f in written)
+        if missing and not misspelt:
             listed = ", ".join(f"'{n}'" for n in missing)
             self.reporter.error(place, f"{what} lacks {listed}")
         return not missing
