@@ -59,9 +59,10 @@ def divisor_chains(size: int) -> tuple[tuple[int, ...], ...]:
 def pack_blocks(widths: Sequence[int], count: int, group: int) -> list[tuple[int, ...]] | None:
     """Accelerators for blocks of these ``widths``, or None when they cannot be packed.
 
-    Blocks follow each other in the given order where the groups allow that; otherwise widest first.
+    Blocks follow each other in the given order where the groups allow that, or fill earlier gaps; what
+    cannot be packed so is packed widest first.
     """
-    return _in_order(widths, count, group) or _widest_first(widths, count, group)
+    return _in_order(widths, count, group) or _first_fit(widths, count, group) or _widest_first(widths, count, group)
 
 
 def _in_order(widths: Sequence[int], count: int, group: int) -> list[tuple[int, ...]] | None:
@@ -74,6 +75,27 @@ def _in_order(widths: Sequence[int], count: int, group: int) -> list[tuple[int, 
             return None
         blocks.append(tuple(range(position, position + width)))
         position += width
+    return blocks
+
+
+def _first_fit(widths: Sequence[int], count: int, group: int) -> list[tuple[int, ...]] | None:
+    """Each block at its first free aligned place."""
+    free = [True] * count
+    blocks: list[tuple[int, ...]] = []
+    for width in widths:
+        if width > group:
+            whole = [range(g, min(g + group, count)) for g in range(0, count, group)]
+            members = [p for part in whole if all(free[p] for p in part) for p in part][:width]
+        else:
+            places = (
+                range(p, p + width) for g in range(0, count, group) for p in range(g, g + group - width + 1, width)
+            )
+            members = list(next((r for r in places if r.stop <= count and all(free[p] for p in r)), ()))
+        if len(members) < width:
+            return None
+        for p in members:
+            free[p] = False
+        blocks.append(tuple(members))
     return blocks
 
 

@@ -135,12 +135,43 @@ def aligned(
             partners.setdefault(block, []).extend(b for b in uses if b != block)
     period = max(1, max(load.values(), default=0), max(times, default=0))
     offsets: list[int] = [0] * len(times)
-    done: set[tuple[int, ...]] = set()
+    tree: dict[tuple[int, ...], int] = {}
     for root in load:
-        if root not in done and not _align(root, segments, partners, times, offsets, done):
+        if root not in tree and not _align(root, segments, partners, times, offsets, tree):
             return None
-    starts = from_offsets(problem, times, offsets, period)
-    return Solution(period, tuple(allotments), tuple(sets), starts)
+    part = [0] * len(times)
+    for uses, members in segments.items():
+        for v in members:
+            part[v] = tree[uses[0]]
+    return Solution(period, tuple(allotments), tuple(sets), _rotate(problem, times, offsets, part, period))
+
+
+ROTATIONS = 50
+"""Rounds of :func:`_rotate`; each settles at least one more part of a pipeline."""
+
+
+def _rotate(
+    problem: PeriodicProblem, times: Sequence[int], offsets: list[int], part: Sequence[int], period: int
+) -> tuple[int, ...]:
+    """Rotate independent parts of the pattern so that they wait less for each other; the starts that result.
+
+    Moving a whole part earlier keeps everything inside it; how far it may move is what its most urgent
+    operation waits beyond the values it reads from other parts (or beyond 0, when it reads none).
+    """
+    for _ in range(ROTATIONS):
+        starts = from_offsets(problem, times, offsets, period)
+        spare: dict[int, int] = {}
+        for v, start in enumerate(starts):
+            waits = [start - starts[u] - times[u] for u in problem.predecessors[v] if part[u] != part[v]]
+            if not problem.predecessors[v]:
+                waits.append(start)
+            for wait in waits:
+                spare[part[v]] = min(spare.get(part[v], wait), wait)
+        if not any(spare.values()):
+            break
+        for v, own in enumerate(part):
+            offsets[v] = (offsets[v] - spare.get(own, 0)) % period
+    return from_offsets(problem, times, offsets, period)
 
 
 def _align(
@@ -149,14 +180,15 @@ def _align(
     partners: Mapping[tuple[int, ...], list[tuple[int, ...]]],
     times: Sequence[int],
     offsets: list[int],
-    done: set[tuple[int, ...]],
+    tree: dict[tuple[int, ...], int],
 ) -> bool:
-    """Give offsets to the tree of blocks that hangs on ``root``; false when it is no tree."""
+    """Give offsets to the tree of blocks that hangs on ``root``, and it a number; false when it is no tree."""
+    number = len(tree)
     queue: list[tuple[tuple[int, ...], tuple[int, ...] | None, int]] = [(root, None, 0)]
     for block, parent, clock in queue:  # grows while it is walked
-        if block in done:
+        if block in tree:
             return False
-        done.add(block)
+        tree[block] = number
         for v in segments.get((block,), ()):
             offsets[v] = clock
             clock += times[v]

@@ -86,7 +86,7 @@ class Profile:
         }
         keys = [id(problem.operations[v].table) for v in order]
         longest = {key: max((b[0] for b in best if b is not None), default=0) for key, best in chosen.items()}
-        self.most = sum(longest[key] for key in keys)
+        self.most = max(1, sum(longest[key] for key in keys))
         """No contiguous partition needs a longer period."""
         impossible = (self.most + 1, 0)
         rows = {key: [b or impossible for b in best] for key, best in chosen.items()}
@@ -327,7 +327,7 @@ def _best_plan(
     def solve(period: int) -> list[Stage] | None:
         return cover(profile, period) if count is None else exactly(profile, period, count)
 
-    low, high = max(1, area_bound(problem).value), max(1, profile.most)
+    low, high = max(1, area_bound(problem).value), profile.most
     found = solve(high)
     if found is None:
         return None

@@ -217,7 +217,8 @@ def test_widths_of_a_chain_can_always_be_packed(count: int, group: int, picks: l
 
 def test_blocks_follow_the_stages_where_groups_allow() -> None:
     assert pack_blocks([2, 1, 1, 4], 8, 4) == [(0, 1), (2,), (3,), (4, 5, 6, 7)]
-    assert pack_blocks([2, 4, 2], 8, 4) == [(4, 5), (0, 1, 2, 3), (6, 7)]
+    assert pack_blocks([2, 4, 2], 8, 4) == [(0, 1), (4, 5, 6, 7), (2, 3)]
+    assert pack_blocks([1, 8, 1, 1], 11, 4) == [(8,), (0, 1, 2, 3, 4, 5, 6, 7), (9,), (10,)]
 
 
 def test_families_of_widths() -> None:

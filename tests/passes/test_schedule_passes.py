@@ -1,0 +1,287 @@
+"""The passes partition-stages and schedule-periodic, held to the checker of the levels."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xdsl.context import Context
+from xdsl.dialects.builtin import Builtin, IntAttr, ModuleOp, StringAttr, TensorType, i8
+from xdsl.parser import Parser
+
+from dialects.attributes import CostAttr, CostEntry, LinkAttr
+from dialects.diagnostics import TaktError
+from dialects.levels import check_level
+from dialects.operators import OpaqueOp
+from dialects.schedule_rules import peak_memory
+from dialects.structure import GraphOp, InputOp, OutputOp, PlatformOp, StageOp, find_graph, find_platform, make_platform
+from dialects.takt import Takt
+from passes import get_all_passes
+from passes.instance import DoesNotFit, read_staged
+from passes.partition_stages import PartitionStagesPass
+from passes.progress import listening
+from passes.schedule_periodic import SchedulePeriodicPass
+from passes.scheduling.data import Solution
+from passes.verify_level import VerifyLevelPass
+
+Plan = Literal["stages", "laminar"]
+CONTEXT = Context()
+CONTEXT.load_dialect(Builtin)
+CONTEXT.load_dialect(Takt)
+
+
+def platform(accelerators: int, group: int, memory: int = 10**6) -> PlatformOp:
+    group = min(group, accelerators)
+    links = [LinkAttr(StringAttr("node"), IntAttr(group), IntAttr(0), IntAttr(1))]
+    if group < accelerators:
+        links.append(LinkAttr(StringAttr("all"), IntAttr(accelerators), IntAttr(0), IntAttr(1)))
+    return make_platform(
+        "p",
+        accelerator="a",
+        accelerators=accelerators,
+        memory=memory,
+        bandwidth=1,
+        launch=0,
+        peak={},
+        links=links,
+    )
+
+
+def tensor(size: int) -> TensorType[Any]:
+    return TensorType(i8, [size])
+
+
+@st.composite
+def modules(draw: Any, memory: int = 10**6) -> ModuleOp:
+    """Moldable modules: a random graph of opaque operators with several results, on a grouped platform."""
+    accelerators, group = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    entries = st.builds(CostEntry, st.integers(0, 50), st.integers(0, 60), st.integers(0, 9), st.integers(0, 9))
+    tables = draw(
+        st.lists(st.dictionaries(st.integers(1, accelerators), entries, min_size=1, max_size=4), min_size=1, max_size=3)
+    )
+    source = InputOp.create(result_types=[tensor(5)])
+    values = [source.output]
+    operators: list[OpaqueOp] = []
+    for _ in range(draw(st.integers(1, 9))):
+        operands = draw(st.lists(st.sampled_from(values), max_size=3))
+        results = [tensor(draw(st.integers(0, 9))) for _ in range(draw(st.integers(1, 2)))]
+        cost = CostAttr.from_table(draw(st.sampled_from(tables)))
+        op = OpaqueOp.make(operands, {}, results, 0, cost=cost)
+        operators.append(op)
+        values += op.results
+    graph = GraphOp.make("m", [source, *operators, OutputOp.make([values[-1]])], "moldable")
+    return ModuleOp([platform(accelerators, group, memory), graph])
+
+
+def accepted(module: ModuleOp) -> GraphOp:
+    assert check_level(module) == []
+    graph = find_graph(module)
+    assert graph is not None
+    return graph
+
+
+def parse(text: str, memory: int = 1000) -> ModuleOp:
+    module = Parser(CONTEXT, text).parse_module()
+    module.body.block.insert_op_before(platform(4, 4, memory), module.body.block.first_op)  # pyright: ignore
+    return module
+
+
+CHAIN = """
+takt.graph @m moldable {
+  %x = takt.input : tensor<8xi8>
+  %a = takt.op(%x) cost <[1, 2] time [800, 500] params [400, 200] output [8, 4]> : (tensor<8xi8>) -> tensor<8xi8>
+  %b = takt.op(%a) cost <[1, 2] time [900, 500] params [400, 200] output [8, 4]> : (tensor<8xi8>) -> tensor<8xi8>
+  takt.output %b : tensor<8xi8>
+}
+"""
+STAGED = """
+takt.graph @m staged {
+  takt.stage 0 on [0:1]
+  takt.stage 1 on [1:2]
+  %x = takt.input : tensor<8xi8>
+  %a = takt.op(%x) cost <[1, 2] time [800, 500] params [400, 200] output [8, 4]> stage 0
+    : (tensor<8xi8>) -> tensor<8xi8>
+  %b = takt.op(%a) cost <[2] time [300] params [200] output [4]> stage 0 shared 1 : (tensor<8xi8>) -> tensor<8xi8>
+  %c = takt.op(%b) cost <[1] time [700] params [400] output [8]> stage 1 : (tensor<8xi8>) -> tensor<8xi8>
+  takt.output %c : tensor<8xi8>
+}
+"""
+
+
+@settings(max_examples=80, deadline=None)
+@given(module=modules())
+def test_partition_and_schedule_pass_the_checker(module: ModuleOp) -> None:
+    PartitionStagesPass().apply(CONTEXT, module)
+    stages = accepted(module)
+    loads = {s.index.value.data: 0 for s in stages.stages()}
+    SchedulePeriodicPass().apply(CONTEXT, module)
+    graph = accepted(module)
+    assert graph.schedule is not None
+    for op in graph.operators():
+        assert op.slot is not None
+        assert op.cost is not None
+        assert op.stage is not None
+        loads[op.stage.value.data] += op.cost.table()[op.slot.allotment.data].time
+    assert graph.schedule.bound.data <= graph.schedule.pattern.data <= max(1, *loads.values())
+
+
+@settings(max_examples=80, deadline=None)
+@given(module=modules(), plan=st.sampled_from(["stages", "laminar"]))
+def test_one_stage_of_single_operators_passes_the_checker(module: ModuleOp, plan: Plan) -> None:
+    PartitionStagesPass(plan="operators").apply(CONTEXT, module)
+    accepted(module)
+    SchedulePeriodicPass(plan=plan).apply(CONTEXT, module)
+    schedule = accepted(module).schedule
+    assert schedule is not None
+    assert schedule.plan.data == plan
+    assert schedule.bound.data <= schedule.pattern.data
+
+
+@settings(max_examples=60, deadline=None)
+@given(module=modules(), plan=st.sampled_from(["stages", "laminar"]))
+def test_solver_and_checker_count_the_same_bytes(module: ModuleOp, plan: Plan) -> None:
+    PartitionStagesPass(plan="operators").apply(CONTEXT, module)
+    _, problem = read_staged(module)
+    SchedulePeriodicPass(plan=plan).apply(CONTEXT, module)
+    graph, machine = find_graph(module), find_platform(module)
+    assert graph is not None
+    assert graph.schedule is not None
+    assert machine is not None
+    slots = [op.slot for op in graph.operators() if op.slot is not None]
+    solution = Solution(
+        graph.schedule.pattern.data,
+        tuple(s.allotment.data for s in slots),
+        tuple(s.copies()[0] for s in slots),
+        tuple(s.start.data for s in slots),
+    )
+    used = {p: both for p, both in peak_memory(graph, machine).items() if both != (0, 0)}
+    assert {p: both for p, both in problem.peak_memory(solution).items() if both != (0, 0)} == used
+
+
+@settings(max_examples=60, deadline=None)
+@given(module=modules(memory=80), plan=st.sampled_from(["stages", "laminar"]))
+def test_what_does_not_fit_is_refused_and_never_scheduled(module: ModuleOp, plan: Plan) -> None:
+    refusal: DoesNotFit | None = None
+    try:
+        PartitionStagesPass(plan="stages" if plan == "stages" else "operators").apply(CONTEXT, module)
+        SchedulePeriodicPass(plan=plan).apply(CONTEXT, module)
+    except DoesNotFit as error:
+        refusal = error
+    if refusal is None:
+        accepted(module)
+    else:
+        assert refusal.missing > 0
+        assert f"{refusal.missing} bytes are missing" in str(refusal)
+
+
+def test_operators_shared_by_two_stages_run_on_both_blocks() -> None:
+    module = parse(STAGED)
+    SchedulePeriodicPass().apply(CONTEXT, module)
+    graph = accepted(module)
+    assert graph.schedule is not None
+    assert graph.schedule.pattern.data == 1100
+    assert [op.slot.copies()[0] for op in graph.operators() if op.slot] == [(0,), (0, 1), (1,)]
+
+
+def test_the_number_of_stages_can_be_given() -> None:
+    module = parse(CHAIN)
+    PartitionStagesPass(stages=1).apply(CONTEXT, module)
+    assert [s.accelerators() for s in accepted(module).stages()] == [(0, 1)]
+
+
+def test_parameters_that_fit_nowhere() -> None:
+    with pytest.raises(DoesNotFit, match=r"parameters need 800 bytes.* 4 accelerators have 796: 4 bytes are missing"):
+        PartitionStagesPass().apply(CONTEXT, parse(CHAIN, memory=199))
+
+
+def test_parameters_that_fit_no_contiguous_stage() -> None:
+    text = CHAIN.replace("[400, 200]", "[500, 300]")
+    with pytest.raises(DoesNotFit, match=r"need at least 304 bytes.* alone|alone needs at least 304 bytes"):
+        PartitionStagesPass().apply(CONTEXT, parse(text, memory=303))
+
+
+def test_live_values_that_do_not_fit_say_how_much_is_missing() -> None:
+    module = parse(CHAIN, memory=210)
+    PartitionStagesPass().apply(CONTEXT, module)
+    with pytest.raises(
+        DoesNotFit, match=r"needs 212 bytes \(200 of parameters and 12 of live values\) and has 210"
+    ) as e:
+        SchedulePeriodicPass().apply(CONTEXT, module)
+    assert e.value.missing == 2
+    graph = find_graph(module)
+    assert graph is not None
+    assert graph.schedule is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("takt.graph @m model { takt.output }", "takes a graph at level 'moldable', this one is at level 'model'"),
+        ("takt.platform @q {}", ""),
+        (STAGED, "at level 'staged'"),
+        (CHAIN.replace("cost <[1, 2] time [900, 500] params [400, 200] output [8, 4]>", ""), "has no cost table"),
+        (CHAIN.replace("[1, 2]", "[5, 6]"), "needs 5 accelerators, the platform has 4"),
+    ],
+)
+def test_bad_states_are_refused(text: str, message: str) -> None:
+    if not message:
+        with pytest.raises(TaktError, match=r"no takt\.graph"):
+            PartitionStagesPass().apply(CONTEXT, ModuleOp([]))
+        return
+    with pytest.raises(TaktError, match=message):
+        PartitionStagesPass().apply(CONTEXT, parse(text))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("staged {", "moldable {", "takes a graph at level 'staged'"),
+        ("takt.stage 1 on [1:2]", "takt.stage 2 on [1:2]", "numbered 0, 1, 2"),
+        ("stage 1 : ", ": ", "has no stage"),
+        ("shared 1", "shared 5", "stage 5 does not exist"),
+        ("shared 1", "", "'b' needs 2 accelerators, stage 0 grants 1"),
+        ("[1:2]", "[0:2]", "overlaps another block on accelerator 0"),
+        ("stage 1 : ", "stage 7 : ", "unknown stage 7"),
+    ],
+)
+def test_bad_stages_are_refused(before: str, after: str, message: str) -> None:
+    with pytest.raises(TaktError, match=message):
+        SchedulePeriodicPass().apply(CONTEXT, parse(STAGED.replace(before, after)))
+
+
+def test_a_module_without_a_platform() -> None:
+    with pytest.raises(TaktError, match="no platform"):
+        PartitionStagesPass().apply(CONTEXT, Parser(CONTEXT, CHAIN).parse_module())
+
+
+def test_progress_reaches_the_listener() -> None:
+    heard: list[tuple[str, int, int, str]] = []
+    module = parse(CHAIN)
+    with listening(lambda *news: heard.append(news)):
+        PartitionStagesPass().apply(CONTEXT, module)
+        SchedulePeriodicPass().apply(CONTEXT, module)
+    assert heard[0] == ("stages", 500, 500, "partition")
+    assert heard[-1][:3] == ("windows", 500, 500)
+
+
+def test_verify_level_checks_the_level_asked_for() -> None:
+    module = parse(CHAIN)
+    VerifyLevelPass().apply(CONTEXT, module)
+    with pytest.raises(TaktError):
+        VerifyLevelPass(level="staged").apply(CONTEXT, module)
+
+
+def test_every_pass_has_its_name_and_a_description() -> None:
+    for name, load in get_all_passes().items():
+        loaded = load()
+        assert loaded.name == name
+        assert loaded.__doc__
+
+
+def test_stages_are_written_at_the_head() -> None:
+    module = parse(CHAIN)
+    PartitionStagesPass().apply(CONTEXT, module)
+    ops = list(accepted(module).body.block.ops)
+    assert isinstance(ops[0], StageOp)
