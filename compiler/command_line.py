@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from difflib import get_close_matches
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -122,11 +123,14 @@ def check_output(path: str | None) -> None:
     from dialects.diagnostics import Diagnostic, TaktError
 
     reason = None
-    target = Path(path)
+    try:
+        folder = os.path.dirname(os.path.realpath(path))
+    except (OSError, ValueError) as error:  # a null byte
+        raise TaktError(Diagnostic(f"cannot write '{path}': {error}")) from None
     if os.path.isdir(path):
         reason = "it is a directory"
-    elif not os.path.isdir(os.path.realpath(target).rpartition(os.sep)[0] or os.sep):
-        reason = f"there is no directory '{target.parent}'"
+    elif not os.path.isdir(folder):
+        reason = f"there is no directory '{os.path.dirname(path) or folder}'"
     if reason:
         raise TaktError(Diagnostic(f"cannot write '{path}': {reason}"))
 
@@ -139,7 +143,7 @@ def replace_file(path: Path, text: str) -> None:
         return
     handle, temporary = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(text)
         os.chmod(temporary, real.stat().st_mode & 0o7777 if real.exists() else 0o666 & ~_umask())
         os.replace(temporary, real)
@@ -176,10 +180,12 @@ def guarded(tool: str, debug: bool, sources: SourceCache, body: Callable[[], int
             import traceback
 
             traceback.print_exc()
-        sys.stdout.flush()
         print_diagnostics(diagnostics, sources, tool)
         return code
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names of files need not be text the terminal can show
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = body()
         sys.stdout.flush()
@@ -191,11 +197,12 @@ def guarded(tool: str, debug: bool, sources: SourceCache, body: Callable[[], int
     except KeyboardInterrupt:
         sys.stderr.write(f"{tool}: interrupted\n")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Without this, Python complains once more at exit.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has seen enough
+        _abandon_stdout()
         return FAILED
+    except OSError as error:  # reading and writing of files say so themselves: this is standard output
+        _abandon_stdout()
+        return failed([Diagnostic(f"cannot write the output: {error.strerror or error}")])
     except RecursionError:
         return failed([Diagnostic("the input is nested too deeply")])
     except MemoryError:
@@ -207,3 +214,9 @@ def guarded(tool: str, debug: bool, sources: SourceCache, body: Callable[[], int
         hint = "this is a fault of the compiler, not of the input; --debug shows where it happened"
         sys.stderr.write(Renderer(sources, tool=tool).render(Diagnostic(text.split("\n")[0], hint=hint)))
         return FAILED
+
+
+def _abandon_stdout() -> None:
+    """Send what is left in the buffer of standard output nowhere; Python would try again at exit, and complain."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

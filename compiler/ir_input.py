@@ -25,6 +25,9 @@ from dialects.diagnostics import Diagnostic, Location, TaktError
 UNDEFINED = "values used but not defined"
 """How xDSL's message about undefined values starts; it comes at the end of the file, without the uses."""
 
+LEFTOVER = "Could not parse entire input!"
+"""xDSL's message where an operation should begin."""
+
 
 class LineMap:
     """Character offsets of one text as lines and columns, both from 1."""
@@ -159,6 +162,8 @@ def _clean_errors(lines: LineMap) -> Iterator[list[LocatingParser]]:
         # xDSL's parser has more ways to fail on odd text than ParseError: integers of thousands of
         # digits, dense literals of the wrong length, bad escapes. All of them are faults of the text.
         reason = str(error).split("\n")[0] or type(error).__name__
+        if "integer string conversion" in reason:
+            reason = "an integer of thousands of digits"
         raise TaktError(Diagnostic(f"cannot be read as IR here: {reason}", here())) from error
 
 
@@ -173,7 +178,8 @@ def _from_parse_error(error: ParseError, lines: LineMap) -> Diagnostic:
             )
             for span, message in error.refs
         )
-    return Diagnostic(_sentence(error.msg), lines.location(error.span.start, error.span.end), notes=notes)
+    message = "expected an operation" if error.msg == LEFTOVER else _sentence(error.msg)
+    return Diagnostic(message, lines.location(error.span.start, error.span.end), notes=notes)
 
 
 def _sentence(message: str) -> str:

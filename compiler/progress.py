@@ -24,7 +24,7 @@ class ProgressLine:
     def __call__(self, engine: str, incumbent: int, bound: int, message: str) -> None:
         parts: list[str] = []
         if incumbent:
-            gap = f" ({1 - bound / incumbent:.2%} above)" if bound else ""
+            gap = f" ({incumbent / bound - 1:.2%} above)" if bound else ""
             parts.append(f"period {show_time(incumbent)}, at least {show_time(bound)}{gap}")
         if message:
             parts.append(message)

@@ -1,0 +1,125 @@
+"""What only a real process shows: start-up, pipes, signals, entry points."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+TAKTC = [sys.executable, "-m", "compiler.taktc"]
+TAKT_OPT = [sys.executable, "-m", "compiler.takt_opt"]
+
+
+def run(command: list[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+
+
+@pytest.mark.parametrize("option", ["--help", "--version", "--no-such-option"])
+def test_help_imports_nothing_heavy(option: str) -> None:
+    code = (
+        "import sys\nfrom compiler.taktc import main\n"
+        f"try:\n    main([{option!r}])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'xdsl', 'lark', 'numpy', 'rich', 'ortools', 'highspy', 'networkx', 'pulp', 'passes', 'frontend'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    assert run([sys.executable, "-c", code]).stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_help_takes_less_than_half_a_second() -> None:
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        assert run([*TAKTC, "--help"]).returncode == 0
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.5
+
+
+def test_compiling_does_not_import_what_it_does_not_use(examples: Path) -> None:
+    code = (
+        "import sys\nfrom compiler.taktc import main\n"
+        f"main([{str(examples / 'research_dag.takt')!r}, '--emit', 'model', '-o', {os.devnull!r}])\n"
+        "heavy = {'numpy', 'rich', 'ortools', 'highspy', 'networkx', 'pulp', 'jaxlib', 'torch'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    assert run([sys.executable, "-c", code]).stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_exit_codes(examples: Path) -> None:
+    model, board = str(examples / "research_dag.takt"), str(examples / "tiny_board.takt")
+    good = run([*TAKTC, model, "--platform", board])
+    assert good.returncode == 0
+    assert good.stdout.startswith("builtin.module")
+    assert run([*TAKTC, model]).returncode == 1
+    assert run([*TAKTC, "--nope"]).returncode == 2
+    assert run([*TAKT_OPT, "-p", "nope"]).returncode == 2
+    assert run([*TAKT_OPT], "nonsense").returncode == 1
+    assert run([*TAKT_OPT], good.stdout).stdout == good.stdout
+
+
+def test_no_colour_and_no_progress_without_a_terminal(examples: Path) -> None:
+    result = run([*TAKTC, str(examples / "research_dag.takt")])
+    assert "\x1b" not in result.stderr
+
+
+def test_broken_pipe_is_quiet(examples: Path) -> None:
+    command = [*TAKTC, str(examples / "research_dag.takt"), "--platform", str(examples / "tiny_board.takt"), "--quiet"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=60)
+    finally:
+        os.close(writer)
+    assert result.stderr == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_full_device_is_an_error(examples: Path) -> None:
+    command = [*TAKTC, str(examples / "research_dag.takt"), "--emit", "model"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr == "taktc: error: cannot write the output: No space left on device\n"
+
+
+def test_interrupt(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    code = (
+        "import sys, pathlib, compiler.driver as driver\nfrom compiler.taktc import main\n"
+        "def read(*args):\n"
+        f"    pathlib.Path({str(started)!r}).touch()\n"
+        "    return sys.stdin.buffer.read()\n"
+        "import compiler.loading\ncompiler.loading._read_bytes = read\nsys.exit(main(['-']))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    deadline = time.monotonic() + 30
+    while not started.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.1)  # from the touch to the read
+    process.send_signal(signal.SIGINT)
+    # stdin stays open until the process has ended, so that only the signal can end it
+    assert process.wait(timeout=30) == 130
+    assert process.stderr is not None
+    assert process.stderr.read() == "taktc: interrupted\n"
+    process.stderr.close()
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+installed = any(e.name == "takt" for e in entry_points(group="xdsl.universe"))
+
+
+@pytest.mark.skipif(not installed, reason="needs the installed package: its entry point")
+def test_stock_xdsl_opt_runs_our_passes(examples: Path) -> None:
+    model = run([*TAKT_OPT, str(examples / "research_dag.takt"), "--platform", str(examples / "tiny_board.takt")])
+    stock = [sys.executable, "-c", "from xdsl.xdsl_opt_main import xDSLOptMain; xDSLOptMain().run()"]
+    result = run([*stock, "-p", "annotate-costs"], model.stdout)
+    assert result.returncode == 0, result.stderr
+    assert "takt.graph @research_dag moldable" in result.stdout
