@@ -147,9 +147,9 @@ class ScheduleView:
         return ceil(self.latency / self.period)
 
     @property
-    def gap(self) -> Fraction:
-        """How far the period may be from the least one: ``(period - bound) / period``, between 0 and 1."""
-        return 1 - self.bound / self.period
+    def gap(self) -> Fraction | None:
+        """How far above the least period this one may be, as a share: ``period / bound - 1``. None without a bound."""
+        return self.period / self.bound - 1 if self.bound else None
 
     @cached_property
     def load(self) -> Mapping[int, Fraction]:

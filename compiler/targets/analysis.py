@@ -10,7 +10,7 @@ from functools import cached_property
 
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.targets.text import counted, percent, short_bytes, short_time
+from compiler.targets.text import counted, percent, short_bytes, short_time, span_of
 from compiler.view import Accelerators, ScheduleView, Task, view_of
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform
@@ -32,14 +32,7 @@ class StageRow:
     @property
     def span(self) -> str:
         """First and last call of a block of the source, or the operators themselves where they are in none."""
-        if not self.tasks:
-            return ""
-        first, last = self.tasks[0], self.tasks[-1]
-        if first.block and last.block and first.block[0] == last.block[0]:
-            block, low, high = first.block[0], first.block[1], last.block[1]
-            return f"{block} {low}" if low == high else f"{block} {low} .. {high}"
-        names = [f"{t.block[0]} {t.block[1]}" if t.block else t.name for t in (first, last)]
-        return names[0] if names[0] == names[1] else " .. ".join(names)
+        return span_of(self.tasks)
 
     @property
     def allotments(self) -> Mapping[int, int]:
@@ -149,7 +142,7 @@ class Analysis:
             if faster[1] < longest.time:
                 return f"{where}; on {faster[0]} it would take {short_time(faster[1])}: give its stage a wider block."
             return f"{where}, its best allotment: only splitting or replicating it shortens the period."
-        if view.gap < Fraction(1, 100):
+        if view.gap is not None and view.gap < Fraction(1, 100):
             return (
                 f"The period is within {percent(view.gap, 2)} of its lower bound ({view.bound_by}): "
                 "only cheaper operators or more accelerators shorten it much."
@@ -171,10 +164,9 @@ class Analysis:
         used = sum(t.time * t.allotment for t in self.view.tasks)
         cheapest = sum(min(k * time for k, time in t.times) for t in self.view.tasks)
         total = self.view.period * self.view.platform.accelerators
-        return (
-            f"All accelerators are well used; of the machine's time {percent(1 - self.mean_load)} is idle and "
-            f"{percent((used - cheapest) / total)} goes to running operators on wider sets than their cheapest."
-        )
+        wider = (used - cheapest) / total
+        cost = f" and {percent(wider)} goes to operators on wider sets than their cheapest" if wider > 0 else ""
+        return f"The load is balanced; of the machine's time {percent(1 - self.mean_load)} is idle{cost}."
 
     def _slackest(self) -> StageRow | None:
         loose = [s for s in self.stages if s.tasks and s.index not in self.critical_stages]

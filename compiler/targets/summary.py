@@ -84,7 +84,7 @@ def _above(analysis: Analysis) -> str:
     view = analysis.view
     if view.period <= view.bound:
         return "optimal"
-    return f"at most {percent(view.period / view.bound - 1, 2)} above it" if view.bound else "not bounded by it"
+    return "not bounded by it" if view.gap is None else f"at most {percent(view.gap, 2)} above it"
 
 
 def _bounds(analysis: Analysis) -> Text:
@@ -119,6 +119,8 @@ def _load(analysis: Analysis) -> str:
 COLUMNS = ("stage", "accelerators", "ops", "first .. last", "busy", "of T", "params", "peak", "allotments")
 SPAN = 3
 """The column that gives way when the terminal is narrow."""
+BUSY, ROOMY = 4, 116
+"""The column that follows from the next one and is left out when the terminal is narrower than that."""
 
 
 def _stages(analysis: Analysis, width: int) -> Table:
@@ -128,17 +130,18 @@ def _stages(analysis: Analysis, width: int) -> Table:
         for stage in _shown(analysis.stages, critical)
     ]
     widths = [max(len(cells[c]) for cells in [COLUMNS, *(r[0] for r in rows if r)]) for c in range(len(COLUMNS))]
-    others = sum(w for c, w in enumerate(widths) if c != SPAN) + 2 * (len(COLUMNS) - 1)
+    shown = [c for c in range(len(COLUMNS)) if c != BUSY or width >= ROOMY]
+    others = sum(widths[c] + 2 for c in shown if c != SPAN)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", collapse_padding=True)
-    for c, title in enumerate(COLUMNS):
-        size = max(12, min(widths[c], width - others - 2)) if c == SPAN else widths[c]
+    for c in shown:
+        size = max(12, min(widths[c], width - others)) if c == SPAN else widths[c]
         left = c in (1, SPAN, len(COLUMNS) - 1)
-        table.add_column(title, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", width=size)
+        table.add_column(COLUMNS[c], justify="left" if left else "right", no_wrap=True, overflow="ellipsis", width=size)
     for row in rows:
         if row is None:
             table.add_row("...")
         else:
-            table.add_row(*row[0], style="yellow" if row[1] else None)
+            table.add_row(*(row[0][c] for c in shown), style="yellow" if row[1] else None)
     return table
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
+from compiler.view import Task
 from dialects.units import TIMES, show_bytes
 
 short_bytes = show_bytes
 
 
 def short_time(ns: int | Fraction, digits: int = 4) -> str:
-    """A time rounded to ``digits`` significant digits, in the largest unit that leaves at least one: ``8.123 ms``."""
+    """A time rounded to ``digits`` significant digits, in its largest unit: ``8.120 ms``, but ``8 ms`` when exact."""
     if not ns:
         return "0 ns"
     unit, scale = next(((u, f) for u, f in TIMES if abs(ns) >= f), ("ns", 1))
     value = float(Fraction(ns) / scale)
     decimals = max(0, digits - len(str(int(abs(value)))))
     text = f"{value:.{decimals}f}"
-    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
+    exact = Fraction(text) * scale == ns
+    return f"{text.rstrip('0').rstrip('.') if exact and '.' in text else text} {unit}"
 
 
 def percent(share: Fraction | float, decimals: int = 1) -> str:
@@ -40,3 +42,15 @@ def ranges(members: Iterable[int]) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 operator``, ``2 operators``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def span_of(tasks: Sequence[Task]) -> str:
+    """First and last call of a block of the source, or the operators themselves where they are in none."""
+    if not tasks:
+        return ""
+    first, last = tasks[0], tasks[-1]
+    if first.block and last.block and first.block[0] == last.block[0]:
+        block, low, high = first.block[0], first.block[1], last.block[1]
+        return f"{block} {low}" if low == high else f"{block} {low} .. {high}"
+    names = [f"{t.block[0]} {t.block[1]}" if t.block else t.name for t in (first, last)]
+    return names[0] if names[0] == names[1] else " .. ".join(names)
