@@ -57,7 +57,6 @@ def compile_model(
         machine = platform if isinstance(platform, Source) or platform is None else Source.read(platform)
         texts = {key: str(value) for key, value in (overrides or {}).items()}
         module = load(source, platform=machine, overrides=texts, model=name)
-    pipeline.verify(module)
-    return pipeline.run_pipeline(
-        context, module, to=to, options=options or pipeline.Options(), observer=observer or pipeline.SILENT
-    )
+    told = observer or pipeline.SILENT
+    pipeline.verify(module, told)
+    return pipeline.run_pipeline(context, module, to=to, options=options or pipeline.Options(), observer=told)
