@@ -57,8 +57,8 @@ def _load(source: Source, platform: Source | None, overrides: Mapping[str, str],
     program = Program(reporter)
     unit = program.load(source)
     platform_unit = program.load(platform) if platform is not None else None
-    recursive = check_names(program, reporter)
-    lowering = Lowering(reporter, Constants(program.units, reporter), recursive)
+    sizes = check_names(program, reporter)
+    lowering = Lowering(reporter, Constants(program.units, reporter), sizes)
     machine = None
     builder = PlatformBuilder(reporter, lowering.scope_of)
     if platform is None:

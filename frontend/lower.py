@@ -53,14 +53,14 @@ class Frame:
 class Lowering:
     """Expands one model. Errors go to the reporter; what depends on them is poisoned and skipped."""
 
-    def __init__(self, reporter: Reporter, constants: Constants, recursive: frozenset[int] = frozenset()):
+    def __init__(self, reporter: Reporter, constants: Constants, sizes: Mapping[int, int | None]):
         self.reporter = reporter
         self.accelerators: int | None = None
         """Size of the platform, when one is known."""
         self.overrides: Mapping[str, Value] = {}
         """Values of params that replace their defaults."""
-        self._recursive = recursive
-        """Identities of blocks that call themselves: reported already, never expanded."""
+        self._sizes = sizes
+        """Identity of a block → the least number of steps one call takes; None: it calls itself, never expand it."""
         self.types = Types()
         self.operators = Operators(self.types)
         self.ops: list[Operation] = []
@@ -287,8 +287,11 @@ class Lowering:
                 f"but {names} name{' is' if names == 1 else 's are'} assigned",
                 notes=(note(block.name.place, "defined here"),),
             )
-        if id(block) in self._recursive:
+        size = self._sizes.get(id(block), 0)
+        if size is None:
             raise Poisoned
+        if self._steps + size > MAX_OPERATORS:
+            raise self._too_many(call.callee.place)
         inner = self.scope_of(unit)
         if not bind(block, call, scope, inner, lambda problem: self._complain(problem, frame)):
             raise Poisoned

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dialects.operators import ELEMENT_TYPES
@@ -45,12 +45,16 @@ class _Scope:
             scope = scope.parent
 
 
-def check_names(program: Program, reporter: Reporter) -> frozenset[int]:
-    """Report wrong names in every file; returns the identities of the blocks that call themselves."""
+def check_names(program: Program, reporter: Reporter) -> Mapping[int, int | None]:
+    """Report wrong names in every file.
+
+    Returns, for the identity of every block, a lower bound on the operators and block calls that one
+    call of it makes; None for a block that calls itself.
+    """
     for unit in program.units:
         checker = _Checker(unit, reporter)
         checker.file()
-    return _recursion(program, reporter)
+    return _sizes(program, reporter)
 
 
 class _Checker:
@@ -63,11 +67,11 @@ class _Checker:
     def file(self) -> None:
         """Check every declaration."""
         outside = _Scope(())
-        defined: set[str] = set()
+        later = {n for n, (_, unit) in self.unit.constants.items() if unit is self.unit}
         for declaration in self.unit.file.declarations:
             match declaration:
                 case ast.Const():
-                    self._file_constant(declaration, defined)
+                    self._file_constant(declaration, later)
                 case ast.Block():
                     self._block(declaration)
                 case ast.Model():
@@ -87,9 +91,8 @@ class _Checker:
         for item in fields:
             self._expression(item.value, scope)
 
-    def _file_constant(self, node: ast.Const, defined: set[str]) -> None:
-        """A constant may use those above it and imported ones."""
-        later = {n for n, (_, unit) in self.unit.constants.items() if unit is self.unit} - defined
+    def _file_constant(self, node: ast.Const, later: set[str]) -> None:
+        """A constant may use those above it and imported ones; ``later`` holds this one and those below."""
         for name in _names(node.value):
             if name.name in later:
                 first = self.unit.constants[name.name][0].name
@@ -98,7 +101,7 @@ class _Checker:
                     message = f"constant '{name.name}' is defined by itself"
                 self.reporter.error(name.place, message, notes=[note(first.place, "defined here")])
         self._expression(node.value, _Scope(()))
-        defined.add(node.name.name)
+        later.discard(node.name.name)
 
     # --- blocks and models -----------------------------------------------------------------------
 
@@ -415,18 +418,30 @@ def _calls(body: Iterable[ast.Statement]) -> Iterator[ast.Ident]:
             yield from _calls(statement.body)
 
 
-def _recursion(program: Program, reporter: Reporter) -> frozenset[int]:
-    """Find blocks that call themselves, directly or through others; report each chain once."""
-    done: set[int] = set()
+def _sizes(program: Program, reporter: Reporter) -> Mapping[int, int | None]:
+    """The least size of every block; reports each chain of blocks that call one another in a cycle."""
+    sizes: dict[int, int | None] = {}
     recursive: set[int] = set()
     for unit in program.units:
         for block, owner in unit.blocks.values():
-            if owner is unit and id(block) not in done:
-                _walk(block, owner, done, recursive, reporter)
-    return frozenset(recursive)
+            if owner is unit and id(block) not in sizes:
+                _walk(block, owner, sizes, recursive, reporter)
+    return {block: None if block in recursive else size for block, size in sizes.items()}
 
 
-def _walk(block: ast.Block, unit: Unit, done: set[int], recursive: set[int], reporter: Reporter) -> None:
+def _size(body: Iterable[ast.Statement], unit: Unit, sizes: Mapping[int, int | None]) -> int:
+    """Operators and calls of a body; a repetition whose count is no literal may run zero times."""
+    size = 0
+    for statement in body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+            callee = unit.blocks.get(statement.value.callee.name)
+            size += 1 + ((sizes.get(id(callee[0])) or 0) if callee else 0)
+        elif isinstance(statement, ast.Repeat) and isinstance(statement.count, ast.Number):
+            size += max(0, int(statement.count.value)) * _size(statement.body, unit, sizes)
+    return size
+
+
+def _walk(block: ast.Block, unit: Unit, sizes: dict[int, int | None], recursive: set[int], reporter: Reporter) -> None:
     """Depth-first search without Python recursion, for long chains of blocks."""
     stack = [(block, unit, _calls(block.body))]
     open_blocks = {id(block): 0}
@@ -434,7 +449,7 @@ def _walk(block: ast.Block, unit: Unit, done: set[int], recursive: set[int], rep
         current, owner, calls = stack[-1]
         callee = next(calls, None)
         if callee is None:
-            done.add(id(current))
+            sizes[id(current)] = _size(current.body, owner, sizes)
             del open_blocks[id(current)]
             stack.pop()
             continue
@@ -449,6 +464,6 @@ def _walk(block: ast.Block, unit: Unit, done: set[int], recursive: set[int], rep
                 message = f"block '{following.name.name}' calls itself: {chain}"
             reporter.error(callee.place, message, "blocks are expanded, so none may contain itself; use repeat")
             recursive.update(id(b) for b in cycle)
-        elif id(following) not in done:
+        elif id(following) not in sizes:
             open_blocks[id(following)] = len(stack)
             stack.append((following, home, _calls(following.body)))

@@ -288,5 +288,5 @@ def parse_expression(text: str, name: str) -> ast.Expr:
     """Parse the text of one constant, such as a value given with ``--set``; raises TaktError."""
     file = parse(Source(name, f"const value = {text}"))
     if len(file.declarations) != 1 or not isinstance(file.declarations[0], ast.Const):
-        raise TaktError(f"'{text}' is not one value")
+        raise TaktError("not one value")
     return file.declarations[0].value

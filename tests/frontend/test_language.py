@@ -89,8 +89,10 @@ def test_constants_of_a_file_and_of_a_body(operators_of: Operators) -> None:
 
 
 def test_params_and_overrides(operators_of: Operators) -> None:
-    text = "model m {\n param layers = 2\n param b\n param f = 4 * layers\n input x: tensor<b x 8, bf16>\n"
-    " repeat layers carry x {\n x = linear(x, features = 8)\n}\n y = linear(x, features = f)\n output y\n}\n"
+    text = (
+        "model m {\n param layers = 2\n param b\n param f = 4 * layers\n input x: tensor<b x 8, bf16>\n"
+        " repeat layers carry x {\n x = linear(x, features = 8)\n}\n y = linear(x, features = f)\n output y\n}\n"
+    )
     assert list(operators_of(text, {"b": "3"})) == ["x.0", "x.1", "y"]
     ops = operators_of(text, {"b": "1 + 1", "layers": "3"})
     assert list(ops) == ["x.0", "x.1", "x.2", "y"]
@@ -112,16 +114,20 @@ def test_blocks_bind_dimensions_and_element_types(operators_of: Operators) -> No
 
 
 def test_a_type_can_fix_a_constant_parameter(operators_of: Operators) -> None:
-    text = "block f(x: tensor<b x (2 * half), t>; half) -> y {\n y = linear(x, features = half)\n}\n"
-    "block g(x: tensor<b x d, t>; d) -> y {\n y = linear(x, features = d)\n}\n"
+    text = (
+        "block f(x: tensor<b x (2 * half), t>; half) -> y {\n y = linear(x, features = half)\n}\n"
+        "block g(x: tensor<b x d, t>; d) -> y {\n y = linear(x, features = d)\n}\n"
+    )
     ops = operators_of(text + model(" a = f(x, half = 4)\n b = g(a)\n output b"))
     assert show(ops["f.0.y"].results[0].type) == "tensor<4 x 4, bf16>"
     assert show(ops["g.0.y"].results[0].type) == "tensor<4 x 4, bf16>"
 
 
 def test_an_element_type_bound_by_a_block_is_a_text(operators_of: Operators) -> None:
-    text = "block f(x: tensor<b x d, t>, ids: tensor<b, i32>) -> y {\n"
-    " e = embedding(ids, vocab = 10, dim = d, dtype = t)\n y = add(x, e)\n}\n"
+    text = (
+        "block f(x: tensor<b x d, t>, ids: tensor<b, i32>) -> y {\n"
+        " e = embedding(ids, vocab = 10, dim = d, dtype = t)\n y = add(x, e)\n}\n"
+    )
     ops = operators_of(
         text + "model m {\n input x: tensor<4 x 8, f16>\n input ids: tensor<4, i32>\n y = f(x, ids)\n output y\n}\n"
     )
