@@ -104,13 +104,11 @@ def _join(parts: list[tuple[Times, Times]]) -> tuple[Times, Times]:
     return _net(np.concatenate([t for t, _ in parts]), np.concatenate([c for _, c in parts]))
 
 
-def peak_memory(
-    view: ScheduleView, machine: Machine, found: list[Lifetimes]
-) -> tuple[Mapping[int, int], Overflow | None]:
-    """Accelerator → most bytes held at once, parameters included; and the first overflow, if there is one.
+def usage(view: ScheduleView, machine: Machine, found: list[Lifetimes]) -> list[tuple[Times, Times]]:
+    """For each class of accelerators, the times at which its memory changes and the bytes held from then on.
 
-    Intervals are half-open: what ends at a moment makes room for what begins then, so only the net change at each
-    moment counts.
+    Parameters are included. Intervals are half-open: what ends at a moment makes room for what begins then, so only
+    the net change at each moment counts.
     """
     changes: list[list[tuple[Times, Times]]] = [[] for _ in machine.sets]
     for life in found:
@@ -119,19 +117,29 @@ def peak_memory(
         size = np.full(len(begin), life.size, dtype=np.int64)
         changes[life.place].append((np.concatenate((begin, end)), np.concatenate((size, -size))))
     on_set = [_join(parts) for parts in changes]
-    peak = dict(view.parameters)
-    overflow: Overflow | None = None
+    used: list[tuple[Times, Times]] = []
     for members, owners in zip(machine.classes, machine.over, strict=True):
         times, change = _join([on_set[s] for s in owners])
-        held = np.cumsum(change)
+        used.append((times, np.cumsum(change) + view.parameters[members[0]]))
+    return used
+
+
+def peak_memory(
+    view: ScheduleView, machine: Machine, found: list[Lifetimes]
+) -> tuple[Mapping[int, int], Overflow | None]:
+    """Accelerator → most bytes held at once, parameters included; and the first overflow, if there is one."""
+    peak = dict(view.parameters)
+    overflow: Overflow | None = None
+    every = zip(machine.classes, machine.over, usage(view, machine, found), strict=True)
+    for members, owners, (times, held) in every:
         params = view.parameters[members[0]]
-        most = params + max(int(held.max(initial=0)), 0)
+        most = max(params, int(held.max(initial=0)))
         peak.update(dict.fromkeys(members, most))
         if most > view.platform.memory:
-            above = np.flatnonzero(held > view.platform.memory - params)
-            when = int(times[above[0]]) if len(above) else 0
+            above = np.flatnonzero(held > view.platform.memory)
+            when = int(times[above[0]]) if params <= view.platform.memory else 0
             if overflow is None or when < overflow.time:
-                needed = params + (int(held[above[0]]) if len(above) else 0)
+                needed = int(held[above[0]]) if len(above) else params
                 overflow = _blame(found, owners, when, members[0], needed)
     return peak, overflow
 

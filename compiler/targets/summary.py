@@ -119,8 +119,9 @@ def _load(analysis: Analysis) -> str:
 COLUMNS = ("stage", "accelerators", "ops", "first .. last", "busy", "of T", "params", "peak", "allotments")
 SPAN = 3
 """The column that gives way when the terminal is narrow."""
-BUSY, ROOMY = 4, 116
-"""The column that follows from the next one and is left out when the terminal is narrower than that."""
+DROPPED = (4, 8, 6, 2)
+"""Columns to leave out, in this order, where even that is not enough."""
+LEAST_SPAN = 18
 
 
 def _stages(analysis: Analysis, width: int) -> Table:
@@ -130,11 +131,17 @@ def _stages(analysis: Analysis, width: int) -> Table:
         for stage in _shown(analysis.stages, critical)
     ]
     widths = [max(len(cells[c]) for cells in [COLUMNS, *(r[0] for r in rows if r)]) for c in range(len(COLUMNS))]
-    shown = [c for c in range(len(COLUMNS)) if c != BUSY or width >= ROOMY]
-    others = sum(widths[c] + 2 for c in shown if c != SPAN)
+    shown = list(range(len(COLUMNS)))
+
+    def room() -> int:
+        return width - sum(widths[c] + 3 for c in shown if c != SPAN)
+
+    for column in DROPPED:
+        if room() < min(LEAST_SPAN, widths[SPAN]):
+            shown.remove(column)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", collapse_padding=True)
     for c in shown:
-        size = max(12, min(widths[c], width - others)) if c == SPAN else widths[c]
+        size = max(12, min(widths[c], room())) if c == SPAN else widths[c]
         left = c in (1, SPAN, len(COLUMNS) - 1)
         table.add_column(COLUMNS[c], justify="left" if left else "right", no_wrap=True, overflow="ellipsis", width=size)
     for row in rows:

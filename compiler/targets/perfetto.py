@@ -1,0 +1,208 @@
+"""``--emit perfetto``: a few periods of the steady state as a Chrome trace, for the Perfetto UI or chrome://tracing.
+
+One process, one track an accelerator. On a track, a slice for each uninterrupted run of one micro-batch encloses one
+for each operator. Perfetto colours a slice by its name without the digits, so a letter in the name of the enclosing
+slice tells neighbouring micro-batches apart; chrome://tracing uses ``cname``. Arrows follow the dependences.
+Counters show the memory of accelerators that act alike. Times are microseconds with three decimals: exact nanoseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+
+from compiler.simulate.machine import Clock, Machine, check_length
+from compiler.simulate.memory import Times, lifetimes, usage
+from compiler.targets.text import ranges
+from compiler.view import ScheduleView, Task, view_of
+
+PROCESS = 1
+NAMES = ("rail_response", "rail_idle", "good", "terrible", "thread_state_runnable", "yellow", "startup", "bad")
+"""Colours that chrome://tracing knows by name; one a micro-batch, in turn."""
+
+
+def emit(module: ModuleOp, *, periods: int = 3, memory: bool = True) -> str:
+    """The trace of ``periods`` periods (rounded up to whole patterns), with memory counters if ``memory``."""
+    view = view_of(module)
+    events = [*_metadata(view), *sorted(_Window(view, max(1, periods), memory).events(), key=_order)]
+    other = {
+        "model": view.graph,
+        "platform": view.platform.name,
+        "period_ns": float(view.period),
+        "bound_ns": view.bound,
+        "plan": view.plan,
+        "engine": view.engine,
+    }
+    rows = ",\n".join(json.dumps(e, ensure_ascii=False, separators=(",", ":")) for e in events)
+    return f'{{"displayTimeUnit":"ns","otherData":{json.dumps(other)},"traceEvents":[\n{rows}\n]}}\n'
+
+
+def _order(event: dict[str, Any]) -> tuple[float, int, float]:
+    """By time; at one moment enclosing slices first and arrows last, so that each finds the slice it belongs to."""
+    return event["ts"], "XiCsf".index(event["ph"]), -event.get("dur", 0.0)
+
+
+def _metadata(view: ScheduleView) -> Iterator[dict[str, Any]]:
+    stage_of = {p: s.index for s in reversed(view.stages) for p in s.granted}
+
+    def about(what: str, track: int, **args: Any) -> dict[str, Any]:
+        return {"ph": "M", "name": what, "pid": PROCESS, "tid": track, "ts": 0, "args": args}
+
+    yield about("process_name", 0, name=f"{view.graph} on {view.platform.name}, as scheduled")
+    yield about("process_sort_index", 0, sort_index=0)
+    several = len({s.granted for s in view.stages}) > 1
+    for p in range(view.platform.accelerators):
+        stage = f" (stage {stage_of[p]})" if several and p in stage_of else ""
+        yield about("thread_name", p + 1, name=f"accelerator {p}{stage}")
+        yield about("thread_sort_index", p + 1, sort_index=p)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One instance of an operator; times in ns from the start of the trace, whole."""
+
+    task: Task
+    microbatch: int
+    begin: int
+    end: int
+
+
+class _Window:
+    """The instances that run in the steady state between two moments a few periods apart."""
+
+    def __init__(self, view: ScheduleView, periods: int, memory: bool):
+        self.view, self.memory = view, memory
+        self.first = max(0, ceil(max((t.end for t in view.tasks), default=0) / view.period))
+        self.periods = -(-periods // view.rounds) * view.rounds
+        self.low = self.first * view.period
+        self.high = self.low + self.periods * view.period
+        found = list(self._instances())
+        # The first slice may begin before the window: the trace starts with it, so that no time is negative.
+        self.origin = min([self.low, *(b for _, _, b, _ in found)])
+        self.runs = {
+            (task.index, i): _Run(task, i, self.whole(begin), self.whole(end)) for task, i, begin, end in found
+        }
+
+    def whole(self, ns: Fraction) -> int:
+        """Nanoseconds from the start of the trace, rounded down; order and whole durations are kept."""
+        return floor(ns - self.origin)
+
+    def _instances(self) -> Iterator[tuple[Task, int, Fraction, Fraction]]:
+        period = self.view.period
+        for task in self.view.tasks:
+            i = max(0, ceil((self.low - task.end) / period))
+            while (begin := task.start + i * period) < self.high:
+                end = begin + task.time
+                if end > self.low or (not task.time and begin >= self.low):
+                    yield task, i, begin, end
+                i += 1
+
+    # --- events ------------------------------------------------------------------------------
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        tracks: dict[int, list[_Run]] = {}
+        for run in self.runs.values():
+            for p in run.task.set_of(run.microbatch):
+                tracks.setdefault(p, []).append(run)
+        for p, runs in sorted(tracks.items()):
+            runs.sort(key=lambda r: (r.begin, r.end))
+            yield from self.track(p, runs)
+        yield from self.arrows()
+        if self.memory:
+            yield from self.counters()
+
+    def track(self, p: int, runs: list[_Run]) -> Iterator[dict[str, Any]]:
+        held: list[_Run] = []
+        for run in runs:
+            if run.begin == run.end:
+                yield {"ph": "i", "s": "t", "name": run.task.name, **_place(p, run.begin), "args": self.facts(run)}
+                continue
+            if held and (held[-1].microbatch != run.microbatch or held[-1].end != run.begin):
+                yield self.enclosing(p, held)
+                held = []
+            held.append(run)
+            yield {
+                "ph": "X",
+                "name": run.task.name,
+                "cat": "operator",
+                **_place(p, run.begin),
+                "dur": _us(run.end - run.begin),
+                "cname": NAMES[run.microbatch % len(NAMES)],
+                "args": self.facts(run),
+            }
+        if held:
+            yield self.enclosing(p, held)
+
+    def enclosing(self, p: int, runs: list[_Run]) -> dict[str, Any]:
+        i = runs[0].microbatch
+        return {
+            "ph": "X",
+            "name": f"micro-batch {i} {chr(ord('A') + i % len(NAMES))}",
+            "cat": "micro-batch",
+            **_place(p, runs[0].begin),
+            "dur": _us(runs[-1].end - runs[0].begin),
+            "cname": NAMES[i % len(NAMES)],
+            "args": {"micro-batch": i, "operators": len(runs)},
+        }
+
+    def facts(self, run: _Run) -> dict[str, Any]:
+        task = run.task
+        facts: dict[str, Any] = {"operator": task.name, "kind": task.kind}
+        if task.stage is not None:
+            facts["stage"] = task.stage
+        if task.block is not None:
+            facts["block"] = f"{task.block[0]} {task.block[1]}"
+        facts["micro-batch"] = run.microbatch
+        facts["allotment"] = task.allotment
+        facts["accelerators"] = ranges(task.set_of(run.microbatch))
+        facts["time_ns"] = task.time
+        return facts
+
+    def arrows(self) -> Iterator[dict[str, Any]]:
+        """From the last nanosecond of the producer to the first of the consumer."""
+        number = 0
+        for edge in self.view.edges:
+            for i in range(self.first + self.periods):
+                source, sink = self.runs.get((edge.producer, i)), self.runs.get((edge.consumer, i))
+                if source is None or sink is None or source.begin == source.end or sink.begin == sink.end:
+                    continue
+                number += 1
+                common = {"name": source.task.name, "cat": "dependence", "id": number}
+                yield {"ph": "s", **common, **_place(source.task.set_of(i)[0], source.end - 1)}
+                yield {"ph": "f", "bp": "e", **common, **_place(sink.task.set_of(i)[0], sink.begin)}
+
+    def counters(self) -> Iterator[dict[str, Any]]:
+        """Bytes held over time by each class of accelerators that always act alike."""
+        view = self.view
+        if not view.tasks:
+            return
+        clock, machine, count = Clock.of(view), Machine.of(view), self.first + self.periods
+        check_length(view, clock, count)
+        first = np.array([t.start * clock.scale for t in view.tasks], dtype=np.int64)
+        starts: Times = np.arange(count, dtype=np.int64)[:, None] * clock.period + first
+        used = usage(view, machine, list(lifetimes(view, machine, starts)))
+        low, high = self.origin * clock.scale, self.high * clock.scale
+        for members, (times, held) in zip(machine.classes, used, strict=True):
+            # The last change before the window gives the level at its start.
+            begin = max(0, int(np.searchsorted(times, float(low), side="right")) - 1)
+            end = int(np.searchsorted(times, float(high), side="left"))
+            name = f"memory of accelerator {ranges(members) if len(members) > 1 else min(members)}"
+            for at, level in zip(times[begin:end].tolist(), held[begin:end].tolist(), strict=True):
+                moment = max(0, self.whole(clock.ns(at)))
+                yield {"ph": "C", "name": name, "pid": PROCESS, "ts": _us(moment), "args": {"bytes": level}}
+
+
+def _us(ns: int) -> float:
+    """Whole nanoseconds as microseconds; the shortest decimal of the result has at most three places."""
+    return ns / 1000
+
+
+def _place(p: int, ns: int) -> dict[str, Any]:
+    return {"pid": PROCESS, "tid": p + 1, "ts": _us(ns)}
