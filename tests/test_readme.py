@@ -1,0 +1,151 @@
+"""The README tells the truth: its commands run, and print what it shows.
+
+Blocks of code by language: ``console`` holds commands (``$ ...``) and exactly what they print, ``sh``
+commands alone, ``takt`` models that must load, ``python`` programs. Of commands, those of takt's tools
+run here, in order, in one scratch folder; what follows a pipe runs in the shell.
+
+When the compiler's output changes, ``TAKT_UPDATE_README=1 pytest tests/test_readme.py`` writes the
+new output and pictures into the README and ``docs/``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from compiler import takt_opt, taktc
+from frontend import Source, load
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+UPDATE = "TAKT_UPDATE_README" in os.environ
+TOOLS = {"taktc": taktc.main, "takt-opt": takt_opt.main}
+ELSEWHERE = {
+    "python3 -m venv .venv",
+    ".venv/bin/pip install -q -e '.[dev,mlir]'",
+    ".venv/bin/python -m pytest",
+    ".venv/bin/python -m pytest tests/test_examples.py",
+    ".venv/bin/python benchmarks/compile_time.py",
+}
+"""Commands of the README that are no tool of takt: a fresh machine's, this suite, and tests/test_benchmarks.py's."""
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """A fenced block of the README."""
+
+    language: str
+    text: str
+
+
+def blocks(language: str) -> list[CodeBlock]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    return [CodeBlock(kind, text) for kind, text in found if kind == language]
+
+
+def steps(command: str) -> Iterator[str]:
+    """The parts of ``a && b``."""
+    yield from (part.strip() for part in command.split("&&"))
+
+
+def tool_of(step: str) -> str:
+    """The last part of the path of a command's program."""
+    return step.split()[0].rsplit("/", 1)[-1]
+
+
+def commands() -> Iterator[tuple[str, str | None]]:
+    """Every command of the README, with the output it shows (None where it shows none)."""
+    for kind, text in re.findall(r"^```(sh|console)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL):
+        if kind == "sh":
+            joined = text.replace("\\\n", " ")
+            yield from ((line, None) for line in joined.splitlines() if line and not line.startswith("#"))
+        else:
+            for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+                command, output = part.split("\n", 1)
+                yield command, output
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks like the repository's root and may be written to."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(step: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command prints. A tool of ours runs in this process; a pipe behind it, and anything else, in the shell."""
+    if tool_of(step) not in TOOLS:
+        return shell(step)
+    first, *rest = step.split(" | ", 1)
+    code = TOOLS[tool_of(step)](shlex.split(first)[1:])
+    printed = capsys.readouterr()
+    assert (code == 0) == ("error:" not in printed.err), f"{step}\n{printed.err}"
+    text = printed.out + printed.err
+    return shell(rest[0], text) if rest else text
+
+
+def shell(command: str, text: str = "") -> str:
+    """What a shell command prints, given ``text`` on its standard input."""
+    return subprocess.run(["bash", "-c", command], input=text, capture_output=True, text=True, check=True).stdout
+
+
+def test_commands_run_and_print_what_is_shown(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = README.read_text()
+    ran = 0
+    for command, shown in commands():
+        for step in steps(command):
+            if step in ELSEWHERE:
+                continue
+            printed = run(step, capsys)
+            ran += tool_of(step) in TOOLS
+            if shown is None:
+                assert "error:" not in printed, step
+                continue
+            if UPDATE:
+                text = text.replace(f"$ {command}\n{shown}", f"$ {command}\n{printed}", 1)
+            else:
+                assert printed == shown, command
+    assert ran >= 8
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert pictures
+    for picture in pictures:
+        drawn = (workspace / picture).read_bytes()
+        if UPDATE:
+            (ROOT / picture).write_bytes(drawn)
+        assert drawn == (ROOT / picture).read_bytes()
+        assert len(drawn) < 500_000
+    if UPDATE:
+        README.write_text(text)
+
+
+def test_models_load() -> None:
+    """Every model loads, for the platform that stands in the README."""
+    texts = [Source(f"readme{number}.takt", block.text) for number, block in enumerate(blocks("takt"))]
+    (platform,) = [text for text in texts if "platform " in text.text]
+    models = [text for text in texts if "model " in text.text]
+    assert len(models) == len(texts) - 1 > 0
+    for model in models:
+        load(model, platform=platform)
+
+
+def test_programs_run(workspace: Path) -> None:
+    programs = blocks("python")
+    assert programs
+    for block in programs:
+        exec(compile(block.text, "README.md", "exec"), {})
+
+
+def test_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text())
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
