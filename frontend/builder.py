@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
-from lark import Token, v_args
+from lark import Token, Tree
 from lark.tree import Meta
-from lark.visitors import Transformer_NonRecursive
 
 from frontend import ast
 from frontend.report import Reporter
@@ -23,16 +22,35 @@ MAX_DIGITS = 30
 _NUMBER = re.compile(r"([0-9][0-9_]*)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+)(?![0-9A-Za-z_]))?")
 
 
-@v_args(meta=True, inline=True)
-class Builder(Transformer_NonRecursive[Token, Any]):
-    """One method for each rule of the grammar; no recursion, so that depth costs nothing."""
+class Builder:
+    """One method for each rule of the grammar, called with the rule's extent and the results of its parts."""
 
     def __init__(self, source: Source, reporter: Reporter) -> None:
-        super().__init__(visit_tokens=False)
         self.source, self.reporter = source, reporter
         self._too_deep = False
         self._depths: dict[int, tuple[int, Any]] = {}
         """Node identity → depth and the node, held so that its identity is not used again."""
+
+    def build(self, tree: Tree[Token]) -> ast.File:
+        """The syntax tree of a parsed text. A loop, not a recursion, so that depth costs nothing."""
+        order: list[Any] = []
+        pending: list[Any] = [tree]
+        while pending:
+            node = pending.pop()
+            order.append(node)
+            if isinstance(node, Tree):
+                pending += cast("Tree[Token]", node).children
+        built: list[Any] = []
+        for node in reversed(order):
+            if isinstance(node, Tree):
+                rule = cast("Tree[Token]", node)
+                first = len(built) - len(rule.children)
+                parts = built[first:]
+                del built[first:]
+                built.append(getattr(self, rule.data)(rule.meta, *parts))
+            else:
+                built.append(node)
+        return built[0]
 
     def _place(self, meta: Meta) -> Place:
         if meta.empty:

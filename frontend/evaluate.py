@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard, cast
 
 from dialects.diagnostics import Diagnostic
 from frontend import ast
@@ -65,7 +65,7 @@ def evaluate(node: ast.Expr, scope: Lookup) -> Value:
             return _function(node, scope)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[int | Fraction]:
     """Whether a value is a plain number; true and false are not."""
     return isinstance(value, int | Fraction) and not isinstance(value, bool)
 
@@ -79,7 +79,7 @@ def describe(value: Any) -> str:
     if isinstance(value, Quantity):
         return f"the {value.dimension} {value}"
     if isinstance(value, list):
-        return f"a list of {len(value)}"
+        return f"a list of {len(cast('list[Any]', value))}"
     return f"the number {show_number(value)}"
 
 
@@ -150,10 +150,10 @@ def _binary(node: ast.Binary, left: Value, right: Value) -> Value:
             return _tidy(node.place, Fraction(left.amount) / Fraction(right.amount))
         return Quantity(left.dimension, _tidy(node.place, _ARITHMETIC[operator](node, left.amount, right.amount)))
     if isinstance(left, Quantity) and is_number(right) and operator in "*/":
-        amount = left.amount * right if operator == "*" else _ratio(node, left.amount, right)  # pyright: ignore
-        return Quantity(left.dimension, _tidy(node.place, amount))  # pyright: ignore
+        amount = left.amount * right if operator == "*" else _ratio(node, left.amount, right)
+        return Quantity(left.dimension, _tidy(node.place, amount))
     if is_number(left) and isinstance(right, Quantity) and operator == "*":
-        return Quantity(right.dimension, _tidy(node.place, left * right.amount))  # pyright: ignore
+        return Quantity(right.dimension, _tidy(node.place, left * right.amount))
     if isinstance(left, list) and isinstance(right, list) and operator == "+":
         if len(left) + len(right) > 10**5:
             raise Problem(node.place, "this list is longer than 100000")
@@ -187,7 +187,11 @@ def _function(node: ast.Call, scope: Lookup) -> Value:
     if len(dimensions) != 1 or "" in dimensions:
         raise Problem(node.place, f"'{name}' needs numbers, or quantities of one dimension")
     pick = min if name == "min" else max
-    return pick(values, key=lambda v: v.amount if isinstance(v, Quantity) else v)  # pyright: ignore
+    return pick(values, key=_magnitude)
+
+
+def _magnitude(value: Value) -> Any:
+    return value.amount if isinstance(value, Quantity) else value
 
 
 def _div(node: ast.Call, values: list[Value]) -> Value:
@@ -198,7 +202,7 @@ def _div(node: ast.Call, values: list[Value]) -> Value:
         raise Problem(node.place, f"'div' needs two numbers, got {describe(left)} and {describe(right)}")
     if right == 0:
         raise Problem(node.arguments[1].value.place, "division by zero")
-    return left // right  # pyright: ignore
+    return left // right
 
 
 # --- values of a wanted kind -----------------------------------------------------------------
@@ -238,6 +242,6 @@ def amount(value: Value, place: Place, what: str, dimension: str, least: int = 0
 
 def fraction(value: Value, place: Place, what: str) -> float:
     """``value`` as a fraction in (0, 1]; raises Problem."""
-    if not is_number(value) or not 0 < value <= 1:  # pyright: ignore
+    if not is_number(value) or not 0 < value <= 1:
         raise Problem(place, f"{what} must be a number above 0 and at most 1, got {describe(value)}")
-    return float(value)  # pyright: ignore
+    return float(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from xdsl.dialects.builtin import ModuleOp
@@ -41,7 +41,7 @@ def load(
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def _no_collection() -> Generator[None]:
     """Suspend the garbage collector: nearly all that is made stays, so its scans only cost time."""
     enabled = gc.isenabled()
     gc.disable()

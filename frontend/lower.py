@@ -44,7 +44,7 @@ class Frame:
     suffix: str = ""
     block: BlockAttr | None = None
     depth: int = 0
-    calls: Mapping[str, int] = field(default_factory=dict)
+    calls: Mapping[str, int] = field(default_factory=dict[str, int])
     """How often the body calls each block, for naming."""
     caller: tuple[Place, str] | None = None
     """The outermost call that led here and the block it names."""

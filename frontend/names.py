@@ -22,12 +22,12 @@ class _Scope:
 
     body: Sequence[ast.Statement]
     parent: _Scope | None = None
-    names: dict[str, tuple[str, Place]] = field(default_factory=dict)
+    names: dict[str, tuple[str, Place]] = field(default_factory=dict[str, tuple[str, Place]])
     position: int = 0
     """Index of the statement being checked."""
-    carried: set[str] = field(default_factory=set)
+    carried: set[str] = field(default_factory=set[str])
     """Carried names that the body has still to reassign."""
-    given_up: set[str] = field(default_factory=set)
+    given_up: set[str] = field(default_factory=set[str])
     """Names already reported as unknown."""
 
     def find(self, name: str) -> tuple[str, Place] | None:

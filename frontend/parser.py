@@ -1,5 +1,8 @@
 """Text to syntax tree, with recovery: one run reports several independent syntax errors."""
 
+# lark leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import re
@@ -61,17 +64,11 @@ def parse(source: Source) -> ast.File:
         tree = None
     reporter.raise_if_failed()
     assert tree is not None, "the parser stopped without an error"
-    from lark.exceptions import VisitError
-
     from frontend.builder import Builder
 
-    try:
-        result: Any = Builder(source, reporter).transform(tree)
-    except VisitError as error:
-        raise error.orig_exc from None
+    file = Builder(source, reporter).build(tree)
     reporter.raise_if_failed()
-    assert isinstance(result, ast.File)
-    return result
+    return file
 
 
 @cache
@@ -194,6 +191,7 @@ class _Recovery:
             self._unwind(parser, top=True)
         self._resumed = position
         state = parser.lexer_thread.state
+        assert state is not None
         state.line_ctr.char_pos = position
         state.last_token = None
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from xdsl.dialects.builtin import IntAttr, StringAttr
 
@@ -23,6 +24,7 @@ _REQUIRED = ("memory", "bandwidth", "launch")
 _LINK = ("latency", "bandwidth")
 
 Scopes = Callable[[Unit], Lookup]
+Amount = TypeVar("Amount", int, int | float)
 
 
 class PlatformBuilder:
@@ -64,7 +66,7 @@ class PlatformBuilder:
 
     # --- accelerators ----------------------------------------------------------------------------
 
-    def accelerator(self, node: ast.Accelerator, unit: Unit) -> dict[str, object] | None:  # pyright: ignore
+    def accelerator(self, node: ast.Accelerator, unit: Unit) -> dict[str, Any] | None:
         """The rates of an accelerator, as arguments of ``make_platform``; None after errors."""
         scope = self.scope_of(unit)
         what = f"accelerator '{node.name.name}'"
@@ -78,7 +80,7 @@ class PlatformBuilder:
             "compute_efficiency": lambda f: fraction(evaluate(f.value, scope), f.value.place, f"'{f.name.name}'"),
             "memory_efficiency": lambda f: fraction(evaluate(f.value, scope), f.value.place, f"'{f.name.name}'"),
         }
-        result: dict[str, object] = {}
+        result: dict[str, Any] = {}
         for name, field in fields.items():
             value = self._number(lambda name=name, field=field: readers[name](field))
             good = good and value is not None
@@ -209,10 +211,10 @@ class PlatformBuilder:
     def _amount(field: ast.Field, scope: Lookup, dimension: str, least: int, what: str | None = None) -> int:
         return amount(evaluate(field.value, scope), field.value.place, what or f"'{field.name.name}'", dimension, least)
 
-    def _number(self, read: Callable[[], int | float]) -> int | None:  # pyright: ignore
+    def _number(self, read: Callable[[], Amount]) -> Amount | None:
         """The value, or None once its problem is reported."""
         try:
-            return read()  # pyright: ignore
+            return read()
         except Problem as problem:
             self.reporter.error(problem.place, problem.message, problem.hint, problem.notes)
         except Poisoned:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from dialects.diagnostics import Diagnostic, TaktError
@@ -20,17 +19,17 @@ OPERATOR_CLASSES = {operator.kind(): operator for operator in OPERATORS}
 """Source name → operator."""
 
 
-@dataclass(eq=False)
 class Unit:
-    """A file and the names it can use: its own and those of the files it imports."""
+    """A file and the names it can use: its own and those of the files it imports, each with its home."""
 
-    file: ast.File
-    blocks: dict[str, tuple[ast.Block, Unit]] = field(default_factory=dict)
-    constants: dict[str, tuple[ast.Const, Unit]] = field(default_factory=dict)
-    accelerators: dict[str, tuple[ast.Accelerator, Unit]] = field(default_factory=dict)
-    platforms: dict[str, tuple[ast.Platform, Unit]] = field(default_factory=dict)
-    models: dict[str, tuple[ast.Model, Unit]] = field(default_factory=dict)
-    """Models of this file alone."""
+    def __init__(self, file: ast.File):
+        self.file = file
+        self.blocks: dict[str, tuple[ast.Block, Unit]] = {}
+        self.constants: dict[str, tuple[ast.Const, Unit]] = {}
+        self.accelerators: dict[str, tuple[ast.Accelerator, Unit]] = {}
+        self.platforms: dict[str, tuple[ast.Platform, Unit]] = {}
+        self.models: dict[str, tuple[ast.Model, Unit]] = {}
+        """Models of this file alone."""
 
 
 class Program:
