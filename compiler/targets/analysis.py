@@ -128,13 +128,13 @@ class Analysis:
 
     def advice(self) -> list[str]:
         """At most three sentences, the most useful first, each derived from the numbers."""
+        if not self.heaviest:
+            return []
         found = [self._period_advice(), self._idle_advice(), self._memory_advice(), self._latency_advice()]
         return [sentence for sentence in found if sentence][:3]
 
     def _period_advice(self) -> str:
-        view, longest = self.view, self.heaviest[0] if self.heaviest else None
-        if longest is None:
-            return ""
+        view, longest = self.view, self.heaviest[0]
         share = Fraction(longest.time, len(longest.copies)) / view.period
         if share >= Fraction(99, 100):
             faster = min(longest.times, key=lambda entry: entry[1])

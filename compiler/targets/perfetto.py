@@ -44,9 +44,9 @@ def emit(module: ModuleOp, *, periods: int = 3, memory: bool = True) -> str:
     return f'{{"displayTimeUnit":"ns","otherData":{json.dumps(other)},"traceEvents":[\n{rows}\n]}}\n'
 
 
-def _order(event: dict[str, Any]) -> tuple[float, int, float]:
+def _order(event: dict[str, Any]) -> tuple[float, int, bool]:
     """By time; at one moment enclosing slices first and arrows last, so that each finds the slice it belongs to."""
-    return event["ts"], "XiCsf".index(event["ph"]), -event.get("dur", 0.0)
+    return event["ts"], "XiCsf".index(event["ph"]), event.get("cat") != "micro-batch"
 
 
 def _metadata(view: ScheduleView) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.targets.analysis import Analysis, StageRow
-from compiler.targets.text import counted, percent, ranges, short_bytes, short_time
+from compiler.targets.text import counted, percent, ranges, rate, short_bytes, short_time
 
 WIDEST = 130
 NARROWEST = 60
@@ -66,8 +66,7 @@ def _figures(analysis: Analysis) -> Table:
     table.add_column()
     params = sum(t.params * t.allotment * len(t.copies) for t in view.tasks)
     table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of parameters as placed")
-    rate = float(10**9 / view.period)
-    table.add_row("period", Text.assemble((short_time(view.period), "bold"), f"  ({rate:,.4g} micro-batches/s)"))
+    table.add_row("period", Text.assemble((short_time(view.period), "bold"), f"  ({rate(view.period)})"))
     if view.microbatches > 1:
         table.add_row("pattern", f"{short_time(view.pattern)} for {view.microbatches} micro-batches")
     table.add_row("lower bound", f"{short_time(view.bound)}  ({view.bound_by}); the period is {_above(analysis)}")

@@ -14,7 +14,7 @@ from itertools import pairwise
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.targets.gantt import Chart, Group, Piece
-from compiler.targets.text import percent, ranges, short_time
+from compiler.targets.text import percent, ranges, rate, short_time
 from compiler.view import ScheduleView, view_of
 from dialects.units import TIMES
 
@@ -95,9 +95,8 @@ class _Page:
     def header(self) -> Iterator[str]:
         view, p = self.view, self.view.platform
         gap = "no gap known" if view.gap is None else f"gap {percent(view.gap)}" if view.gap else "optimal"
-        rate = float(10**9 / view.period)
         figures = [
-            f"period {short_time(view.period)} ({rate:,.4g} micro-batches/s)",
+            f"period {short_time(view.period)} ({rate(view.period)})",
             f"lower bound {short_time(view.bound)} ({view.bound_by}), {gap}",
             f"latency {short_time(view.latency)}",
             f"{view.in_flight} in flight",

@@ -23,6 +23,12 @@ def short_time(ns: int | Fraction, digits: int = 4) -> str:
     return f"{text.rstrip('0').rstrip('.') if exact and '.' in text else text} {unit}"
 
 
+def rate(period: Fraction) -> str:
+    """Micro-batches a second, to four digits: ``17.82 micro-batches/s``."""
+    value = float(10**9 / period)
+    return f"{value:,.0f} micro-batches/s" if value >= 1000 else f"{value:.4g} micro-batches/s"
+
+
 def percent(share: Fraction | float, decimals: int = 1) -> str:
     """A share as a percentage: ``97.3 %``."""
     return f"{100 * float(share):.{decimals}f} %"
