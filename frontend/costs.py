@@ -88,6 +88,8 @@ def _outputs(clause: ast.Clause, scope: Lookup, results: int) -> tuple[int, ...]
             f"{len(sizes)} output sizes for {results} results",
             "write one size for each result: output [4 MiB, 8 KiB]",
         )
+    if sum(sizes) >= 2**63:
+        raise Problem(value.place, "the results together have 2^63 bytes or more")
     return sizes
 
 

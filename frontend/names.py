@@ -299,7 +299,9 @@ class _Checker:
         """A use before the definition: is it an oversight, or do the values depend on each other?"""
         current = scope.body[scope.position]
         notes = [note(definition.place, f"'{name}' is defined here")]
-        if path := _path(name, current, scope.body):
+        if isinstance(current, ast.Const | ast.Param) and name == current.name.name:
+            self.reporter.error(place, f"constant '{name}' is defined by itself")
+        elif path := _path(name, current, scope.body):
             cycle = " -> ".join(path)
             hint = "what passes from one iteration to the next is carried: repeat ... carry x"
             self.reporter.error(place, f"values depend on one another in a cycle: {cycle}", hint, notes)

@@ -105,7 +105,7 @@ class Operators:
         if least == most:
             expected = f"{least} operand" + ("" if least == 1 else "s")
         else:
-            expected = f"{least} operands or more" if most is None else f"{least} to {most} operands"
+            expected = f"{least} operand{'s' * (least != 1)} or more" if most is None else f"{least} to {most} operands"
         raise Problem(call.callee.place, f"'{cls.kind()}' takes {expected}, got {operands}")
 
     def create(

@@ -142,7 +142,9 @@ class _Recovery:
             hint = "a '{' is not closed"
         found = "the end of the file" if end else f"'{_short(token)}'"
         line = self.source.text[self.source.text.rfind("\n", 0, start) + 1 : start]
-        if token.type == "NAME" and re.search(r"(?<!\w)[0-9][0-9_.]*[ \t]*$", line):
+        if token == "x" and "_X" in accepted:
+            self.reporter.error(place, "expected a dimension after 'x'")
+        elif token.type == "NAME" and re.search(r"(?<!\w)[0-9][0-9_.]*[ \t]*$", line):
             self.reporter.error(place, *unknown_unit(str(token)))
         else:
             self.reporter.error(place, f"expected {_expected(accepted)}, found {found}", hint)
