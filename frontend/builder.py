@@ -48,6 +48,10 @@ class Builder:
                 parts = built[first:]
                 del built[first:]
                 built.append(getattr(self, rule.data)(rule.meta, *parts))
+            elif isinstance(node, Token) and node.type == "MEASURE":
+                built.append(self._measure(node))
+            elif isinstance(node, Token) and node.type == "NUMBER":
+                built.append(ast.Number(self._at(node), self._value(node)[0]))
             else:
                 built.append(node)
         return built[0]
@@ -170,16 +174,13 @@ class Builder:
 
     # --- expressions ---------------------------------------------------------------------------
 
-    def number(self, meta: Meta, token: Token) -> ast.Number:
-        return ast.Number(self._place(meta), self._value(token)[0])
-
-    def measure(self, meta: Meta, token: Token) -> ast.Measure:
+    def _measure(self, token: Token) -> ast.Measure:
         value, length = self._value(token)
         rest = token[length:]
         unit = rest.lstrip(" \t")
         start = self._at(token).end - len(unit)
         ident = ast.Ident(unit, Place(self.source, start, start + len(unit)))
-        return ast.Measure(self._place(meta), value, ident)
+        return ast.Measure(self._at(token), value, ident)
 
     def _value(self, token: Token) -> tuple[int | Fraction, int]:
         """The number that a token begins with, and its length in characters."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
@@ -15,7 +13,7 @@ from frontend import ast
 from frontend.evaluate import Problem, Value, evaluate
 from frontend.lower import Lowering, statements
 from frontend.names import check_names
-from frontend.parser import parse_expression
+from frontend.parser import collection_suspended, parse_expression
 from frontend.platforms import PlatformBuilder
 from frontend.program import Program, Unit
 from frontend.report import Reporter, choices, note, suggest
@@ -36,20 +34,8 @@ def load(
     its imports is used. ``overrides`` gives values to params and ``model`` chooses among several
     models. Raises TaktError with every independent error found.
     """
-    with _no_collection():
+    with collection_suspended():
         return _load(source, platform, overrides, model)
-
-
-@contextmanager
-def _no_collection() -> Generator[None]:
-    """Suspend the garbage collector: nearly all that is made stays, so its scans only cost time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _load(source: Source, platform: Source | None, overrides: Mapping[str, str], model: str | None) -> ModuleOp:

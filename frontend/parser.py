@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -51,8 +54,25 @@ _BRACKETS = re.compile(r'//[^\n]*|/\*[\s\S]*?(?:\*/|\Z)|"[^"\n]*"|([(\[{])|([)\]
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
+@contextmanager
+def collection_suspended() -> Generator[None]:
+    """Suspend the garbage collector: nearly all that is made stays, so its scans only cost time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def parse(source: Source) -> ast.File:
     """The syntax tree of a text; raises TaktError with every syntax error found."""
+    with collection_suspended():
+        return _parse(source)
+
+
+def _parse(source: Source) -> ast.File:
     reporter = Reporter()
     _check_text(source, reporter)
     lark = _parser()
