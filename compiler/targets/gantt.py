@@ -17,6 +17,8 @@ MARGIN = Fraction(1, 5)
 MOST_ROUNDS = 4
 """With replicas the pattern is several periods long; no more of them are shown."""
 
+MOST_PIECES = 4000
+
 
 @dataclass(frozen=True)
 class Group:
@@ -66,17 +68,22 @@ class Chart:
         return Chart(view, _groups(view), rounds, -MARGIN * view.period, (rounds + MARGIN) * view.period)
 
     def pieces(self, least: Fraction) -> list[Piece]:
-        """Everything that runs in the window; what is shorter than ``least`` ns is joined with its neighbours."""
+        """Everything that runs in the window; what is shorter than ``least`` ns is joined with its neighbours.
+
+        Of very many pieces longer ones are joined too, so that a picture of any schedule can be opened.
+        """
         row_of = {p: row for row, p in enumerate(self.rows)}
         on_rows: dict[tuple[int, int], list[Piece]] = {}
         for task in self.view.tasks:
             for piece in self._of_task(task, row_of):
                 on_rows.setdefault((piece.top, piece.bottom), []).append(piece)
-        found: list[Piece] = []
         for pieces in on_rows.values():
             pieces.sort(key=lambda p: (p.begin, p.tasks[0].index))
-            found.extend(_joined(pieces, least))
-        return sorted(found, key=lambda p: (p.top, p.begin))
+        while True:
+            found = [piece for pieces in on_rows.values() for piece in _joined(pieces, least)]
+            if len(found) <= MOST_PIECES or least >= self.view.period:
+                return sorted(found, key=lambda p: (p.top, p.begin))
+            least = max(Fraction(1), 2 * least)
 
     def _of_task(self, task: Task, row_of: Mapping[int, int]) -> Iterator[Piece]:
         period = self.view.period

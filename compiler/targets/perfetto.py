@@ -1,9 +1,10 @@
 """``--emit perfetto``: a few periods of the steady state as a Chrome trace, for the Perfetto UI or chrome://tracing.
 
-One process, one track an accelerator. On a track, a slice for each uninterrupted run of one micro-batch encloses one
-for each operator. Perfetto colours a slice by its name without the digits, so a letter in the name of the enclosing
-slice tells neighbouring micro-batches apart; chrome://tracing uses ``cname``. Arrows follow the dependences.
-Counters show the memory of accelerators that act alike. Times are microseconds with three decimals: exact nanoseconds.
+One process, one track an accelerator (of very many accelerators, one for those that always act alike). On a track, a
+slice for each uninterrupted run of one micro-batch encloses one for each operator. Perfetto colours a slice by its name
+without the digits, so a letter in the name of the enclosing slice tells neighbouring micro-batches apart;
+chrome://tracing uses ``cname``. Arrows follow the dependences. Counters show the memory of accelerators that act alike.
+Times are microseconds with three decimals: exact nanoseconds.
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ PROCESS = 1
 NAMES = ("rail_response", "rail_idle", "good", "terrible", "thread_state_runnable", "yellow", "startup", "bad")
 """Colours that chrome://tracing knows by name; one a micro-batch, in turn."""
 
+MOST_SLICES = 60_000
+"""Operator slices in a trace that shows every accelerator; beyond that, alike accelerators share a track."""
+
 
 def emit(module: ModuleOp, *, periods: int = 3, memory: bool = True) -> str:
     """The trace of ``periods`` periods (rounded up to whole patterns), with memory counters if ``memory``."""
     view = view_of(module)
-    events = [*_metadata(view), *sorted(_Window(view, max(1, periods), memory).events(), key=_order)]
+    window = _Window(view, max(1, periods), memory)
+    events = [*window.metadata(), *sorted(window.events(), key=_order)]
     other = {
         "model": view.graph,
         "platform": view.platform.name,
@@ -47,21 +52,6 @@ def emit(module: ModuleOp, *, periods: int = 3, memory: bool = True) -> str:
 def _order(event: dict[str, Any]) -> tuple[float, int, bool]:
     """By time; at one moment enclosing slices first and arrows last, so that each finds the slice it belongs to."""
     return event["ts"], "XiCsf".index(event["ph"]), event.get("cat") != "micro-batch"
-
-
-def _metadata(view: ScheduleView) -> Iterator[dict[str, Any]]:
-    stage_of = {p: s.index for s in reversed(view.stages) for p in s.granted}
-
-    def about(what: str, track: int, **args: Any) -> dict[str, Any]:
-        return {"ph": "M", "name": what, "pid": PROCESS, "tid": track, "ts": 0, "args": args}
-
-    yield about("process_name", 0, name=f"{view.graph} on {view.platform.name}, as scheduled")
-    yield about("process_sort_index", 0, sort_index=0)
-    several = len({s.granted for s in view.stages}) > 1
-    for p in range(view.platform.accelerators):
-        stage = f" (stage {stage_of[p]})" if several and p in stage_of else ""
-        yield about("thread_name", p + 1, name=f"accelerator {p}{stage}")
-        yield about("thread_sort_index", p + 1, sort_index=p)
 
 
 @dataclass(frozen=True)
@@ -89,6 +79,8 @@ class _Window:
         self.runs = {
             (task.index, i): _Run(task, i, self.whole(begin), self.whole(end)) for task, i, begin, end in found
         }
+        self.tracks = self._tracks()
+        self.track_of = {p: first for first, members in self.tracks.items() for p in members}
 
     def whole(self, ns: Fraction) -> int:
         """Nanoseconds from the start of the trace, rounded down; order and whole durations are kept."""
@@ -104,14 +96,40 @@ class _Window:
                     yield task, i, begin, end
                 i += 1
 
+    def _tracks(self) -> dict[int, tuple[int, ...]]:
+        """First accelerator of each track → all its accelerators."""
+        every = self.view.platform.accelerators
+        if sum(run.task.allotment for run in self.runs.values()) <= MOST_SLICES:
+            return {p: (p,) for p in range(every)}
+        alike = Machine.of(self.view).classes
+        used = {p for members in alike for p in members}
+        return dict(sorted([(min(m), m) for m in alike] + [(p, (p,)) for p in range(every) if p not in used]))
+
     # --- events ------------------------------------------------------------------------------
 
+    def metadata(self) -> Iterator[dict[str, Any]]:
+        """Names and order of the process and its tracks."""
+        view = self.view
+        stage_of = {p: s.index for s in reversed(view.stages) for p in s.granted}
+
+        def about(what: str, track: int, **args: Any) -> dict[str, Any]:
+            return {"ph": "M", "name": what, "pid": PROCESS, "tid": track, "ts": 0, "args": args}
+
+        yield about("process_name", 0, name=f"{view.graph} on {view.platform.name}, as scheduled")
+        yield about("process_sort_index", 0, sort_index=0)
+        several = len({s.granted for s in view.stages}) > 1
+        for p, members in self.tracks.items():
+            stage = f" (stage {stage_of[p]})" if several and p in stage_of else ""
+            yield about("thread_name", p + 1, name=f"{_accelerators(members)}{stage}")
+            yield about("thread_sort_index", p + 1, sort_index=p)
+
     def events(self) -> Iterator[dict[str, Any]]:
-        tracks: dict[int, list[_Run]] = {}
+        on_track: dict[int, list[_Run]] = {}
         for run in self.runs.values():
             for p in run.task.set_of(run.microbatch):
-                tracks.setdefault(p, []).append(run)
-        for p, runs in sorted(tracks.items()):
+                if p in self.tracks:
+                    on_track.setdefault(p, []).append(run)
+        for p, runs in sorted(on_track.items()):
             runs.sort(key=lambda r: (r.begin, r.end))
             yield from self.track(p, runs)
         yield from self.arrows()
@@ -175,8 +193,9 @@ class _Window:
                     continue
                 number += 1
                 common = {"name": source.task.name, "cat": "dependence", "id": number}
-                yield {"ph": "s", **common, **_place(source.task.set_of(i)[0], source.end - 1)}
-                yield {"ph": "f", "bp": "e", **common, **_place(sink.task.set_of(i)[0], sink.begin)}
+                tail, head = (self.track_of[run.task.set_of(i)[0]] for run in (source, sink))
+                yield {"ph": "s", **common, **_place(tail, source.end - 1)}
+                yield {"ph": "f", "bp": "e", **common, **_place(head, sink.begin)}
 
     def counters(self) -> Iterator[dict[str, Any]]:
         """Bytes held over time by each class of accelerators that always act alike."""
@@ -193,10 +212,14 @@ class _Window:
             # The last change before the window gives the level at its start.
             begin = max(0, int(np.searchsorted(times, float(low), side="right")) - 1)
             end = int(np.searchsorted(times, float(high), side="left"))
-            name = f"memory of accelerator {ranges(members) if len(members) > 1 else min(members)}"
+            name = f"memory of {_accelerators(members)}"
             for at, level in zip(times[begin:end].tolist(), held[begin:end].tolist(), strict=True):
                 moment = max(0, self.whole(clock.ns(at)))
                 yield {"ph": "C", "name": name, "pid": PROCESS, "ts": _us(moment), "args": {"bytes": level}}
+
+
+def _accelerators(members: tuple[int, ...]) -> str:
+    return f"accelerator {min(members)}" if len(members) == 1 else f"accelerators {ranges(members)}"
 
 
 def _us(ns: int) -> float:

@@ -251,13 +251,14 @@ class _Page:
         x = float(LEFT)
         yield _text(x, y, "micro-batch", size=11.5, colour=FAINT)
         x += 76
-        shown = min(self.view.in_flight, len(PALETTE))
-        for i in range(max(1, shown)):
-            name = _relative(-i)
-            yield f'<rect class="m{i}" x="{x:.1f}" y="{y - 10:.1f}" width="13" height="13" rx="2"/>'
+        newest = self.chart.rounds - 1
+        shown = min(self.view.in_flight + newest, len(PALETTE))
+        for i in range(newest, newest - max(1, shown), -1):
+            name = _relative(i)
+            yield f'<rect class="m{-i % len(PALETTE)}" x="{x:.1f}" y="{y - 10:.1f}" width="13" height="13" rx="2"/>'
             yield _text(x + 18, y, name, size=11.5)
             x += 18 + len(name) * 7 + 14
-        if self.view.in_flight > len(PALETTE):
+        if self.view.in_flight + newest > len(PALETTE):
             yield _text(x, y, "and so on in turn", size=11.5, colour=FAINT)
             x += 112
         x += 10

@@ -174,3 +174,12 @@ def test_random_chains_follow_the_rules(build: Build, operator: Any, data: st.Da
     module = build(operators, max(1, end), 3)
     check_rules(events_of(emit(module)))
     assert Fraction(json.loads(emit(module))["otherData"]["period_ns"]) == max(1, end)
+
+
+def test_many_alike_accelerators_share_a_track(build: Build, operator: Any) -> None:
+    operators = [operator(f"v{v}", [f"v{v - 1}"] if v else [], 5, [range(1, 4096)], 5 * v) for v in range(5)]
+    events = events_of(emit(build(operators, 25, 5000)))
+    check_rules(events)
+    names = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert {"accelerator 0", "accelerators 1:4096", "accelerator 4999"} <= names
+    assert sum(e.get("cat") == "operator" for e in events) == 15
