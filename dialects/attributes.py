@@ -106,6 +106,17 @@ def parse_integer(parser: AttrParser) -> int:
     return value
 
 
+def parse_text(parser: AttrParser) -> StringAttr:
+    """Parse a string literal of any characters; xDSL reads one with escaped bytes beyond ASCII as bytes."""
+    position = parser.pos
+    if (data := parser.parse_optional_bytes_literal()) is None:
+        return StringAttr(parser.parse_str_literal())
+    try:
+        return StringAttr(data.decode())
+    except UnicodeDecodeError:
+        parser.raise_error("a string must be UTF-8", position)
+
+
 def _parse_ints(parser: AttrParser) -> Ints:
     return ints(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_integer(parser)))
 
@@ -249,7 +260,7 @@ class BlockAttr(BracketedAttribute):
 
     @classmethod
     def parse_fields(cls, parser: AttrParser) -> Self:
-        block = StringAttr(parser.parse_str_literal())
+        block = parse_text(parser)
         parser.parse_punctuation(",")
         return cls(block, IntAttr(parse_integer(parser)))
 
@@ -342,7 +353,7 @@ class ScheduleAttr(BracketedAttribute):
         def word(keyword: str) -> StringAttr:
             parser.parse_punctuation(",")
             parser.parse_keyword(keyword)
-            return StringAttr(parser.parse_str_literal())
+            return parse_text(parser)
 
         pattern = integer()
         parser.parse_keyword("for")
@@ -351,7 +362,7 @@ class ScheduleAttr(BracketedAttribute):
         parser.parse_keyword("bound")
         bound = integer()
         parser.parse_keyword("by")
-        bound_by = StringAttr(parser.parse_str_literal())
+        bound_by = parse_text(parser)
         plan, engine = word("plan"), word("engine")
         parser.parse_punctuation(",")
         parser.parse_keyword("seed")
@@ -397,7 +408,7 @@ class LinkAttr(BracketedAttribute):
 
     @classmethod
     def parse_fields(cls, parser: AttrParser) -> Self:
-        group = StringAttr(parser.parse_str_literal())
+        group = parse_text(parser)
         size = IntAttr(parse_integer(parser))
         numbers: list[IntAttr] = []
         for name in ("latency", "bandwidth"):

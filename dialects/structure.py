@@ -103,7 +103,7 @@ class PlatformOp(IRDLOperation):
     links = prop_def(ArrayAttr[LinkAttr])
     """Network levels, innermost first; the last spans the platform."""
 
-    traits = traits_def(SymbolOpInterface())
+    # Named, but no symbol: nothing refers to it, and a model may have the name of a machine.
     irdl_options = (ParsePropInAttrDict(),)
     assembly_format = "$sym_name attr-dict"
 

@@ -207,16 +207,27 @@ class OperatorOp(IRDLOperation, ABC):
         cost: CostAttr | None = None,
     ) -> Self:
         """Create the operator. Arguments left out take their default; values must already be valid."""
-        properties: dict[str, Attribute | None] = {"params": IntegerAttr(params, i64), "block": block, "cost": cost}
+        given: dict[str, Attribute] = {}
         for name, (constraint, default, _) in cls.signature().items():
             value = arguments.get(name, default)
             if value is not None:
-                properties[name] = constraint.encode(value)
-        return cls.create(
-            operands=operands,
-            result_types=results,
-            properties={k: v for k, v in properties.items() if v is not None},
-        )
+                given[name] = constraint.encode(value)
+        if block is not None:
+            given["block"] = block
+        if cost is not None:
+            given["cost"] = cost
+        return cls.create(operands=operands, result_types=results, properties=cls._ordered(given, params))
+
+    @classmethod
+    def _ordered(cls, given: Mapping[str, Attribute], params: int) -> dict[str, Attribute]:
+        """Properties in one order, defaults included, so that the generic form prints alike however it was made."""
+        properties: dict[str, Attribute] = {"params": IntegerAttr(params, i64)}
+        for name, (constraint, default, _) in cls.signature().items():
+            if name in given:
+                properties[name] = given[name]
+            elif default is not None:
+                properties[name] = constraint.encode(default)
+        return {**properties, **given}
 
     # --- verification ------------------------------------------------------------------------
 
@@ -277,7 +288,8 @@ class OperatorOp(IRDLOperation, ABC):
 
     @classmethod
     def parse(cls, parser: Parser) -> Self:
-        properties: dict[str, Attribute] = {"params": IntegerAttr(0, i64)}
+        properties: dict[str, Attribute] = {}
+        params = 0
         signature = cls.signature()
 
         def parse_argument() -> None:
@@ -301,7 +313,7 @@ class OperatorOp(IRDLOperation, ABC):
             if required and default is None and name not in properties:
                 parser.raise_error(f"'{cls.kind()}' needs the argument '{name}'", start)
         if parser.parse_optional_keyword("params") is not None:
-            properties["params"] = IntegerAttr(parse_integer(parser), i64)
+            params = parse_integer(parser)
         if parser.parse_optional_keyword("block") is not None:
             properties["block"] = BlockAttr.parse_body(parser)
         if parser.parse_optional_keyword("cost") is not None:
@@ -318,7 +330,7 @@ class OperatorOp(IRDLOperation, ABC):
         return cls.create(
             operands=resolved,
             result_types=type_.outputs.data,
-            properties=properties,
+            properties=cls._ordered(properties, params),
             attributes=attributes.data if attributes is not None else {},
         )
 
