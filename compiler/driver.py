@@ -13,7 +13,7 @@ from pathlib import Path
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.command_line import OK, check_output, write_output
-from compiler.diagnostics import SourceCache
+from compiler.diagnostics import SourceCache, wants_colour
 from compiler.loading import Input, load_module, read_input
 from compiler.output import PhaseDumps, Reporter, Timing, print_ir
 from compiler.pass_text import all_passes, find_pass, list_passes, own_passes, parse_passes, pass_help
@@ -107,7 +107,7 @@ class Driver:
             write_output(args.output, text)
         scheduled = level_of(module) == LEVELS[-1]
         if kind == "mlir" and scheduled and not args.quiet and not simulated_only:
-            sys.stderr.write(target("summary")(module))
+            sys.stderr.write(target("summary")(module, colour=wants_colour(sys.stderr)))
         if args.simulate is not None:
             from compiler.comparison import compare
 
@@ -127,10 +127,12 @@ class Driver:
             raise TaktError(
                 Diagnostic(f"--emit {kind} needs a schedule, and the graph is at level '{level_of(module)}'")
             )
+        if kind == "summary" and self.args.output in (None, "-"):
+            return target(kind)(module, colour=wants_colour(sys.stdout))
         return target(kind)(module)
 
 
-def target(kind: str) -> Callable[[ModuleOp], str]:
+def target(kind: str) -> Callable[..., str]:
     """The emitter called ``kind``."""
     return import_module(f"compiler.targets.{kind}").emit
 

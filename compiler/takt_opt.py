@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import StringIO
 from typing import IO, cast
 
@@ -58,7 +58,7 @@ class TaktTarget(Target):
     """One of takt's emitters as a target of xDSL."""
 
     def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
-        output.write(target(self.name)(module))
+        output.write(target(self.name)(module, **asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -70,23 +70,30 @@ class JsonTarget(TaktTarget):
 
 @dataclass(frozen=True)
 class PerfettoTarget(TaktTarget):
-    """A trace for the Perfetto UI."""
+    """A trace of some periods for the Perfetto UI, with or without counters of memory."""
 
     name = "perfetto"
+
+    periods: int = 3
+    memory: bool = True
 
 
 @dataclass(frozen=True)
 class SvgTarget(TaktTarget):
-    """A Gantt chart of the steady state."""
+    """A Gantt chart of the steady state, ``width`` pixels wide."""
 
     name = "svg"
+
+    width: int = 1280
 
 
 @dataclass(frozen=True)
 class SummaryTarget(TaktTarget):
-    """A table for people."""
+    """A table for people, ``width`` columns wide (else as wide as the terminal)."""
 
     name = "summary"
+
+    width: int | None = None
 
 
 TARGETS: tuple[type[TaktTarget], ...] = (JsonTarget, PerfettoTarget, SvgTarget, SummaryTarget)
