@@ -82,7 +82,8 @@ class PlatformOp(IRDLOperation):
 
     name = "takt.platform"
 
-    sym_name = prop_def(SymbolNameConstraint())
+    sym_name = prop_def(SymbolNameConstraint(), prop_name="platform_name")
+    """Stored under another name: to MLIR a ``sym_name`` is a symbol, and a model may have the name of a machine."""
     accelerator = prop_def(StringAttr)
     """Name of the accelerator model."""
     accelerators = prop_def(IntegerAttr.constr(i64))
@@ -103,9 +104,8 @@ class PlatformOp(IRDLOperation):
     links = prop_def(ArrayAttr[LinkAttr])
     """Network levels, innermost first; the last spans the platform."""
 
-    # Named, but no symbol: nothing refers to it, and a model may have the name of a machine.
     irdl_options = (ParsePropInAttrDict(),)
-    assembly_format = "$sym_name attr-dict"
+    assembly_format = "$platform_name attr-dict"
 
     def verify_(self) -> None:
         for name in ("accelerators", "memory", "bandwidth"):
@@ -163,7 +163,7 @@ def make_platform(
 
     return PlatformOp.create(
         properties={
-            "sym_name": StringAttr(name),
+            "platform_name": StringAttr(name),
             "accelerator": StringAttr(accelerator),
             "accelerators": integer(accelerators),
             "memory": integer(memory),
