@@ -8,7 +8,9 @@ locations does not show them, so neither does that.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -16,9 +18,10 @@ from difflib import get_close_matches
 from xdsl.context import Context
 from xdsl.dialects.builtin import FileLineColLoc, IntAttr, LocationAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Operation, SSAValue
-from xdsl.parser import Parser, UnresolvedOperand
+from xdsl.parser import AttrParser, Parser, ParserState, UnresolvedOperand
 from xdsl.utils.exceptions import MultipleSpansParseError, ParseError, VerifyException
-from xdsl.utils.lexer import Span
+from xdsl.utils.lexer import Input, Span
+from xdsl.utils.mlir_lexer import MLIRLexer
 
 from dialects.diagnostics import Diagnostic, Location, TaktError
 
@@ -51,6 +54,15 @@ class LineMap:
         return Location(self.name, line, column, max(1, stop - start))
 
 
+class LinearLexer(MLIRLexer):
+    """xDSL's lexer, with a pattern for strings that does not backtrack.
+
+    xDSL 0.74 repeats a repetition there, so that a string nobody closes takes time exponential in its length.
+    """
+
+    _unescaped_characters_regex = re.compile(r'"(?:[^"\\\n\v\f]++|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*+"')
+
+
 class LocatingParser(Parser):
     """xDSL's parser, noting where each operation starts and where each value is first used."""
 
@@ -60,7 +72,12 @@ class LocatingParser(Parser):
         self.defined: set[str] = set()
         self._file = StringAttr(lines.name)
         self._after_location = -1  # where the token behind the last location starts
-        super().__init__(ctx, lines.text, lines.name)
+        # Parser.__init__ would make its own lexer; the rest of it is here.
+        AttrParser.__init__(self, ParserState(LinearLexer(Input(lines.text, lines.name))), ctx)
+        self.ssa_values = {}
+        self.blocks = {}
+        self.forward_block_references = defaultdict(list)
+        self.forward_ssa_references = {}
 
     def parse_operation(self) -> Operation:
         start = self._current_token.span.start

@@ -1,5 +1,7 @@
 """Reading IR text: positions, the identity of print and parse, clean errors for whatever is in the file."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,6 +74,17 @@ def test_undefined_value_is_reported_where_it_is_used() -> None:
 def test_bad_text_has_a_place_and_a_message(text: str, message: str) -> None:
     (error,) = errors(text)
     assert message in error
+
+
+def test_an_open_string_takes_linear_time() -> None:
+    started = time.process_time()
+    assert errors('"' + "a b" * 30_000) == ["t.mlir:1:1: end of file reached before closing string literal"]
+    assert time.process_time() - started < 5
+
+
+def test_strings_with_escapes_are_read() -> None:
+    text = 'builtin.module attributes {a = "x\\22\\0A\\\\", b = ""} {\n}\n'
+    assert print_ir(parse_ir(new_context(), text, "t.mlir")) == text
 
 
 def test_bytes_that_are_not_text() -> None:
