@@ -17,7 +17,7 @@ from difflib import get_close_matches
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import FileLineColLoc, IntAttr, LocationAttr, ModuleOp, StringAttr
-from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue, TypeAttribute
 from xdsl.parser import AttrParser, Parser, ParserState, UnresolvedOperand
 from xdsl.utils.exceptions import MultipleSpansParseError, ParseError, VerifyException
 from xdsl.utils.lexer import Input, Span
@@ -92,6 +92,12 @@ class LocatingParser(Parser):
         if location is not None:
             self._after_location = self._current_token.span.start
         return location
+
+    def _parse_optional_integer_or_float_type(self) -> TypeAttribute | None:
+        # xDSL takes any width and computes the range of values, which needs as many bits of memory.
+        if re.fullmatch(r"[su]?i0*[1-9]\d{7,}", self._current_token.text):
+            self.raise_error("an integer type is less than 10000000 bits wide")
+        return super()._parse_optional_integer_or_float_type()
 
     def resolve_operand(self, operand: UnresolvedOperand, type: Attribute) -> SSAValue:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.first_uses.setdefault(operand.operand_name, operand.span)
@@ -173,7 +179,9 @@ def _clean_errors(lines: LineMap) -> Iterator[list[LocatingParser]]:
     except VerifyException as error:
         # An attribute that refuses its parameters while it is being built knows no place.
         raise TaktError(Diagnostic(_sentence(str(error)), here())) from error
-    except (TaktError, MemoryError):
+    except MemoryError as error:  # e.g. a dense literal of 10^12 equal elements
+        raise TaktError(Diagnostic("needs more memory than there is", here())) from error
+    except TaktError:
         raise
     except Exception as error:
         # xDSL's parser has more ways to fail on odd text than ParseError: integers of thousands of

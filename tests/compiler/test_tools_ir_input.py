@@ -67,6 +67,8 @@ def test_undefined_value_is_reported_where_it_is_used() -> None:
         ("builtin.module {", "t.mlir:1:17: "),
         ("#a = " + "9" * 5000 + " : i64", "t.mlir:1:5007: cannot be read as IR here"),
         ("builtin.module {" * 5000, "nested too deeply"),
+        ("#a = 1 : i99999999999", "t.mlir:1:10: an integer type is less than 10000000 bits wide"),
+        ("#a = dense<1> : tensor<999999999999999999xi32>", "needs more memory than there is"),
         ('%x = "a', "t.mlir:1:6: end of file reached"),
         ("\x00", "t.mlir:1:1: unexpected character"),
     ],
