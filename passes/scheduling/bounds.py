@@ -6,9 +6,11 @@ costs what one block costs.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 from passes.scheduling.data import Table
 from passes.scheduling.problem import MemoryProblem, MoldableProblem, PeriodicProblem
@@ -73,6 +75,12 @@ def longest_bound(problem: PeriodicProblem) -> Bound:
     return Bound("longest operation", value, "all other operations")
 
 
+def _stairs(c: OperationClass) -> tuple[list[int], list[int]]:
+    """Increasing times of an operation, and the least area among the allotments that take at most each."""
+    columns = sorted((t, k * t) for k, t, _, _ in c.columns)
+    return [t for t, _ in columns], list(accumulate((area for _, area in columns), min))
+
+
 def area_bound(problem: PeriodicProblem) -> Bound:
     """Canonical area: accelerators times period hold every operation at its cheapest allotment that meets the period.
 
@@ -83,13 +91,10 @@ def area_bound(problem: PeriodicProblem) -> Bound:
     longest = longest_bound(problem).value
     accelerators = problem.accelerators
 
+    stairs = [(_stairs(c), c.count) for c in classes if c.columns]
+
     def fits(period: int) -> bool:
-        area = 0
-        for c in classes:
-            areas = [k * t for k, t, _, _ in c.columns if t <= period]
-            if not areas:
-                return not c.columns
-            area += c.count * min(areas)
+        area = sum(count * areas[bisect_right(times, period) - 1] for (times, areas), count in stairs)
         return area <= accelerators * period
 
     high = max(longest, sum(c.count * min(k * t for k, t, _, _ in c.columns) for c in classes if c.columns))

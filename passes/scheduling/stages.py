@@ -72,26 +72,50 @@ def fastest(times: dict[int, int], width: int) -> int | None:
     return min((k for k in times if k <= width), key=lambda k: (times[k], -k), default=None)
 
 
+def fastest_by_width(times: dict[int, int], widths: Sequence[int]) -> list[int | None]:
+    """:func:`fastest` for each of the increasing ``widths``."""
+    found: list[int | None] = []
+    best: int | None = None
+    allotments = sorted(times)
+    position = 0
+    for width in widths:
+        while position < len(allotments) and allotments[position] <= width:
+            k = allotments[position]
+            if best is None or times[k] <= times[best]:
+                best = k
+            position += 1
+        found.append(best)
+    return found
+
+
+class Choices:
+    """Time and parameter bytes of each operation at its fastest allotment, for each of some ``widths``."""
+
+    def __init__(self, problem: PeriodicProblem, widths: Sequence[int]):
+        memory = problem.memory if isinstance(problem, MemoryProblem) else 0
+        self.accelerators, self.memory, self.widths = problem.accelerators, memory, tuple(widths)
+        self.keys = [id(o.table) for o in problem.operations]
+        chosen: dict[int, list[tuple[int, int] | None]] = {}
+        for key, table in {id(o.table): o.table for o in problem.operations}.items():
+            allotments = fastest_by_width(usable(table, problem.accelerators, memory), widths)
+            chosen[key] = [None if k is None else (table[k].time, table[k].params) for k in allotments]
+        longest = {key: max((b[0] for b in best if b is not None), default=0) for key, best in chosen.items()}
+        self.most = max(1, sum(longest[key] for key in self.keys))
+        """No contiguous partition needs a longer period."""
+        impossible = (self.most + 1, 0)
+        self.rows = {key: [b or impossible for b in best] for key, best in chosen.items()}
+
+
 class Profile:
     """Prefix sums, over one order, of time and of parameter bytes for each width."""
 
-    def __init__(self, problem: PeriodicProblem, order: Sequence[int], widths: Sequence[int], reserve: int = 0):
-        memory = problem.memory if isinstance(problem, MemoryProblem) else 0
-        self.n, self.accelerators, self.widths = len(order), problem.accelerators, tuple(widths)
-        self.room = memory - reserve if memory else None
-        tables = {id(o.table): o.table for o in problem.operations}
-        chosen = {
-            key: [_best(table, usable(table, problem.accelerators, memory), w) for w in widths]
-            for key, table in tables.items()
-        }
-        keys = [id(problem.operations[v].table) for v in order]
-        longest = {key: max((b[0] for b in best if b is not None), default=0) for key, best in chosen.items()}
-        self.most = max(1, sum(longest[key] for key in keys))
-        """No contiguous partition needs a longer period."""
-        impossible = (self.most + 1, 0)
-        rows = {key: [b or impossible for b in best] for key, best in chosen.items()}
-        self.time = [list(accumulate((rows[key][i][0] for key in keys), initial=0)) for i in range(len(widths))]
-        self.params = [list(accumulate((rows[key][i][1] for key in keys), initial=0)) for i in range(len(widths))]
+    def __init__(self, choices: Choices, order: Sequence[int], reserve: int = 0):
+        self.n, self.accelerators, self.widths = len(order), choices.accelerators, choices.widths
+        self.room = choices.memory - reserve if choices.memory else None
+        self.most = choices.most
+        rows = [choices.rows[choices.keys[v]] for v in order]
+        self.time = [list(accumulate((row[i][0] for row in rows), initial=0)) for i in range(len(self.widths))]
+        self.params = [list(accumulate((row[i][1] for row in rows), initial=0)) for i in range(len(self.widths))]
         self._arrays: list[tuple[Positions, Positions]] | None = None
 
     def extend(self, number: int, begin: int, period: int) -> int:
@@ -112,11 +136,6 @@ class Profile:
         if self.room is not None:
             ends = np.minimum(ends, np.searchsorted(params, params + self.room, side="right") - 1)
         return np.maximum(ends, np.arange(self.n + 1))
-
-
-def _best(table: Any, times: dict[int, int], width: int) -> tuple[int, int] | None:
-    k = fastest(times, width)
-    return None if k is None else (times[k], table[k].params)
 
 
 def _array(numbers: list[int]) -> Positions:
@@ -168,7 +187,9 @@ def _stage(profile: Profile, number: int, begin: int, end: int) -> Stage:
 
 def fewest(profile: Profile, period: int, most: int) -> list[Stage] | None:
     """Like :func:`cover` with the fewest stages, then the fewest accelerators; None if over ``most`` stages."""
-    count, ends = profile.accelerators, [profile.extend_all(i, period) for i in range(len(profile.widths))]
+    count = profile.accelerators
+    widths = [w for w in profile.widths if w <= count]
+    ends = [profile.extend_all(i, period) for i in range(len(widths))]
     reach = [np.zeros(count + 1, dtype=np.int64)]
     choices: list[Positions] = []
     while reach[-1][count] < profile.n:
@@ -176,9 +197,7 @@ def fewest(profile: Profile, period: int, most: int) -> list[Stage] | None:
             return None
         before, now = reach[-1], reach[-1].copy()
         choice = np.full(count + 1, -1, dtype=np.int64)
-        for number, width in enumerate(profile.widths):
-            if width > count:
-                break
+        for number, width in enumerate(widths):
             candidate = ends[number][before[: count + 1 - width]]
             better = candidate > now[width:]
             now[width:][better] = candidate[better]
@@ -295,12 +314,13 @@ def partition_stages(
     if not problem.operations:
         return StagePlan((), (), 1, problem.accelerators)
     best: StagePlan | None = None
+    families = [Choices(problem, widths) for widths in width_families(problem)]
+    bound = max(1, area_bound(problem).value)
     for order in topological_orders(problem):
-        for widths in width_families(problem):
+        for choices in families:
             if best is not None and budget.spent():
                 return best
-            profile = Profile(problem, order, widths, reserve)
-            plan = _best_plan(problem, profile, order, stages, tolerance, budget)
+            plan = _best_plan(bound, Profile(choices, order, reserve), order, stages, tolerance, budget)
             if plan is not None and (best is None or _better(plan, best, tolerance)):
                 best = plan
                 budget.report("stages", plan.period)
@@ -317,7 +337,7 @@ def _better(plan: StagePlan, rival: StagePlan, tolerance: float) -> bool:
 
 
 def _best_plan(
-    problem: PeriodicProblem,
+    low: int,
     profile: Profile,
     order: Sequence[int],
     count: int | None,
@@ -327,8 +347,7 @@ def _best_plan(
     def solve(period: int) -> list[Stage] | None:
         return cover(profile, period) if count is None else exactly(profile, period, count)
 
-    low, high = max(1, area_bound(problem).value), profile.most
-    found = solve(high)
+    found = solve(profile.most)
     if found is None:
         return None
     high = _period(found)
@@ -396,7 +415,7 @@ def _enough_memory(problem: MemoryProblem, count: int | None, reserve: int) -> i
         larger = replace(problem, memory=memory)
         for order in topological_orders(problem):
             for widths in width_families(larger):
-                profile = Profile(larger, order, widths, reserve)
+                profile = Profile(Choices(larger, widths), order, reserve)
                 found = cover(profile, profile.most) if count is None else exactly(profile, profile.most, count)
                 if found is not None:
                     return True
