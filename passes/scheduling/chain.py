@@ -96,7 +96,8 @@ class Chain:
             chosen = [_fastest(table, w) for table in times]
             self.choice[w] = chosen
             self.time[w] = _prefix([NEVER if k is None else t[k] for k, t in zip(chosen, times, strict=True)])
-            held: Sequence[Mapping[int, int]] = params or [{}] * self.n
+            nothing: Mapping[int, int] = {}
+            held = params or [nothing] * self.n
             self.bytes[w] = _prefix([0 if k is None else p.get(k, 0) for k, p in zip(chosen, held, strict=True)])
 
     def load(self, block: Block, before: range) -> int:
