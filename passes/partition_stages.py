@@ -14,9 +14,9 @@ from dialects.structure import StageOp
 from passes.instance import Instance, read_instance
 from passes.progress import report
 from passes.scheduling.blocks import pack_blocks
-from passes.scheduling.bounds import best_bound
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem
+from passes.scheduling.elementary import area_bound
 from passes.scheduling.stages import partition_stages
 
 
@@ -40,7 +40,7 @@ def one_stage(instance: Instance) -> None:
 def contiguous_stages(instance: Instance, count: int | None, reserve: int, tolerance: float, seconds: float) -> None:
     """The contiguous partition of least period."""
     problem = instance.problem
-    bound = best_bound(problem).value
+    bound = area_bound(problem).value
     budget = Budget(seconds, lambda engine, period: report(engine, period, bound, "partition"))
     try:
         plan = partition_stages(problem, stages=count, reserve=reserve, tolerance=tolerance, budget=budget)

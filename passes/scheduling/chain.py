@@ -12,7 +12,7 @@ because the next operation does not fit any more:
 
 Both are free of loss: the period equals the heaviest load. Rotate every block so that the range it
 shares with its predecessor starts when the predecessor is done with its own range; the pulled range
-follows; nothing on a block overlaps as long as its load fits in the period (:func:`offsets`).
+follows; nothing on a block overlaps as long as its load fits in the period (``chained.py`` places them).
 
 The search is a beam over the blocks from the front of the chain. A state is how far the chain is
 covered, what is already promised on the next block, and which range ahead is already pulled; states
@@ -69,8 +69,9 @@ class Chain:
     """A sequence of moldable operations and the blocks that may run it.
 
     ``times[i]`` maps the allotments of the operation at position i to ns, ``params[i]`` to bytes on
-    each accelerator. ``group`` is the size of the innermost group: blocks stay inside one, and two
-    blocks share operations only inside one. ``widths`` must divide each other and the group.
+    each accelerator. ``group`` is the size of the innermost group: blocks stay inside one or take
+    whole ones, and two blocks share operations only inside one. On a platform of several groups a width
+    below the group's size must divide it.
     """
 
     def __init__(
@@ -99,6 +100,12 @@ class Chain:
             nothing: Mapping[int, int] = {}
             held = params or [nothing] * self.n
             self.bytes[w] = _prefix([0 if k is None else p.get(k, 0) for k, p in zip(chosen, held, strict=True)])
+
+    def aligned(self, first: int, width: int) -> bool:
+        """Whether a block of ``width`` may begin at accelerator ``first``."""
+        if first + width > self.accelerators:
+            return False
+        return self.group == self.accelerators or first % min(width, self.group) == 0
 
     def load(self, block: Block, before: range) -> int:
         """Time per period on ``block``, when the block before it shares the positions ``before``."""
@@ -158,8 +165,11 @@ def fill(chain: Chain, period: int, laps: int = 0, effort: Effort = Effort()) ->
             ranked = sorted(levels[used][lap].values(), key=lambda s: s.remaining)
             for state in ranked[: effort.beam]:
                 for w in chain.widths:
-                    if used % w == 0 and used + w <= goal and (not state.carry or state.width == w):
+                    if chain.aligned(used, w) and (not state.carry or state.width == w):
                         _extend(chain, period, laps, effort, state, used, w, levels[used + w])
+                if not state.carry and not state.hole:  # leave an accelerator idle, for the next block to be aligned
+                    key = (state.done, 0, 0, 0)
+                    levels[used + 1].setdefault(lap, {}).setdefault(key, state)
         finished = [s for d in levels[used + 1].values() for s in d.values() if s.done == chain.n and not s.carry]
         if finished:
             return _trace(min(finished, key=lambda s: s.laps))
@@ -192,32 +202,30 @@ def _extend(
     hole, budget, room = state.hole, period - state.carry, chain.memory - state.carried
     can_share = first + 2 * w <= chain.accelerators and first // chain.group == (first + 2 * w - 1) // chain.group
 
-    def put(done: int, skipped: range, shared: range, pulled: range) -> None:
+    def put(done: int, shared: range, pulled: range) -> None:
         lap = state.laps + (1 if pulled else 0)
         carry, carried = both[done] - both[shared.start] if shared else 0, 0
         if shared:
             carried = both_held[shared.stop] - both_held[shared.start]
-        ahead = pulled or (hole if not skipped else NOTHING)
         remaining = chain.area[n] - chain.area[done] + carry * w
-        if ahead:
-            remaining -= chain.area[ahead.stop] - chain.area[ahead.start]
+        if pulled:
+            remaining -= chain.area[pulled.stop] - chain.area[pulled.start]
         own = range(state.done, shared.start if shared else done)
-        key = (done, w if carry else 0, ahead.start, ahead.stop)
+        key = (done, w if carry else 0, pulled.start, pulled.stop)
         known = into.setdefault(lap, {}).get(key)
         if known is None or carry < known.carry:
-            block = Block(first, w, own, skipped, shared, pulled)
-            into[lap][key] = _State(remaining, done, carry, carried, w, ahead, lap, block, state)
+            block = Block(first, w, own, hole, shared, pulled)
+            into[lap][key] = _State(remaining, done, carry, carried, w, pulled, lap, block, state)
 
     last = min(_reach(time, state.done, budget, hole), _reach(held, state.done, room, hole))
     for stop in range(last, max(state.done, last - effort.back) - 1, -1):
-        if hole and hole.start <= stop < hole.stop:
+        if hole and stop < hole.stop:  # what is pulled lies on the very next block: stages share with neighbours only
             continue
-        skipped = hole if hole and stop >= hole.stop else NOTHING
-        gap = budget - (time[stop] - time[state.done]) + (time[skipped.stop] - time[skipped.start] if skipped else 0)
-        left = room - (held[stop] - held[state.done]) + (held[skipped.stop] - held[skipped.start] if skipped else 0)
+        gap = budget - (time[stop] - time[state.done]) + (time[hole.stop] - time[hole.start] if hole else 0)
+        left = room - (held[stop] - held[state.done]) + (held[hole.stop] - held[hole.start] if hole else 0)
         if stop == last:
-            put(stop, skipped, NOTHING, NOTHING)
-        if stop >= n or (hole and not skipped):
+            put(stop, NOTHING, NOTHING)
+        if stop >= n:
             continue
         options = [(stop, NOTHING, gap, left)]
         if can_share:
@@ -225,13 +233,13 @@ def _extend(
             for end in {most, most - 1}:
                 if end > stop:
                     taken, stored = both[end] - both[stop], both_held[end] - both_held[stop]
-                    put(end, skipped, range(stop, end), NOTHING)
+                    put(end, range(stop, end), NOTHING)
                     options.append((end, range(stop, end), gap - taken, left - stored))
         if state.laps < laps:
             for done, shared, spare, bytes_left in options:
                 lead = both[done] - both[stop]
                 for pulled in _pulls(time, held, done, spare, bytes_left, lead, effort):
-                    put(done, skipped, shared, pulled)
+                    put(done, shared, pulled)
 
 
 def _reach(prefix: Sequence[int], start: int, budget: int, hole: range) -> int:
@@ -262,7 +270,7 @@ def _pulls(
     return [range(start, stop) for _, start, stop in found[: effort.pulls]]
 
 
-# --- the shortest period, and when each operation runs -----------------------------------------
+# --- the shortest period ---------------------------------------------------------------------
 
 
 def shortest(
@@ -270,18 +278,21 @@ def shortest(
     bound: int,
     laps: int = 0,
     effort: Effort = Effort(),
-    tolerance: float = 5e-4,
+    tolerance: float = 1e-3,
+    known: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
     on_found: Callable[[int, tuple[Block, ...]], None] | None = None,
 ) -> tuple[int, tuple[Block, ...]] | None:
     """The shortest period found and its blocks, by bisection above the lower bound ``bound`` (ns).
 
-    Stops within ``tolerance``, relative; ``on_found`` is told of every improvement. None when even a
-    long period covers nothing, because an operation has no allotment that fits a block or the memory.
+    Stops within ``tolerance``, relative, or when ``stop`` says so; ``on_found`` is told of every
+    improvement. Only periods below ``known`` are looked at. None when there is none, or when even a long
+    period covers nothing, because an operation has no allotment that fits a block or the memory.
     """
     best: tuple[int, tuple[Block, ...]] | None = None
-    low, high = bound - 1, None
-    trial = max(1, bound)
-    while high is None or high - low > max(1, int(tolerance * high)):
+    low, high = bound - 1, known
+    trial = max(1, bound) if known is None else (low + known) // 2
+    while (high is None or high - low > max(1, int(tolerance * high))) and not stop():
         blocks = fill(chain, trial, laps, effort)
         if blocks is None:
             low = trial
@@ -294,38 +305,3 @@ def shortest(
                 on_found(high, blocks)
         trial = (low + high) // 2 if high is not None else max(trial + 1, trial * 21 // 20)
     return best
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Where and when the operation at one position runs: its allotment, accelerators, start modulo the period."""
-
-    allotment: int
-    accelerators: range
-    offset: int
-
-
-def offsets(chain: Chain, blocks: Sequence[Block]) -> list[Placed]:
-    """Where each position runs. ``offset`` is to be taken modulo the period, at least ``chain.period(blocks)``."""
-    placed: list[Placed | None] = [None] * chain.n
-
-    def run(positions: range, skipped: range, first: int, width: int, now: int) -> int:
-        time, choice = chain.time[width], chain.choice[width]
-        for i in positions:
-            if i not in skipped:
-                allotment = choice[i]
-                assert allotment is not None
-                placed[i] = Placed(allotment, range(first, first + allotment), now)
-                now += time[i + 1] - time[i]
-        return now
-
-    handed, start = NOTHING, 0
-    for block in blocks:
-        # the range shared with the predecessor starts this block's part of the pattern; it is placed already
-        both = chain.time[2 * block.width]
-        now = start + (both[handed.stop] - both[handed.start] if handed else 0)
-        start = run(block.own, block.skipped, block.first, block.width, now)
-        end = run(block.shared, NOTHING, block.first, 2 * block.width, start)
-        run(block.pulled, NOTHING, block.first, block.width, end)
-        handed = block.shared
-    return [p for p in placed if p is not None]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-from passes.scheduling.bounds import usable
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import Solution
+from passes.scheduling.elementary import usable
 from passes.scheduling.problem import StagedProblem
 from passes.scheduling.retime import aligned, windows
 from passes.scheduling.stages import fastest

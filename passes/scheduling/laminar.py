@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from heapq import heapify, heapreplace
 
 from passes.scheduling.blocks import divisor_chains
-from passes.scheduling.bounds import usable
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Solution, Violation
+from passes.scheduling.elementary import usable
 from passes.scheduling.problem import StagedProblem
 from passes.scheduling.retime import from_offsets
 

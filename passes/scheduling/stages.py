@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from passes.scheduling.blocks import width_families
-from passes.scheduling.bounds import area_bound, least, usable
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Violation
+from passes.scheduling.elementary import area_bound, least, usable
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 

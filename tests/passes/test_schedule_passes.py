@@ -70,7 +70,7 @@ def modules(draw: Any, memory: int = 10**6) -> ModuleOp:
         cost = CostAttr.from_table(draw(st.sampled_from(tables)))
         op = OpaqueOp.make(operands, {}, results, 0, cost=cost)
         operators.append(op)
-        values += op.results
+        values.extend(op.outputs)  # pyright: ignore[reportArgumentType]
     graph = GraphOp.make("m", [source, *operators, OutputOp.make([values[-1]])], "moldable")
     return ModuleOp([platform(accelerators, group, memory), graph])
 

@@ -8,8 +8,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes.scheduling.bounds import all_bounds, area_bound, best_bound, memory_bound
+from passes.scheduling.bounds import all_bounds, best_bound
 from passes.scheduling.data import Cost, Operation
+from passes.scheduling.dual import dual_bound, memory_measure, time_measures
+from passes.scheduling.elementary import area_bound, memory_bound
 from passes.scheduling.problem import MemoryProblem
 
 
@@ -27,11 +29,12 @@ def test_no_bound_is_above_the_optimum(
     best = optimal_period(drawn)
     for bound in all_bounds(drawn):
         assert bound.value <= best, bound
+    assert best_bound(drawn).value == max(b.value for b in all_bounds(drawn))
 
 
 def test_the_tight_bound_has_its_name() -> None:
     assert best_bound(problem({1: 8}, {1: 8}, {1: 8})).name == "longest operation"
-    area = best_bound(problem(*[{1: 8}] * 9))
+    area = best_bound(problem(*[{1: 1}] * 70))
     assert (area.name, area.value) == ("area", 18)
 
 
@@ -58,3 +61,40 @@ def test_allotments_that_alone_overflow_the_memory_do_not_count() -> None:
 
 def test_an_empty_problem_has_bound_zero() -> None:
     assert best_bound(problem()).value == 0
+
+
+# --- dual feasible functions -------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(period=st.integers(1, 60), data=st.data())
+def test_measures_are_dual_feasible(period: int, data: st.DataObject) -> None:
+    """Whatever fits in one period takes at most one accelerator by every measure."""
+    times: list[int] = []
+    while sum(times) < period and len(times) < 12 and data.draw(st.booleans()):
+        times.append(data.draw(st.integers(0, period - sum(times))))
+    for measure in time_measures(period, [*times, data.draw(st.integers(1, period))]):
+        taken = sum(measure.numerator((1, t, 0, 0)) for t in times)
+        assert 0 <= taken <= measure.denominator, measure.name
+
+
+def test_two_operations_longer_than_half_a_period_never_share() -> None:
+    # Five operations of 6 ns on four accelerators: by area 8 ns, but two of them must follow each other.
+    five = problem(*[{1: 6}] * 5)
+    assert area_bound(five).value == 8
+    bound = dual_bound(five)
+    assert bound is not None
+    assert (bound.value, best_bound(five).name) == (12, "dual feasible functions")
+
+
+def test_memory_joins_in() -> None:
+    # Two operations on two accelerators: alone each is fast but keeps all its parameters; only one fits so.
+    table = {1: Cost(10, params=60), 2: Cost(8, params=40)}
+    tight = MemoryProblem(tuple(Operation(f"o{v}", table) for v in range(3)), accelerators=2, memory=100)
+    bound = dual_bound(tight)
+    assert memory_measure(16, 100).numerator((1, 10, 60, 0)) == 960
+    assert bound is None or bound.value <= 24
+
+
+def test_nothing_to_gain_from_many_small_operations() -> None:
+    assert dual_bound(problem(*[{1: 1}] * 400)) is None
