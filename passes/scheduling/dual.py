@@ -127,7 +127,7 @@ def _weights(
     measures: Sequence[Measure],
 ) -> list[int]:
     """Duals of: share out allotments so that the most used measure is used least."""
-    from ortools.linear_solver import pywraplp
+    from ortools.linear_solver import pywraplp  # pyright: ignore[reportMissingTypeStubs]
 
     library: Any = pywraplp  # which has no types
     solver = library.Solver.CreateSolver("GLOP")
