@@ -23,12 +23,17 @@ def schedule_blocks(problem: StagedProblem, *, budget: Budget | None = None) -> 
     allotments = choose_allotments(problem)
     sets = place(problem, allotments)
     order = stage_order(problem)
-    best, engine = windows(problem, allotments, sets, order), "windows"
-    budget.report(engine, best.period)
-    other = aligned(problem, allotments, sets, order)
-    if other is not None and (other.period, problem.latency(other)) < (best.period, problem.latency(best)):
-        best, engine = other, "alignment"
+    engine = "alignment"
+    best = aligned(problem, allotments, sets, order)
+    if best is not None:
         budget.report(engine, best.period)
+    other = windows(problem, allotments, sets, order, None if best is None else best.period)
+    if other is not None and (
+        best is None or (other.period, problem.latency(other)) <= (best.period, problem.latency(best))
+    ):
+        best, engine = other, "windows"
+        budget.report(engine, best.period)
+    assert best is not None, "without a limit there are always windows"
     return best, engine
 
 

@@ -52,12 +52,12 @@ class OrderedStarts:
         """The least starts, or None when this order needs a longer period.
 
         From below: a forward pass gives the earliest starts; where a window is longer than the period
-        its first operation is delayed, and the pass repeated. A feasible system converges; starts
-        beyond one operation after another show an infeasible one.
+        its first operation is delayed, and the pass repeated. The starts are longest paths, and a
+        longest path without a cycle uses the delay of each window at most once: if there are more
+        passes than windows, some cycle is longer than the period allows.
         """
-        latest = sum(self.times)
         lower = dict.fromkeys((first for first, _ in self.ends), 0)
-        while True:
+        for _ in range(len(self.ends) + 1):
             starts = [0] * len(self.times)
             for v in self.order:
                 start = lower.get(v, 0)
@@ -71,8 +71,7 @@ class OrderedStarts:
                     lower[first], late = need, True
             if not late:
                 return starts
-            if max(starts, default=0) > latest:
-                return None
+        return None
 
     def least_period(self, high: int) -> tuple[int, list[int]] | None:
         """The least period of this order, at most ``high``, with its starts; None when ``high`` is too short."""
@@ -95,18 +94,29 @@ class OrderedStarts:
 
 
 def windows(
-    problem: PeriodicProblem, allotments: Sequence[int], sets: Sequence[tuple[int, ...]], order: Sequence[int]
-) -> Solution:
+    problem: PeriodicProblem,
+    allotments: Sequence[int],
+    sets: Sequence[tuple[int, ...]],
+    order: Sequence[int],
+    limit: int | None = None,
+) -> Solution | None:
     """The schedule of least period in which each accelerator runs its operations in ``order``, once a window.
 
-    ``order`` is a topological order. There is always one: all operations one after another.
+    ``order`` is a topological order. None when the period would be longer than ``limit``; without a
+    limit there always is one, all operations one after another.
     """
     times = [o.table[k].time for o, k in zip(problem.operations, allotments, strict=True)]
-    found = OrderedStarts(problem, times, sets, order).least_period(max(1, sum(times)))
-    assert found is not None, "operations one after another are always a schedule"
+    ordered = OrderedStarts(problem, times, sets, order)
+    found = ordered.least_period(max(1, sum(times)) if limit is None else limit)
+    if found is None or (limit is not None and found[0] > limit):
+        return None
     period, starts = found
     first = min(starts, default=0)
     return Solution(period, tuple(allotments), tuple(sets), tuple(s - first for s in starts))
+
+
+Blocks = tuple[tuple[int, ...], ...]
+"""The block that some operations use, or the two that they use together."""
 
 
 def aligned(
@@ -119,35 +129,67 @@ def aligned(
     aligned: rotate each block so that its part shared with its parent meets the parent's. None on a cycle.
     """
     times = [o.table[k].time for o, k in zip(problem.operations, allotments, strict=True)]
-    segments: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    segments: dict[tuple[Blocks, int], list[int]] = {}
     for v in order:
-        home = problem.blocks[problem.homes[v]]
-        uses = [home]
-        if v in problem.shared and not set(sets[v]) <= set(home):
-            other = problem.blocks[problem.shared[v]]
-            uses = sorted([home, other]) if not set(sets[v]) <= set(other) else [other]
-        segments.setdefault(tuple(uses), []).append(v)
-    partners: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    load: dict[tuple[int, ...], int] = {}
-    for uses, members in segments.items():
+        uses = _uses(problem, v, sets[v])
+        segments.setdefault((uses, problem.homes[v] if len(uses) == 1 else -1), []).append(v)
+    lines: dict[tuple[int, ...], list[tuple[Blocks, list[int]]]] = {}
+    for (uses, _), members in segments.items():
         for block in uses:
-            load[block] = load.get(block, 0) + sum(times[v] for v in members)
-            partners.setdefault(block, []).extend(b for b in uses if b != block)
-    period = max(1, max(load.values(), default=0), max(times, default=0))
+            lines.setdefault(block, []).append((uses, members))
+    load = [sum(times[v] for _, members in line for v in members) for line in lines.values()]
+    period = max(1, max(load, default=0))
     offsets: list[int] = [0] * len(times)
     tree: dict[tuple[int, ...], int] = {}
-    for root in load:
-        if root not in tree and not _align(root, segments, partners, times, offsets, tree):
+    for root in lines:
+        if root not in tree and not _align(root, lines, times, offsets, tree):
             return None
     part = [0] * len(times)
-    for uses, members in segments.items():
+    for (uses, _), members in segments.items():
         for v in members:
             part[v] = tree[uses[0]]
     return Solution(period, tuple(allotments), tuple(sets), _rotate(problem, times, offsets, part, period))
 
 
-ROTATIONS = 50
-"""Rounds of :func:`_rotate`; each settles at least one more part of a pipeline."""
+def _uses(problem: StagedProblem, v: int, members: tuple[int, ...]) -> Blocks:
+    """The blocks that hold the accelerators of operation ``v``, in increasing order."""
+    home = problem.blocks[problem.homes[v]]
+    if v not in problem.shared or set(members) <= set(home):
+        return (home,)
+    other = problem.blocks[problem.shared[v]]
+    return (other,) if set(members) <= set(other) else (min(home, other), max(home, other))
+
+
+def _align(
+    root: tuple[int, ...],
+    lines: Mapping[tuple[int, ...], list[tuple[Blocks, list[int]]]],
+    times: Sequence[int],
+    offsets: list[int],
+    tree: dict[tuple[int, ...], int],
+) -> bool:
+    """Give offsets to the tree of blocks that hangs on ``root``, and it a number; false when it is no tree.
+
+    A block runs what it shares with its parent first, then the rest as ordered; ``clock`` is its time.
+    """
+    number = len(tree)
+    queue: list[tuple[tuple[int, ...], tuple[int, ...] | None, int]] = [(root, None, 0)]
+    for block, parent, clock in queue:  # grows while it is walked
+        if block in tree:
+            return False
+        tree[block] = number
+        clock += sum(times[v] for uses, members in lines[block] if parent in uses for v in members)
+        for uses, members in lines[block]:
+            if parent in uses:
+                continue
+            queue += [(other, block, clock) for other in uses if other != block]
+            for v in members:
+                offsets[v] = clock
+                clock += times[v]
+    return True
+
+
+ROTATIONS = 200
+"""Most rounds of :func:`_rotate`; each settles at least one more part of a pipeline."""
 
 
 def _rotate(
@@ -158,7 +200,7 @@ def _rotate(
     Moving a whole part earlier keeps everything inside it; how far it may move is what its most urgent
     operation waits beyond the values it reads from other parts (or beyond 0, when it reads none).
     """
-    for _ in range(ROTATIONS):
+    for _ in range(max(10, min(ROTATIONS, 10**6 // max(1, len(times))))):
         starts = from_offsets(problem, times, offsets, period)
         spare: dict[int, int] = {}
         for v, start in enumerate(starts):
@@ -172,31 +214,3 @@ def _rotate(
         for v, own in enumerate(part):
             offsets[v] = (offsets[v] - spare.get(own, 0)) % period
     return from_offsets(problem, times, offsets, period)
-
-
-def _align(
-    root: tuple[int, ...],
-    segments: Mapping[tuple[tuple[int, ...], ...], list[int]],
-    partners: Mapping[tuple[int, ...], list[tuple[int, ...]]],
-    times: Sequence[int],
-    offsets: list[int],
-    tree: dict[tuple[int, ...], int],
-) -> bool:
-    """Give offsets to the tree of blocks that hangs on ``root``, and it a number; false when it is no tree."""
-    number = len(tree)
-    queue: list[tuple[tuple[int, ...], tuple[int, ...] | None, int]] = [(root, None, 0)]
-    for block, parent, clock in queue:  # grows while it is walked
-        if block in tree:
-            return False
-        tree[block] = number
-        for v in segments.get((block,), ()):
-            offsets[v] = clock
-            clock += times[v]
-        for other in partners[block]:
-            if other == parent:
-                continue
-            for v in segments[tuple(sorted((block, other)))]:
-                offsets[v] = clock
-                clock += times[v]
-            queue.append((other, block, clock))
-    return True
