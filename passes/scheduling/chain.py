@@ -12,7 +12,7 @@ because the next operation does not fit any more:
 
 Both are free of loss: the period equals the heaviest load. Rotate every block so that the range it
 shares with its predecessor starts when the predecessor is done with its own range; the pulled range
-follows; nothing on a block overlaps as long as its load fits in the period (``chained.py`` places them).
+follows; nothing on a block overlaps as long as its load fits in the period.
 
 The search is a beam over the blocks from the front of the chain. A state is how far the chain is
 covered, what is already promised on the next block, and which range ahead is already pulled; states
@@ -23,9 +23,10 @@ canonical area. Bisection on the period (:func:`shortest`) calls it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 NEVER = 1 << 60
 """Time of an operation on a width that admits none of its allotments; beyond any period."""
@@ -33,8 +34,7 @@ NEVER = 1 << 60
 NOTHING = range(0)
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """``width`` accelerators from ``first`` on, and the positions of the order that they run.
 
     ``own`` less ``skipped`` on this block alone, ``shared`` on this block and the next at twice the
@@ -136,8 +136,7 @@ def _fastest(table: Mapping[int, int], width: int) -> int | None:
 # --- the beam --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
+class _State(NamedTuple):
     """Positions before ``done`` are covered, but for what follows; ``carry`` ns and ``carried`` bytes of a
     shared range are promised on the next block, which must have ``width``; ``hole`` is pulled already."""
 
@@ -152,29 +151,39 @@ class _State:
     parent: _State | None
 
 
+Found = dict[int, dict[tuple[int, int, int], _State]]
+"""Laps → (done, width of a shared range, start of a pulled one) → best state."""
+
+
 def fill(chain: Chain, period: int, laps: int = 0, effort: Effort = Effort()) -> tuple[Block, ...] | None:
     """Blocks that cover ``chain`` within ``period`` ns and at most ``laps`` laps; None when none were found."""
     goal = chain.accelerators
-    levels: list[dict[int, dict[object, _State]]] = [{} for _ in range(goal + 1)]
-    start = _State(chain.area[-1], 0, 0, 0, 0, NOTHING, 0, None, None)
-    levels[0][0] = {None: start}
+    levels: list[Found] = [{} for _ in range(goal + 1)]
+    levels[0][0] = {(0, 0, 0): _State(chain.area[-1], 0, 0, 0, 0, NOTHING, 0, None, None)}
+    search = _Search(chain, period, laps, effort)
     for used in range(goal):
-        for lap in sorted(levels[used]):
-            if lap > laps * (used + 1) // goal + effort.pace:
-                continue
-            ranked = sorted(levels[used][lap].values(), key=lambda s: s.remaining)
-            for state in ranked[: effort.beam]:
-                for w in chain.widths:
-                    if chain.aligned(used, w) and (not state.carry or state.width == w):
-                        _extend(chain, period, laps, effort, state, used, w, levels[used + w])
-                if not state.carry and not state.hole:  # leave an accelerator idle, for the next block to be aligned
-                    key = (state.done, 0, 0, 0)
-                    levels[used + 1].setdefault(lap, {}).setdefault(key, state)
+        for state in _promising(levels[used], laps * (used + 1) // goal + effort.pace, effort.beam):
+            for w in chain.widths:
+                if chain.aligned(used, w) and (not state.carry or state.width == w):
+                    search.extend(state, used, w, levels[used + w])
+            if not state.carry:  # leave an accelerator idle, for the next block to be aligned
+                levels[used + 1].setdefault(state.laps, {}).setdefault((state.done, 0, state.hole.start), state)
         finished = [s for d in levels[used + 1].values() for s in d.values() if s.done == chain.n and not s.carry]
         if finished:
             return _trace(min(finished, key=lambda s: s.laps))
         levels[used] = {}
     return None
+
+
+def _promising(found: Found, most_laps: int, beam: int) -> Iterator[_State]:
+    """For each number of laps the states with least work remaining, if no state with fewer laps has less."""
+    least = NEVER * NEVER
+    for lap in sorted(found):
+        if lap > most_laps:
+            return
+        ranked = sorted(found[lap].values(), key=lambda s: s.remaining)[:beam]
+        yield from (s for s in ranked if s.remaining < least)
+        least = min(least, ranked[0].remaining)
 
 
 def _trace(state: _State) -> tuple[Block, ...]:
@@ -186,60 +195,85 @@ def _trace(state: _State) -> tuple[Block, ...]:
     return tuple(reversed(blocks))
 
 
-def _extend(
-    chain: Chain,
-    period: int,
-    laps: int,
-    effort: Effort,
-    state: _State,
-    first: int,
-    w: int,
-    into: dict[int, dict[object, _State]],
-) -> None:
-    """Add every way to load a block of width ``w`` at accelerator ``first`` after ``state``."""
-    n, time, held = chain.n, chain.time[w], chain.bytes[w]
-    both, both_held = chain.time[2 * w], chain.bytes[2 * w]
-    hole, budget, room = state.hole, period - state.carry, chain.memory - state.carried
-    can_share = first + 2 * w <= chain.accelerators and first // chain.group == (first + 2 * w - 1) // chain.group
+class _Search:
+    """The ways to go on from a state, for one trial period."""
 
-    def put(done: int, shared: range, pulled: range) -> None:
-        lap = state.laps + (1 if pulled else 0)
-        carry, carried = both[done] - both[shared.start] if shared else 0, 0
-        if shared:
-            carried = both_held[shared.stop] - both_held[shared.start]
-        remaining = chain.area[n] - chain.area[done] + carry * w
-        if pulled:
-            remaining -= chain.area[pulled.stop] - chain.area[pulled.start]
+    def __init__(self, chain: Chain, period: int, laps: int, effort: Effort):
+        self.chain, self.period, self.laps, self.effort = chain, period, laps, effort
+        self.known: dict[tuple[int, int, int, int, int], list[range]] = {}
+
+    def extend(self, state: _State, first: int, w: int, into: Found) -> None:
+        """Add every way to load a block of width ``w`` at accelerator ``first`` after ``state``."""
+        chain, hole = self.chain, state.hole
+        time, held, both, both_held = chain.time[w], chain.bytes[w], chain.time[2 * w], chain.bytes[2 * w]
+        budget, room = self.period - state.carry, chain.memory - state.carried
+        last = min(_reach(time, state.done, budget, hole), _reach(held, state.done, room, hole))
+        can_share = first + 2 * w <= chain.accelerators and first // chain.group == (first + 2 * w - 1) // chain.group
+        for stop in range(last, max(state.done, last - self.effort.back) - 1, -1):
+            if hole.start <= stop < hole.stop:
+                continue
+            skipped = hole if stop >= hole.stop else NOTHING
+            gap = budget - (time[stop] - time[state.done]) + time[skipped.stop] - time[skipped.start]
+            left = room - (held[stop] - held[state.done]) + held[skipped.stop] - held[skipped.start]
+            if stop == last:
+                self._put(into, state, first, w, stop, NOTHING, NOTHING)
+            if stop >= chain.n or skipped is not hole:
+                continue
+            options = [(stop, NOTHING, gap, left)]
+            if can_share:
+                most = min(bisect_right(both, both[stop] + gap), bisect_right(both_held, both_held[stop] + left)) - 1
+                for end in (most, most - 1):
+                    if end > stop and both[end] > both[stop]:
+                        taken, stored = both[end] - both[stop], both_held[end] - both_held[stop]
+                        self._put(into, state, first, w, end, range(stop, end), NOTHING)
+                        options.append((end, range(stop, end), gap - taken, left - stored))
+            if state.laps < self.laps:
+                for done, shared, spare, bytes_left in options:
+                    for pulled in self._pulls(w, done, spare, bytes_left, both[done] - both[stop]):
+                        self._put(into, state, first, w, done, shared, pulled)
+
+    def _put(self, into: Found, state: _State, first: int, w: int, done: int, shared: range, pulled: range) -> None:
+        """Keep the new state unless one that covers the same promises less on the next block."""
+        chain = self.chain
+        both = chain.time[2 * w]
+        carry = both[shared.stop] - both[shared.start]
+        states = into.setdefault(state.laps + (1 if pulled else 0), {})
+        ahead = pulled or (state.hole if done < state.hole.stop else NOTHING)
+        key = (done, w if carry else 0, ahead.start)
+        known = states.get(key)
+        if known is not None and known.carry <= carry:
+            return
+        area, held = chain.area, chain.bytes[2 * w]
+        remaining = area[chain.n] - area[done] + carry * w - (area[ahead.stop] - area[ahead.start])
         own = range(state.done, shared.start if shared else done)
-        key = (done, w if carry else 0, pulled.start, pulled.stop)
-        known = into.setdefault(lap, {}).get(key)
-        if known is None or carry < known.carry:
-            block = Block(first, w, own, hole, shared, pulled)
-            into[lap][key] = _State(remaining, done, carry, carried, w, pulled, lap, block, state)
+        block = Block(first, w, own, state.hole if done >= state.hole.stop else NOTHING, shared, pulled)
+        carried = held[shared.stop] - held[shared.start]
+        laps = state.laps + (1 if pulled else 0)
+        states[key] = _State(remaining, done, carry, carried, w, ahead, laps, block, state)
 
-    last = min(_reach(time, state.done, budget, hole), _reach(held, state.done, room, hole))
-    for stop in range(last, max(state.done, last - effort.back) - 1, -1):
-        if hole and stop < hole.stop:  # what is pulled lies on the very next block: stages share with neighbours only
-            continue
-        gap = budget - (time[stop] - time[state.done]) + (time[hole.stop] - time[hole.start] if hole else 0)
-        left = room - (held[stop] - held[state.done]) + (held[hole.stop] - held[hole.start] if hole else 0)
-        if stop == last:
-            put(stop, NOTHING, NOTHING)
-        if stop >= n:
-            continue
-        options = [(stop, NOTHING, gap, left)]
-        if can_share:
-            most = min(bisect_right(both, both[stop] + gap), bisect_right(both_held, both_held[stop] + left)) - 1
-            for end in {most, most - 1}:
-                if end > stop:
-                    taken, stored = both[end] - both[stop], both_held[end] - both_held[stop]
-                    put(end, range(stop, end), NOTHING)
-                    options.append((end, range(stop, end), gap - taken, left - stored))
-        if state.laps < laps:
-            for done, shared, spare, bytes_left in options:
-                lead = both[done] - both[stop]
-                for pulled in _pulls(time, held, done, spare, bytes_left, lead, effort):
-                    put(done, shared, pulled)
+    def _pulls(self, w: int, done: int, gap: int, room: int, lead: int) -> list[range]:
+        """The ranges after ``done`` that fill ``gap`` best.
+
+        Only ranges no longer than what runs before them on the next block: then the micro-batch is back
+        there after exactly one lap, and not two.
+        """
+        key = (w, done, gap, room, lead)
+        if key in self.known:
+            return self.known[key]
+        time, held = self.chain.time[w], self.chain.bytes[w]
+        begin = time[done] - lead
+        found: list[tuple[int, int, int]] = []
+        for start in range(done + 1, min(self.chain.n, done + self.effort.look)):
+            now = time[start]
+            stop = bisect_right(time, now + gap, start) - 1
+            if stop > start and held[stop] - held[start] > room:
+                stop = bisect_right(held, held[start] + room, start) - 1
+            length = time[stop] - now
+            if 0 < length <= now - begin:
+                found.append((-length, start, stop))
+        found.sort()
+        self.known[key] = [range(start, stop) for _, start, stop in found[: self.effort.pulls]]
+        return self.known[key]
 
 
 def _reach(prefix: Sequence[int], start: int, budget: int, hole: range) -> int:
@@ -249,25 +283,6 @@ def _reach(prefix: Sequence[int], start: int, budget: int, hole: range) -> int:
         size = prefix[hole.stop] - prefix[hole.start]
         stop = max(hole.stop, bisect_right(prefix, prefix[start] + budget + size) - 1)
     return stop
-
-
-def _pulls(
-    time: Sequence[int], held: Sequence[int], done: int, gap: int, room: int, lead: int, effort: Effort
-) -> list[range]:
-    """The ranges after ``done`` that fill ``gap`` best.
-
-    Only ranges no longer than what runs before them on the next block: then the micro-batch is back
-    there after exactly one lap, and not two.
-    """
-    n = len(time) - 1
-    found: list[tuple[int, int, int]] = []
-    for start in range(done + 1, min(n, done + effort.look)):
-        stop = min(bisect_right(time, time[start] + gap), bisect_right(held, held[start] + room)) - 1
-        length = time[stop] - time[start]
-        if stop > start and 0 < length <= time[start] - time[done] + lead:
-            found.append((-length, start, stop))
-    found.sort()
-    return [range(start, stop) for _, start, stop in found[: effort.pulls]]
 
 
 # --- the shortest period ---------------------------------------------------------------------
