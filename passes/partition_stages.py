@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr, i64
@@ -17,10 +18,16 @@ from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
+from passes.scheduling.shared import share_boundaries
 from passes.scheduling.stages import partition_stages
 
 
-def grant(instance: Instance, blocks: Sequence[Sequence[int]], homes: Sequence[int]) -> None:
+def grant(
+    instance: Instance,
+    blocks: Sequence[Sequence[int]],
+    homes: Sequence[int],
+    shared: Mapping[int, int] = MappingProxyType({}),
+) -> None:
     """Write the stages into the graph."""
     body = instance.graph.body.block
     stages = [StageOp.make(index, block) for index, block in enumerate(blocks)]
@@ -29,6 +36,8 @@ def grant(instance: Instance, blocks: Sequence[Sequence[int]], homes: Sequence[i
     attributes = [IntegerAttr(index, i64) for index in range(len(blocks))]
     for op, home in zip(instance.operators, homes, strict=True):
         op.stage = attributes[home]
+    for v, other in shared.items():
+        instance.operators[v].shared = attributes[other]
     instance.graph.level = StringAttr("staged")
 
 
@@ -37,15 +46,22 @@ def one_stage(instance: Instance) -> None:
     grant(instance, [range(instance.platform.count)], [0] * len(instance.operators))
 
 
-def contiguous_stages(instance: Instance, count: int | None, reserve: int, tolerance: float, seconds: float) -> None:
-    """The contiguous partition of least period."""
+def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
+    """The contiguous partition of least period, or a plan that shares boundaries when that is clearly shorter."""
     problem = instance.problem
     bound = area_bound(problem).value
-    budget = Budget(seconds, lambda engine, period: report(engine, period, bound, "partition"))
+    budget = Budget(options.time_limit, lambda engine, period: report(engine, period, bound, "partition"))
+    rest: dict[str, Any] = {"reserve": options.memory_reserve, "tolerance": options.tolerance, "budget": budget}
     try:
-        plan = partition_stages(problem, stages=count, reserve=reserve, tolerance=tolerance, budget=budget)
+        plan = partition_stages(problem, stages=options.stages, **rest)
     except InvalidProblem as failure:
         raise instance.error(failure) from None
+    if options.plan in ("shared", "pushed"):
+        laps = options.laps if options.laps is not None else problem.accelerators // 4
+        sharing = share_boundaries(problem, laps=laps if options.plan == "pushed" else 0, **rest)
+        if sharing is not None and sharing.period * (1 + options.tolerance) < plan.period:
+            grant(instance, sharing.blocks, sharing.homes, sharing.shared)
+            return
     blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
     assert blocks is not None, "the widths were chosen so that they can be packed"
     grant(instance, blocks, plan.homes())
@@ -62,7 +78,12 @@ class PartitionStagesPass(ModulePass):
 
     options:
       stages: number of stages (default: as many as the period asks for)
-      plan: "stages", or "operators" for one stage of all accelerators (for schedule-periodic{plan="laminar"})
+      plan: "stages", each on a block of its own; "shared", where neighbouring blocks may run operators at their
+        boundary together; "pushed", where blocks may also run a few operators of later stages, each at
+        the price of about one more micro-batch in flight; "operators" for one stage of all
+        accelerators (for schedule-periodic{plan="laminar"}). A plan that is not shorter than stages of
+        their own by more than the tolerance is not taken
+      laps: how many ranges of operators the plan "pushed" may move (default: a quarter of the accelerators)
       memory-reserve: bytes of each accelerator kept free of parameters, for live values
       tolerance: periods within this fraction of the least count as equal
       time-limit: seconds after which the best partition found so far is taken
@@ -78,7 +99,8 @@ class PartitionStagesPass(ModulePass):
     name = "partition-stages"
 
     stages: int | None = None
-    plan: Literal["stages", "operators"] = "stages"
+    plan: Literal["stages", "shared", "pushed", "operators"] = "stages"
+    laps: int | None = None
     memory_reserve: int = 0
     tolerance: float | int = 0.005
     time_limit: float | int = 60
@@ -88,4 +110,4 @@ class PartitionStagesPass(ModulePass):
         if self.plan == "operators":
             one_stage(instance)
         else:
-            contiguous_stages(instance, self.stages, self.memory_reserve, self.tolerance, self.time_limit)
+            stages_on_blocks(instance, self)

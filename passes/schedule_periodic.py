@@ -18,7 +18,7 @@ from passes.scheduling.data import InvalidProblem, Solution
 from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.laminar import schedule_laminar
 
-Plan = Literal["stages", "laminar"]
+Plan = Literal["stages", "shared", "pushed", "laminar"]
 
 
 def write_schedule(instance: Instance, solution: Solution, bound: Bound, plan: str, engine: str, seed: int) -> None:
@@ -45,8 +45,9 @@ class SchedulePeriodicPass(ModulePass):
     before it is written, memory included: what does not fit is an error, never a schedule.
 
     options:
-      plan: "stages" runs each operator at its fastest allotment on its block; "laminar" packs operators
-        on nested blocks of accelerators inside each granted block: a smaller period, more micro-batches in flight
+      plan: "stages", "shared" and "pushed" run each operator at its fastest allotment on its block, or on two
+        blocks where it is shared (they differ in how the stages were cut); "laminar" packs operators on
+        nested blocks of accelerators inside each granted block: a smaller period, more micro-batches in flight
       time-limit: seconds after which the best schedule found so far is taken
       seed: seed of every random choice
 
