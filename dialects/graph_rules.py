@@ -11,7 +11,7 @@ from xdsl.utils.exceptions import DiagnosticException
 from dialects.attributes import show_set
 from dialects.operators import OpaqueOp, OperatorOp
 from dialects.rules import Finding, Rule, Subject
-from dialects.structure import GraphOp, InputOp, OutputOp, PlatformOp, StageOp
+from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, StageOp, StateOp
 
 # --- level 0: the graph ----------------------------------------------------------------------
 
@@ -57,8 +57,8 @@ def _graph_body(subject: Subject) -> Iterator[Finding]:
     if block.args:
         yield Finding(subject.graph, "the block of a graph has no arguments; inputs are takt.input operations")
     for op in block.ops:
-        if not isinstance(op, OperatorOp | InputOp | StageOp | OutputOp):
-            yield Finding(op, f"a graph holds inputs, stages, operators and an output only, got {_kind(op)}")
+        if not isinstance(op, OperatorOp | InputOp | StateOp | NextOp | StageOp | OutputOp):
+            yield Finding(op, f"a graph holds inputs, states, stages, operators and an output only, got {_kind(op)}")
     if not subject.operators:
         yield Finding(subject.graph, "the graph has no operator")
 
@@ -76,6 +76,52 @@ def _dominance(subject: Subject) -> Iterator[Finding]:
 
 def _user(subject: Subject, op: Operation) -> str:
     return f"'{subject.names[op]}'" if isinstance(op, OperatorOp) else op.name
+
+
+def _state_unique(subject: Subject) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for state in subject.graph.states():
+        if state.state.data in seen:
+            yield Finding(state, f"state '{state.state.data}' is declared twice")
+        seen.add(state.state.data)
+
+
+def _state_left_once(subject: Subject) -> Iterator[Finding]:
+    left: dict[str, NextOp] = {}
+    declared = {state.state.data for state in subject.graph.states()}
+    for op in subject.graph.nexts():
+        name = op.state.data
+        if name not in declared:
+            yield Finding(op, f"there is no state '{name}' to leave a value in")
+        elif name in left:
+            yield Finding(op, f"state '{name}' is left two values")
+        left.setdefault(name, op)
+    for state in subject.graph.states():
+        if state.state.data not in left:
+            yield Finding(state, f"state '{state.state.data}' is never left a value")
+
+
+def _state_type(subject: Subject) -> Iterator[Finding]:
+    types = {state.state.data: state.output.type for state in subject.graph.states()}
+    for op in subject.graph.nexts():
+        expected = types.get(op.state.data)
+        if expected is not None and op.left.type != expected:
+            shown = f"{expected}, but a {op.left.type}"
+            yield Finding(op, f"state '{op.state.data}' holds a {shown} is left in it")
+
+
+def _state_computed(subject: Subject) -> Iterator[Finding]:
+    for op in subject.graph.nexts():
+        if not isinstance(op.left.owner, OperatorOp):
+            name = op.left.name_hint or "a value"
+            yield Finding(op, f"'{name}' is left in state '{op.state.data}', but no operator computes it")
+
+
+def _state_readers(subject: Subject) -> Iterator[Finding]:
+    for state in subject.graph.states():
+        for use in state.output.uses:
+            if isinstance(use.operation, OutputOp):
+                yield Finding(use.operation, f"state '{state.state.data}' is an output, but no operator computes it")
 
 
 def _opaque_table(subject: Subject) -> Iterator[Finding]:
@@ -287,10 +333,16 @@ STRUCTURE_RULES = (
 BODY_RULES = (
     Rule(
         "graph-body",
-        "A graph holds inputs, stages, at least one operator and its output, and nothing else.",
+        "A graph holds inputs, states and what is left in them, stages, at least one operator and its output, and "
+        "nothing else.",
         _graph_body,
     ),
     Rule("dominance", "Every operand is defined in the same graph, before its use.", _dominance),
+    Rule("state-unique", "No two states have one name.", _state_unique),
+    Rule("state-left-once", "Every state is left one value a micro-batch, and only states are.", _state_left_once),
+    Rule("state-type", "What is left in a state has the type of the state.", _state_type),
+    Rule("state-computed", "What is left in a state is the result of an operator.", _state_computed),
+    Rule("state-readers", "A state is read by operators, and is no output of the graph.", _state_readers),
 )
 """What the rules of all levels take for granted about a graph."""
 

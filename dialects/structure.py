@@ -1,4 +1,4 @@
-"""Operations around the operators: the graph, its inputs and outputs, the platform, the stages."""
+"""Operations around the operators: the graph, its inputs, outputs and states, the platform, the stages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from xdsl.dialects.builtin import (
     f64,
     i64,
 )
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
     ParsePropInAttrDict,
     irdl_op_definition,
+    operand_def,
     opt_prop_def,
     prop_def,
     region_def,
@@ -51,6 +52,9 @@ from dialects.operators import OperatorOp, ShapeError, check_tensor
 
 LEVELS = ("model", "moldable", "staged", "scheduled")
 """The levels of the IR that exist today, in order."""
+
+MOST_DISTANCE = 4096
+"""Greatest distance of a state: the simulator runs that many micro-batches more."""
 
 _Op = TypeVar("_Op", bound=IRDLOperation)
 
@@ -194,6 +198,94 @@ class InputOp(IRDLOperation):
             raise VerifyException(f"input: {error}") from error
 
 
+@_errors_at_position
+@irdl_op_definition
+class StateOp(IRDLOperation):
+    """The value that the micro-batch ``distance`` before this one left behind in a state.
+
+    ```
+    %cache = takt.state @cache distance 1 : tensor<8x128xbf16>
+    ```
+
+    The first ``distance`` micro-batches find an initial value there, which takes no time to make.
+    """
+
+    name = "takt.state"
+    state = prop_def(StringAttr)
+    """Name of the state. A plain string: the symbols of MLIR name operations, and this names what two share."""
+    distance = prop_def(IntegerAttr.constr(i64))
+    output = result_def(TensorType)
+
+    @staticmethod
+    def make(state: str, distance: int, type_: Attribute) -> StateOp:
+        properties: dict[str, Attribute] = {"state": StringAttr(state), "distance": IntegerAttr(distance, i64)}
+        return StateOp.create(properties=properties, result_types=[type_])
+
+    def verify_(self) -> None:
+        if not 1 <= self.distance.value.data <= MOST_DISTANCE:
+            raise VerifyException(
+                f"the distance of a state lies between 1 and {MOST_DISTANCE}, got {self.distance.value.data}"
+            )
+        try:
+            check_tensor(self.output.type)
+        except ShapeError as error:
+            raise VerifyException(f"state: {error}") from error
+
+    def print(self, printer: Printer) -> None:
+        printer.print_string(" ")
+        printer.print_symbol_name(self.state.data)
+        printer.print_string(f" distance {self.distance.value.data}")
+        printer.print_op_attributes(self.attributes)
+        printer.print_string(" : ")
+        printer.print_attribute(self.output.type)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> StateOp:
+        state = StringAttr(parser.parse_symbol_name().data)
+        parser.parse_keyword("distance")
+        distance = IntegerAttr(parse_integer(parser), i64)
+        attributes = parser.parse_optional_attr_dict()
+        parser.parse_punctuation(":")
+        return cls.create(
+            properties={"state": state, "distance": distance},
+            attributes=attributes,
+            result_types=[parser.parse_type()],
+        )
+
+
+@_errors_at_position
+@irdl_op_definition
+class NextOp(IRDLOperation):
+    """What this micro-batch leaves behind in a state: ``takt.next @cache, %appended : tensor<8x128xbf16>``."""
+
+    name = "takt.next"
+    state = prop_def(StringAttr)
+    left = operand_def(TensorType)
+
+    @staticmethod
+    def make(state: str, left: SSAValue) -> NextOp:
+        return NextOp.create(properties={"state": StringAttr(state)}, operands=[left])
+
+    def print(self, printer: Printer) -> None:
+        printer.print_string(" ")
+        printer.print_symbol_name(self.state.data)
+        printer.print_string(", ")
+        printer.print_operand(self.left)
+        printer.print_op_attributes(self.attributes)
+        printer.print_string(" : ")
+        printer.print_attribute(self.left.type)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> NextOp:
+        state = StringAttr(parser.parse_symbol_name().data)
+        parser.parse_punctuation(",")
+        unresolved = parser.parse_unresolved_operand()
+        attributes = parser.parse_optional_attr_dict()
+        parser.parse_punctuation(":")
+        left = parser.resolve_operand(unresolved, parser.parse_type())
+        return cls.create(properties={"state": state}, attributes=attributes, operands=[left])
+
+
 @irdl_op_definition
 class StageOp(IRDLOperation):
     """A pipeline stage and the accelerators granted to it: ``takt.stage 3 on [24:32]``.
@@ -288,6 +380,24 @@ class GraphOp(IRDLOperation):
     def stages(self) -> Iterator[StageOp]:
         """The stages, in program order."""
         return (op for op in self.body.block.ops if isinstance(op, StageOp))
+
+    def states(self) -> Iterator[StateOp]:
+        """The states, in program order."""
+        return (op for op in self.body.block.ops if isinstance(op, StateOp))
+
+    def nexts(self) -> Iterator[NextOp]:
+        """What is left in the states, in program order."""
+        return (op for op in self.body.block.ops if isinstance(op, NextOp))
+
+    def carried(self) -> dict[SSAValue, tuple[OpResult, int]]:
+        """Value of a state → the result that is left in it and the distance at which it is read."""
+        left = {op.state.data: op.left for op in self.nexts()}
+        found: dict[SSAValue, tuple[OpResult, int]] = {}
+        for op in self.states():
+            value = left.get(op.state.data)
+            if isinstance(value, OpResult):
+                found[op.output] = (value, op.distance.value.data)
+        return found
 
     @property
     def outputs(self) -> OutputOp:
