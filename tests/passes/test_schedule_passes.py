@@ -128,6 +128,22 @@ def test_partition_and_schedule_pass_the_checker(module: ModuleOp) -> None:
 
 
 @settings(max_examples=80, deadline=None)
+@given(module=modules(), plan=st.sampled_from(["shared", "pushed"]))
+def test_shared_boundaries_pass_the_checker(module: ModuleOp, plan: Literal["shared", "pushed"]) -> None:
+    apart = module.clone()
+    PartitionStagesPass().apply(CONTEXT, apart)
+    SchedulePeriodicPass().apply(CONTEXT, apart)
+    PartitionStagesPass(plan=plan).apply(CONTEXT, module)
+    accepted(module)
+    SchedulePeriodicPass(plan=plan).apply(CONTEXT, module)
+    schedule, rival = accepted(module).schedule, accepted(apart).schedule
+    assert schedule is not None
+    assert rival is not None
+    assert schedule.plan.data == plan
+    assert schedule.bound.data <= schedule.pattern.data <= rival.pattern.data
+
+
+@settings(max_examples=80, deadline=None)
 @given(module=modules(), plan=st.sampled_from(["stages", "laminar"]))
 def test_one_stage_of_single_operators_passes_the_checker(module: ModuleOp, plan: Plan) -> None:
     PartitionStagesPass(plan="operators").apply(CONTEXT, module)
