@@ -160,8 +160,9 @@ def _stages(order: Sequence[int], blocks: Sequence[Block]) -> SharedPlan:
         homes[v] = len(granted) - 1
         if both[position]:
             shared[v] = len(granted)
-    if both and both[-1]:  # the last block runs nothing of its own
-        granted.append(owner[-1] + 1)
+            after = position + 1
+            if after == len(order) or owner[after] not in (owner[position], owner[position] + 1):
+                granted.append(owner[position] + 1)  # the next block runs nothing of its own: an empty stage
     accelerators = [tuple(range(b.first, b.first + b.width)) for b in blocks]
     laps = sum(1 for block in blocks if block.pulled)
     return SharedPlan(tuple(accelerators[number] for number in granted), tuple(homes), shared, 0, 0, laps)
