@@ -78,12 +78,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Edge:
-    """``consumer`` reads the results numbered ``results`` of ``producer``: ``size`` bytes, each result counted once."""
+    """``consumer`` reads the results numbered ``results`` of ``producer``: ``size`` bytes, each result counted once.
+
+    Micro-batch ``i + distance`` of the consumer reads micro-batch ``i`` of the producer.
+    """
 
     producer: int
     consumer: int
     results: tuple[int, ...]
     size: int
+    distance: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,11 @@ class ScheduleView:
         return tuple(tuple(edges) for edges in found)
 
     @cached_property
+    def reach(self) -> int:
+        """The greatest distance between the micro-batches of an edge."""
+        return max((edge.distance for edge in self.edges), default=0)
+
+    @cached_property
     def crossing(self) -> Fraction:
         """Bytes per micro-batch of values read on another set than their producer's, once for each such set."""
         total = 0
@@ -194,7 +203,7 @@ def arrivals_of(tasks: tuple[Task, ...], edges: Iterable[Edge], microbatch: int)
     """Accelerator set → the results read there, over edges that leave one task."""
     read: dict[Accelerators, set[int]] = {}
     for edge in edges:
-        read.setdefault(tasks[edge.consumer].set_of(microbatch), set()).update(edge.results)
+        read.setdefault(tasks[edge.consumer].set_of(microbatch + edge.distance), set()).update(edge.results)
     return read
 
 
@@ -226,7 +235,7 @@ def view_of(module: ModuleOp) -> ScheduleView:
         seed=schedule.seed.data,
         stages=tuple(StageView(s.index.value.data, s.accelerators()) for s in graph.stages()),
         tasks=tasks,
-        edges=_edges(names),
+        edges=_edges(graph, names),
         inputs=_inputs(graph, names),
         outputs=_outputs(graph, names),
     )
@@ -265,17 +274,19 @@ def _task(op: OperatorOp, name: str, index: int) -> Task:
     )
 
 
-def _edges(names: Mapping[OperatorOp, str]) -> tuple[Edge, ...]:
+def _edges(graph: GraphOp, names: Mapping[OperatorOp, str]) -> tuple[Edge, ...]:
     position = {op: i for i, op in enumerate(names)}
+    carried = graph.carried()
     edges: list[Edge] = []
     for consumer, op in enumerate(names):
-        read: dict[OperatorOp, set[int]] = {}
-        for value in op.operands:
+        read: dict[tuple[OperatorOp, int], set[int]] = {}
+        for operand in op.operands:
+            value, distance = carried.get(operand, (operand, 0))
             if isinstance(value, OpResult) and isinstance(value.op, OperatorOp):
-                read.setdefault(value.op, set()).add(value.index)
-        for producer, results in read.items():
+                read.setdefault((value.op, distance), set()).add(value.index)
+        for (producer, distance), results in read.items():
             size = sum(_bytes(producer.results[r]) for r in results)
-            edges.append(Edge(position[producer], consumer, tuple(sorted(results)), size))
+            edges.append(Edge(position[producer], consumer, tuple(sorted(results)), size, distance))
     return tuple(edges)
 
 

@@ -3,7 +3,8 @@
 What lives when is defined in ``docs/ir.md`` ("memory"): parameters always; a workspace during a
 run; a result on its producer's set from the producer's start to the last consumer there; a copy on
 each other set that reads it, from the producer's end to the last consumer there; a graph input on
-each set that reads it, from the first to the last consumer. Intervals are half-open.
+each set that reads it, from the first to the last consumer. What is read from a state ``distance``
+micro-batches later is read so many periods later, on the set of that micro-batch. Intervals are half-open.
 """
 
 from __future__ import annotations
@@ -69,23 +70,24 @@ class Memory:
         received: dict[int, tuple[int, int]] = {}
         for result in placed.op.outputs:
             readers: set[int] = set()
-            for consumer in self.placement.consumers(result):
-                there = consumer.sets[instance % consumer.copies]
+            for consumer, distance in self.placement.consumers(result):
+                there = consumer.sets[(instance + distance) % consumer.copies]
+                end = consumer.end + distance * self.placement.period
                 if there == home:
-                    last = max(last, consumer.end)
+                    last = max(last, end)
                     continue
-                size, until = received.get(there, (0, consumer.end))
+                size, until = received.get(there, (0, end))
                 if there not in readers:
                     readers.add(there)
                     size += tensor_bytes(result.type)
-                received[there] = (size, max(until, consumer.end))
+                received[there] = (size, max(until, end))
         yield Lifetime(home, placed.start + shift, last - placed.start, placed.cost.output, "result", placed.name)
         for there, (size, until) in received.items():
             yield Lifetime(there, placed.end + shift, until - placed.end, size, "received value", placed.name)
 
     def _of_input(self, source: InputOp, instance: int) -> Iterator[Lifetime]:
         spans: dict[int, tuple[int, int]] = {}
-        for consumer in self.placement.consumers(source.output):
+        for consumer, _ in self.placement.consumers(source.output):
             there = consumer.sets[instance % consumer.copies]
             begin, end = spans.get(there, (consumer.start, consumer.end))
             spans[there] = (min(begin, consumer.start), max(end, consumer.end))

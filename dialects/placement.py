@@ -82,17 +82,35 @@ class Placement:
             self.sets.append(values(members))
         return index
 
-    def consumers(self, value: SSAValue) -> list[Placed]:
-        """The placed operators that read ``value``, each once."""
-        found = dict.fromkeys(use.operation for use in value.uses)
-        return [self.placed[op] for op in found if isinstance(op, OperatorOp) and op in self.placed]
+    @cached_property
+    def _carried(self) -> Mapping[SSAValue, tuple[OpResult, int]]:
+        return self.graph.carried()
 
-    def producers(self, consumer: Placed) -> list[Placed]:
-        """The placed operators whose results ``consumer`` reads, each once, in operand order."""
-        found: dict[Placed, None] = {}
+    @cached_property
+    def _states_of(self) -> Mapping[SSAValue, list[tuple[SSAValue, int]]]:
+        """Result → the values of the states it is left in, each with its distance."""
+        found: dict[SSAValue, list[tuple[SSAValue, int]]] = {}
+        for state, (left, distance) in self._carried.items():
+            found.setdefault(left, []).append((state, distance))
+        return found
+
+    def consumers(self, value: SSAValue) -> list[tuple[Placed, int]]:
+        """The placed operators that read ``value``, and how many micro-batches later; each pair once."""
+        found: dict[tuple[Placed, int], None] = {}
+        for source, distance in [(value, 0), *self._states_of.get(value, ())]:
+            for use in source.uses:
+                op = use.operation
+                if isinstance(op, OperatorOp) and op in self.placed:
+                    found[self.placed[op], distance] = None
+        return list(found)
+
+    def producers(self, consumer: Placed) -> list[tuple[Placed, int]]:
+        """The placed operators whose results ``consumer`` reads, and how many micro-batches later; each pair once."""
+        found: dict[tuple[Placed, int], None] = {}
         for operand in consumer.op.inputs:
-            if isinstance(operand, OpResult) and isinstance(operand.op, OperatorOp) and operand.op in self.placed:
-                found[self.placed[operand.op]] = None
+            left, distance = self._carried.get(operand, (operand, 0))
+            if isinstance(left, OpResult) and isinstance(left.op, OperatorOp) and left.op in self.placed:
+                found[self.placed[left.op], distance] = None
         return list(found)
 
     def inputs(self) -> list[InputOp]:

@@ -163,13 +163,17 @@ def _time(placement: Placement, ticks: int) -> str:
 def _precedence(subject: Subject) -> Iterator[Finding]:
     placement = subject.placement
     for placed in placement.placed.values():
-        for producer in placement.producers(placed):
-            if placed.start < producer.end:
+        for producer, distance in placement.producers(placed):
+            if distance and not placement.period:
+                continue
+            ready = producer.end - distance * placement.period
+            if placed.start < ready:
+                earlier = f" {distance} micro-batch{'es' * (distance > 1)} earlier" if distance else ""
                 yield Finding(
                     placed.op,
                     f"'{placed.name}' starts at {_time(placement, placed.start)}, before its operand "
-                    f"'{producer.name}' ends at {_time(placement, producer.end)} "
-                    f"(started at {_time(placement, producer.start)})",
+                    f"'{producer.name}'{earlier} ends at {_time(placement, ready)} "
+                    f"(started at {_time(placement, producer.start - distance * placement.period)})",
                 )
 
 
@@ -346,7 +350,12 @@ SCHEDULE_RULES = (
     Rule("period-integer", "The pattern is a multiple of its number of micro-batches.", _period_integer),
     Rule("bound", "The period is at least the lower bound that is claimed for it.", _bound),
     Rule("starts", "No start is negative, and the least start is 0.", _starts),
-    Rule("precedence", "An operator starts no earlier than the end of every operator it reads from.", _precedence),
+    Rule(
+        "precedence",
+        "An operator starts no earlier than the end of every operator it reads from; what it reads from a state was "
+        "computed as many periods earlier as the distance says.",
+        _precedence,
+    ),
     Rule(
         "fits-period",
         "An operator takes no longer than the period times its number of copies.",

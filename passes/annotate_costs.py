@@ -80,7 +80,9 @@ def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> N
     annotator = _Annotator(machine, candidates(machine, limit, every))
     trouble: list[Diagnostic] = []
     dtypes: set[str] = set()
-    for op, placed in zip(graph.operators(), place(Reader().nodes(graph), graph.outputs.operands), strict=True):
+    # What is left in a state is whole, as an output is: its readers of a later micro-batch do not decide its layout.
+    kept = [*graph.outputs.operands, *(op.left for op in graph.nexts())]
+    for op, placed in zip(graph.operators(), place(Reader().nodes(graph), kept), strict=True):
         if op.cost is not None:
             complaint = _check_written(op, names[op], op.cost, platform)
             trouble += [complaint] if complaint else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import OpResult
 
 from dialects.attributes import CostAttr
 from dialects.diagnostics import Diagnostic, TaktError, at
@@ -82,12 +83,14 @@ def _problem(graph: GraphOp, platform: PlatformOp, operators: tuple[OperatorOp, 
         return tables[op.cost]
 
     number = {op: v for v, op in enumerate(operators)}
+    carried = graph.carried()
     dependences: dict[Dependence, None] = {}
     for v, op in enumerate(operators):
-        for value in op.inputs:
-            if isinstance(value.owner, OperatorOp):
-                result = value.owner.results.index(value)
-                found = Dependence(number[value.owner], v, tensor_bytes(value.type), 0, result)  # pyright: ignore
+        for read in op.inputs:
+            value, distance = carried.get(read, (read, 0))
+            if isinstance(value, OpResult) and isinstance(value.op, OperatorOp):
+                size = tensor_bytes(value.type)  # pyright: ignore
+                found = Dependence(number[value.op], v, size, distance, value.index)
                 dependences[found] = None
     inputs = [_input(op, number) for op in graph.inputs()]
     return MemoryProblem(

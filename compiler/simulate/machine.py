@@ -85,7 +85,7 @@ class Machine:
 def least_microbatches(view: ScheduleView) -> int:
     """Micro-batches to simulate as scheduled until the completions of one whole pattern lie in the steady state."""
     last = max((t.end for t in view.tasks), default=0)
-    return max(0, ceil(last / view.period)) + view.rounds + 1
+    return max(0, ceil(last / view.period)) + view.reach + view.rounds + 1
 
 
 def check_length(view: ScheduleView, clock: Clock, microbatches: int) -> None:

@@ -2,7 +2,8 @@
 
 The lifetimes are those of the contract of level 4: workspace during the run; what an operator produces from its start
 to the end of its last consumer on the same set; what it sends to another set from its end to the end of the last
-consumer there; an input from the start of its first to the end of its last consumer on each set.
+consumer there; an input from the start of its first to the end of its last consumer on each set. What is read from a
+state ends with the micro-batch that reads it; initial values of states are not counted.
 """
 
 from __future__ import annotations
@@ -49,41 +50,57 @@ def lifetimes(view: ScheduleView, machine: Machine, starts: Times) -> Iterator[L
     """All lifetimes of a run; ``starts[i, v]`` is when micro-batch ``i`` began operator ``v``, in clock units."""
     scale = view.period.denominator
     ends = starts + np.array([t.time * scale for t in view.tasks], dtype=np.int64)
+    later = _continued(ends, view)
     for residue in range(min(view.rounds, len(starts))):
         rows = slice(residue, None, view.rounds)
-        yield from _of_residue(view, machine, starts[rows], ends[rows], residue)
+        yield from _of_residue(view, machine, starts[rows], ends[rows], later[residue:], residue)
 
 
-def _of_residue(view: ScheduleView, machine: Machine, starts: Times, ends: Times, residue: int) -> Iterator[Lifetimes]:
+def _continued(ends: Times, view: ScheduleView) -> Times:
+    """The ends of the run, and of as many micro-batches after it as states reach, in the rhythm of the last ones."""
+    if not view.reach:
+        return ends
+    rounds, count = min(view.rounds, len(ends)), len(ends)
+    beyond = np.arange(count, count + view.reach)
+    laps = (beyond - count) // rounds + 1
+    return np.concatenate((ends, ends[beyond - laps * rounds] + (laps * rounds * view.period.numerator)[:, None]))
+
+
+def _of_residue(
+    view: ScheduleView, machine: Machine, starts: Times, ends: Times, later: Times, residue: int
+) -> Iterator[Lifetimes]:
     def lifetime(place: Accelerators, size: int, begin: Times, end: Times, owner: str, what: str) -> Lifetimes:
         return Lifetimes(machine.sets[place], size, begin, end, owner, what, residue, view.rounds)
 
-    def last(consumers: list[int]) -> Times:
-        return ends[:, consumers].max(axis=1)
+    def last(consumers: list[tuple[int, int]]) -> Times:
+        """The last end among consumers (operator, distance), for each micro-batch of the residue."""
+        each = [later[d : d + len(ends) * view.rounds : view.rounds, v][: len(ends)] for v, d in consumers]
+        return np.maximum.reduce(each)
 
     for task, edges in zip(view.tasks, view.readers, strict=True):
         home, begin, end = task.set_of(residue), starts[:, task.index], ends[:, task.index]
         if task.workspace and task.time:
             yield lifetime(home, task.workspace, begin, end, task.name, "workspace")
-        there = _by_set(view.tasks, [e.consumer for e in edges], residue)
+        there = _by_set(view.tasks, [(e.consumer, e.distance) for e in edges], residue)
         if task.output:
-            yield lifetime(home, task.output, begin, last([task.index, *there.get(home, [])]), task.name, "output")
+            yield lifetime(home, task.output, begin, last([(task.index, 0), *there.get(home, [])]), task.name, "output")
         for place, read in arrivals_of(view.tasks, edges, residue).items():
             if place != home:
                 size = sum(task.results[r] for r in read)
                 yield lifetime(place, size, end, last(there[place]), task.name, "received value")
     for value in view.inputs:
-        for place, consumers in _by_set(view.tasks, value.consumers, residue).items():
-            first = starts[:, consumers].min(axis=1)
+        for place, consumers in _by_set(view.tasks, [(v, 0) for v in value.consumers], residue).items():
+            first = starts[:, [v for v, _ in consumers]].min(axis=1)
             yield lifetime(place, value.size, first, last(consumers), value.name, "input")
 
 
 def _by_set(
-    tasks: tuple[Task, ...], consumers: list[int] | tuple[int, ...], residue: int
-) -> dict[Accelerators, list[int]]:
-    found: dict[Accelerators, list[int]] = {}
-    for consumer in consumers:
-        found.setdefault(tasks[consumer].set_of(residue), []).append(consumer)
+    tasks: tuple[Task, ...], consumers: list[tuple[int, int]], residue: int
+) -> dict[Accelerators, list[tuple[int, int]]]:
+    """The consumers (operator, distance) on each set of accelerators."""
+    found: dict[Accelerators, list[tuple[int, int]]] = {}
+    for consumer, distance in consumers:
+        found.setdefault(tasks[consumer].set_of(residue + distance), []).append((consumer, distance))
     return found
 
 

@@ -45,18 +45,24 @@ class _Run:
         self.view, self.clock, self.count = view, clock, count
         self.width = len(view.tasks)
         self.time = [t.time * clock.scale for t in view.tasks]
-        self.consumers = [[e.consumer for e in edges] for edges in view.readers]
+        self.consumers = [[(e.consumer, e.distance) for e in edges] for edges in view.readers]
         self.held = [[machine.inside[machine.sets[c]] if t.time else () for c in t.copies] for t in view.tasks]
         producers = [0] * self.width
+        carried: list[list[int]] = [[] for _ in view.tasks]
         for edge in view.edges:
-            producers[edge.consumer] += 1
+            if edge.distance:
+                carried[edge.consumer].append(edge.distance)
+            else:
+                producers[edge.consumer] += 1
         self.sources = [v for v, n in enumerate(producers) if not n]
-        # An instance waits for its operands, its turn on each class of accelerators, and a source for injection.
+        # An instance waits for its operands, its turn on each class of accelerators, and for injection when it reads
+        # nothing of its own micro-batch. The initial values of states are there from the beginning.
         self.waiting: list[int] = []
         for i in range(count):
             for v in range(self.width):
                 held = self.held[v]
-                self.waiting.append((producers[v] or 1) + len(held[i % len(held)]))
+                earlier = sum(distance <= i for distance in carried[v])
+                self.waiting.append((producers[v] or 1) + earlier + len(held[i % len(held)]))
         self.turns = [self.turns_of(c, order) for c, order in enumerate(self.orders(machine))]
         self.starts = [-1] * (count * self.width)
         self.running: list[tuple[int, int]] = []
@@ -115,8 +121,9 @@ class _Run:
 
     def complete(self, instance: int, now: int) -> None:
         microbatch, v = divmod(instance, self.width)
-        for w in self.consumers[v]:
-            self.release(microbatch * self.width + w, now)
+        for w, distance in self.consumers[v]:
+            if microbatch + distance < self.count:
+                self.release((microbatch + distance) * self.width + w, now)
         copies = self.held[v]
         for c in copies[microbatch % len(copies)]:
             self.next_turn(c, now)

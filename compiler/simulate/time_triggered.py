@@ -40,9 +40,9 @@ class _Run:
         self.classes = machine.classes
         self.starts = starts
         self.time = [t.time * clock.scale for t in view.tasks]
-        self.producers: list[list[int]] = [[] for _ in view.tasks]
+        self.producers: list[list[tuple[int, int]]] = [[] for _ in view.tasks]
         for edge in view.edges:
-            self.producers[edge.consumer].append(edge.producer)
+            self.producers[edge.consumer].append((edge.producer, edge.distance))
         self.held = [[machine.inside[machine.sets[c]] for c in t.copies] for t in view.tasks]
         self.holder = [-1] * len(machine.classes)
         self.done = bytearray(starts.size)
@@ -50,9 +50,9 @@ class _Run:
     def run(self) -> None:
         """Process all starts in order of time; at one moment what ends makes room and data for what starts."""
         flat = self.starts.ravel()
-        operator = np.arange(flat.size) % max(self.width, 1)
-        # Ties in program order, so that an operator without duration feeds one that starts at the same moment.
-        order = np.lexsort((operator, flat))
+        # Ties by micro-batch, then in program order, so that an operator without duration feeds one that starts at
+        # the same moment.
+        order = np.argsort(flat, kind="stable")
         running: list[tuple[int, int]] = []
         for now, instance in zip(flat[order].tolist(), order.tolist(), strict=True):
             while running and running[0][0] <= now:
@@ -78,14 +78,17 @@ class _Run:
     def check_data(self, instance: int, now: int) -> None:
         microbatch, v = divmod(instance, self.width)
         base = instance - v
-        for u in self.producers[v]:
-            if not self.done[base + u]:
+        for u, distance in self.producers[v]:
+            if distance > microbatch:
+                continue  # the initial value of a state
+            if not self.done[base - distance * self.width + u]:
                 task, producer = self.view.tasks[v], self.view.tasks[u]
-                ready = int(self.starts[microbatch, u]) + self.time[u]
+                ready = int(self.starts[microbatch - distance, u]) + self.time[u]
+                name = f"'{producer.name}'" + (f" of micro-batch {microbatch - distance}" if distance else "")
                 raise SimulationError(
                     "data",
                     f"'{task.name}' of micro-batch {microbatch} starts at {self.clock.show(now)} on accelerator "
-                    f"{task.set_of(microbatch)[0]}, but its operand from '{producer.name}' is ready at "
+                    f"{task.set_of(microbatch)[0]}, but its operand from {name} is ready at "
                     f"{self.clock.show(ready)}",
                     operator=task.name,
                     microbatch=microbatch,

@@ -18,7 +18,7 @@ from compiler.view import ScheduleView, Task, view_of
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform
 
-VERSION = 1
+VERSION = 2
 
 
 def emit(module: ModuleOp) -> str:
@@ -77,7 +77,13 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
         "inputs": [{"name": i.name, "size": i.size, "consumers": [names[c] for c in i.consumers]} for i in view.inputs],
         "operators": [_operator(t) for t in view.tasks],
         "dependences": [
-            {"producer": names[e.producer], "consumer": names[e.consumer], "results": e.results, "size": e.size}
+            {
+                "producer": names[e.producer],
+                "consumer": names[e.consumer],
+                "results": e.results,
+                "size": e.size,
+                "distance": e.distance,
+            }
             for e in view.edges
         ],
         "outputs": [

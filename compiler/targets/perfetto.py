@@ -188,7 +188,7 @@ class _Window:
         number = 0
         for edge in self.view.edges:
             for i in range(self.first + self.periods):
-                source, sink = self.runs.get((edge.producer, i)), self.runs.get((edge.consumer, i))
+                source, sink = self.runs.get((edge.producer, i)), self.runs.get((edge.consumer, i + edge.distance))
                 if source is None or sink is None or source.begin == source.end or sink.begin == sink.end:
                     continue
                 number += 1

@@ -10,7 +10,7 @@ from xdsl.ir import SSAValue
 
 from dialects.attributes import BlockAttr, CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr
 from dialects.operators import OpaqueOp
-from dialects.structure import GraphOp, InputOp, OutputOp, StageOp, make_platform
+from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, StageOp, StateOp, make_platform
 
 
 @dataclass
@@ -44,6 +44,8 @@ class Build:
     inputs: dict[str, int] = field(default_factory=dict[str, int])
     outputs: Sequence[str] = ()
     stages: Sequence[Sequence[int]] = ()
+    states: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
+    """Name of a state → the result that is left in it, and its distance."""
 
     def module(self) -> ModuleOp:
         values: dict[str, SSAValue] = {}
@@ -53,12 +55,18 @@ class Build:
             op.output.name_hint = name
             values[name] = op.output
             body.append(op)
+        sizes = {f"{o.name}:{i}" if i else o.name: size for o in self.operators for i, size in enumerate(o.results)}
+        for name, (left, distance) in self.states.items():
+            state = StateOp.make(name, distance, TensorType(i8, [sizes[left]]))
+            values[name] = state.output
+            body.append(state)
         for spec in self.operators:
             op = _operator(spec, values)
             for i, result in enumerate(op.results):
                 result.name_hint = spec.name if i == 0 else f"{spec.name}.r{i}"
                 values[f"{spec.name}:{i}" if i else spec.name] = result
             body.append(op)
+        body += [NextOp.make(name, values[left]) for name, (left, _) in self.states.items()]
         body.append(OutputOp.make([values[name] for name in self.outputs]))
         graph = GraphOp.make("test", body, "scheduled")
         graph.schedule = ScheduleAttr(

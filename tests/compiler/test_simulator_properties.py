@@ -77,7 +77,26 @@ def schedules(draw: st.DrawFn, operator: Any) -> dict[str, Any]:
             )
         )
         ends[f"v{v}"] = start + time
-    return {"operators": operators, "pattern": period, "accelerators": ACCELERATORS, "inputs": inputs}
+    states = {f"s{i}": add_state(draw, operators, f"s{i}", period) for i in range(draw(st.integers(0, 3)))}
+    return {
+        "operators": operators,
+        "pattern": period,
+        "accelerators": ACCELERATORS,
+        "inputs": inputs,
+        "states": states,
+    }
+
+
+def add_state(draw: st.DrawFn, operators: list[Any], state: str, period: int) -> tuple[str, int]:
+    """Let some operators, placed already, read a result from a state, far enough back for the value to be there."""
+    u = draw(st.integers(0, len(operators) - 1))
+    readers = draw(st.lists(st.integers(0, len(operators) - 1), max_size=2, unique=True))
+    end = operators[u].start + operators[u].time
+    wait = max((end - operators[v].start for v in readers), default=0)
+    for v in readers:
+        operators[v].reads.append(state)
+    result = draw(st.integers(0, len(operators[u].results) - 1))
+    return f"v{u}:{result}" if result else f"v{u}", max(1, -(-wait // period)) + draw(st.integers(0, 2))
 
 
 @relaxed
@@ -145,6 +164,7 @@ def test_operator_moved_before_its_operand_is_late(build: Build, operator: Any, 
 def test_two_operators_at_once_are_caught(build: Build, operator: Any, data: st.DataObject) -> None:
     spec = data.draw(schedules(operator))
     spec["operators"] = [o for o in spec["operators"] if not o.reads]
+    spec["states"] = {}
     long = [o for o in spec["operators"] if o.time]
     assume(long)
     victim = data.draw(st.sampled_from(long))

@@ -102,7 +102,7 @@ def test_schema_rejects_what_does_not_belong(build: Build, spec: dict[str, Any])
         (("operators", 0, "start"), 0.5),
         (("operators", 0, "copies"), []),
         (("operators", 0, "note"), "extra"),
-        (("version",), 2),
+        (("version",), 1),
     ]:
         document = json.loads(emitter("json")(build(**spec)))
         place = document
@@ -141,7 +141,13 @@ def test_json_says_everything(build: Build, spec: dict[str, Any]) -> None:
         "workspace": 9,
         "results": [64],
     }
-    assert document["dependences"][2] == {"producer": "b", "consumer": "head", "results": [0], "size": 64}
+    assert document["dependences"][2] == {
+        "producer": "b",
+        "consumer": "head",
+        "results": [0],
+        "size": 64,
+        "distance": 0,
+    }
     assert [a["load"] for a in document["accelerators"]] == [0.625, 0.5, 1.0, 0.975]
     assert document["accelerators"][1]["parameters"] == 2**21
     assert document["inputs"] == [{"name": "x", "size": 128, "consumers": ["emb"]}]
