@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+
+import networkx as nx
 
 from passes.scheduling.problem import Problem
 
@@ -27,18 +28,7 @@ def topological_orders(problem: Problem) -> list[tuple[int, ...]]:
 
 def _by_key(problem: Problem, key: Callable[[int], tuple[int, int]]) -> tuple[int, ...]:
     """Of the ready operations always the one with the least key."""
-    waiting = [len(p) for p in problem.predecessors]
-    ready = [key(v) for v, w in enumerate(waiting) if w == 0]
-    heapify(ready)
-    order: list[int] = []
-    while ready:
-        _, u = heappop(ready)
-        order.append(u)
-        for v in problem.successors[u]:
-            waiting[v] -= 1
-            if waiting[v] == 0:
-                heappush(ready, key(v))
-    return tuple(order)
+    return tuple(nx.lexicographical_topological_sort(problem.graph, key))
 
 
 def _depth_first(problem: Problem) -> tuple[int, ...]:

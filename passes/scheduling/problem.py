@@ -17,8 +17,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from heapq import heapify, heappop, heappush
 from itertools import pairwise
+
+import networkx as nx
 
 from passes.scheduling.data import Dependence, Input, InvalidProblem, Operation, Solution, Violation
 from passes.scheduling.lifetimes import Holding, held_sets, peak_of
@@ -53,20 +54,17 @@ class Problem:
         return tuple(tuple(f) for f in found)
 
     @cached_property
+    def graph(self) -> nx.DiGraph[int]:
+        """Operations, and the dependences inside one micro-batch."""
+        graph: nx.DiGraph[int] = nx.DiGraph()
+        graph.add_nodes_from(range(len(self.operations)))
+        graph.add_edges_from((d.producer, d.consumer) for d in self.dependences if d.distance == 0)
+        return graph
+
+    @cached_property
     def topological(self) -> tuple[int, ...]:
-        """A topological order that follows the numbering where it can; shorter than the operations on a cycle."""
-        waiting = [len(p) for p in self.predecessors]
-        ready = [v for v, w in enumerate(waiting) if w == 0]
-        heapify(ready)
-        order: list[int] = []
-        while ready:
-            u = heappop(ready)
-            order.append(u)
-            for v in self.successors[u]:
-                waiting[v] -= 1
-                if waiting[v] == 0:
-                    heappush(ready, v)
-        return tuple(order)
+        """The topological order that follows the numbering where it can."""
+        return tuple(nx.lexicographical_topological_sort(self.graph))
 
     # --- input --------------------------------------------------------------------------------
 
@@ -114,10 +112,10 @@ class Problem:
 
     def check_acyclic(self) -> Iterator[Violation]:
         """Dependences of distance 0 form no cycle."""
-        if len(self.topological) < len(self.operations):
-            left = sorted(set(range(len(self.operations))) - set(self.topological))
-            names = ", ".join(f"'{self.operations[v].name}'" for v in left[:4])
-            yield Violation("acyclic", f"operations {names} depend on each other in one micro-batch", tuple(left))
+        if not nx.is_directed_acyclic_graph(self.graph):
+            cycle: list[int] = [edge[0] for edge in nx.find_cycle(self.graph)]  # pyright: ignore
+            names = " -> ".join(f"'{self.operations[v].name}'" for v in (*cycle, cycle[0]))
+            yield Violation("acyclic", f"operations wait for each other in one micro-batch: {names}", tuple(cycle))
 
     # --- solution -----------------------------------------------------------------------------
 
