@@ -18,11 +18,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from passes.scheduling.data import Dependence, Input, InvalidProblem, Operation, Solution, Violation
 from passes.scheduling.lifetimes import Holding, held_sets, peak_of
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Problem:
     @cached_property
     def graph(self) -> nx.DiGraph[int]:
         """Operations, and the dependences inside one micro-batch."""
+        import networkx as nx  # takes a third of a second, which only scheduling needs
+
         graph: nx.DiGraph[int] = nx.DiGraph()
         graph.add_nodes_from(range(len(self.operations)))
         graph.add_edges_from((d.producer, d.consumer) for d in self.dependences if d.distance == 0)
@@ -64,6 +68,8 @@ class Problem:
     @cached_property
     def topological(self) -> tuple[int, ...]:
         """The topological order that follows the numbering where it can."""
+        import networkx as nx
+
         return tuple(nx.lexicographical_topological_sort(self.graph))
 
     # --- input --------------------------------------------------------------------------------
@@ -112,6 +118,8 @@ class Problem:
 
     def check_acyclic(self) -> Iterator[Violation]:
         """Dependences of distance 0 form no cycle."""
+        import networkx as nx
+
         if not nx.is_directed_acyclic_graph(self.graph):
             cycle: list[int] = [edge[0] for edge in nx.find_cycle(self.graph)]  # pyright: ignore
             names = " -> ".join(f"'{self.operations[v].name}'" for v in (*cycle, cycle[0]))
