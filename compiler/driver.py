@@ -29,7 +29,7 @@ class Driver:
         self.args = args
         self.sources = sources
         self.timing = Timing()
-        self.options = Options(args.plan, args.stages, args.time_limit, args.seed)
+        self.options = Options(args.plan, args.stages, args.max_in_flight, args.time_limit, args.seed)
 
     def run(self) -> int:
         """Do what the command line asks for; returns the exit code."""
@@ -83,7 +83,13 @@ class Driver:
         args = self.args
         if args.dump_phases_to is None:
             return None
-        chosen = {"--plan": args.plan, "--stages": args.stages, "--time-limit": args.time_limit, "--seed": args.seed}
+        chosen = {
+            "--plan": args.plan,
+            "--stages": args.stages,
+            "--max-in-flight": args.max_in_flight,
+            "--time-limit": args.time_limit,
+            "--seed": args.seed,
+        }
         options = [part for name, value in chosen.items() if value is not None for part in (name, str(value))]
         return PhaseDumps(Path(args.dump_phases_to), options, passes)
 

@@ -52,9 +52,11 @@ MEMORY_ROUNDS = 5
 class Options:
     """What a user may choose about a compilation; None leaves the choice to the pass."""
 
-    plan: Literal["stages", "laminar"] | None = None
-    """Stages on blocks of their own, or operators packed on nested blocks of the whole platform."""
+    plan: Literal["stages", "shared", "pushed", "laminar"] | None = None
+    """Stages on blocks of their own, sharing boundaries, also taking over some operators of later stages;
+    or operators packed on nested blocks of the whole platform."""
     stages: int | None = None
+    max_in_flight: int | None = None
     time_limit: float | None = None
     seed: int | None = None
 
@@ -63,9 +65,19 @@ class Options:
         half = None if self.time_limit is None else self.time_limit / 2
         if pass_name == "partition-stages":
             plan = "operators" if self.plan == "laminar" else self.plan
-            return {"plan": plan, "stages": self.stages, "time_limit": half}
+            return {
+                "plan": plan,
+                "stages": self.stages,
+                "max_in_flight": self.max_in_flight,
+                "time_limit": half,
+            }
         if pass_name == "schedule-periodic":
-            return {"plan": self.plan, "time_limit": half, "seed": self.seed}
+            return {
+                "plan": self.plan,
+                "max_in_flight": self.max_in_flight,
+                "time_limit": half,
+                "seed": self.seed,
+            }
         return {}
 
 

@@ -17,8 +17,11 @@ from compiler.command_line import (
 )
 
 LEVELS = ("model", "moldable", "staged", "scheduled")
-PLANS = ("stages", "laminar")
-PLAN_HELP = "stages: each on a block of its own (default); laminar: operators packed on nested blocks of all"
+PLANS = ("stages", "shared", "pushed", "laminar")
+PLAN_HELP = (
+    "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
+    " also run some operators of later stages; laminar: operators packed on nested blocks of all"
+)
 EMITS = ("ast", "model", "mlir", "generic", "json", "perfetto", "svg", "summary")
 
 USAGE = "taktc MODEL [--platform FILE] [-o FILE] [--emit KIND] [options]"
@@ -59,6 +62,7 @@ def build_parser() -> ArgumentParser:
     add = parser.add_argument_group("schedule").add_argument
     add("--plan", choices=PLANS, metavar="PLAN", help=PLAN_HELP)
     add("--stages", metavar="N", type=positive, help="number of stages (default: chosen)")
+    add("--max-in-flight", metavar="N", type=positive, help="most micro-batches begun and not finished")
     add("--time-limit", metavar="S", type=seconds, help="seconds for the solver")
     add("--seed", metavar="N", type=natural, help="seed of the solver")
     add = parser.add_argument_group("pipeline").add_argument
@@ -97,6 +101,7 @@ def check_usage(parser: ArgumentParser, args: argparse.Namespace) -> None:
             "--compile-to": args.compile_to,
             "--plan": args.plan,
             "--stages": args.stages,
+            "--max-in-flight": args.max_in_flight,
             "--time-limit": args.time_limit,
             "--seed": args.seed,
         }

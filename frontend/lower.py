@@ -86,7 +86,9 @@ class Lowering:
         outputs = OutputOp.make(self._outputs)
         last = [s for s in model.body if isinstance(s, ast.Output)]
         outputs.location = self._location(last[-1].place if last else model.name.place)
-        return GraphOp.make(model.name.name, [*self.ops, outputs])
+        graph = GraphOp.make(model.name.name, [*self.ops, outputs])
+        graph.location = self._location(model.name.place)
+        return graph
 
     # --- statements ------------------------------------------------------------------------------
 

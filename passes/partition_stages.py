@@ -58,6 +58,7 @@ def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
         raise instance.error(failure) from None
     if options.plan in ("shared", "pushed"):
         laps = options.laps if options.laps is not None else problem.accelerators // 4
+        rest["max_in_flight"] = options.max_in_flight
         sharing = share_boundaries(problem, laps=laps if options.plan == "pushed" else 0, **rest)
         if sharing is not None and sharing.period * (1 + options.tolerance) < plan.period:
             grant(instance, sharing.blocks, sharing.homes, sharing.shared)
@@ -84,6 +85,7 @@ class PartitionStagesPass(ModulePass):
         accelerators (for schedule-periodic{plan="laminar"}). A plan that is not shorter than stages of
         their own by more than the tolerance is not taken
       laps: how many ranges of operators the plan "pushed" may move (default: a quarter of the accelerators)
+      max-in-flight: the plans "shared" and "pushed" move no more than leaves this many micro-batches in flight
       memory-reserve: bytes of each accelerator kept free of parameters, for live values
       tolerance: periods within this fraction of the least count as equal
       time-limit: seconds after which the best partition found so far is taken
@@ -101,6 +103,7 @@ class PartitionStagesPass(ModulePass):
     stages: int | None = None
     plan: Literal["stages", "shared", "pushed", "operators"] = "stages"
     laps: int | None = None
+    max_in_flight: int | None = None
     memory_reserve: int = 0
     tolerance: float | int = 0.005
     time_limit: float | int = 60

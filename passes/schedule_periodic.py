@@ -14,7 +14,7 @@ from passes.instance import Instance, read_staged
 from passes.progress import report
 from passes.scheduling.bounds import Bound, best_bound
 from passes.scheduling.budget import Budget
-from passes.scheduling.data import InvalidProblem, Solution
+from passes.scheduling.data import InvalidProblem, Solution, Violation
 from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.laminar import schedule_laminar
 
@@ -37,6 +37,13 @@ def write_schedule(instance: Instance, solution: Solution, bound: Bound, plan: s
     instance.graph.level = StringAttr("scheduled")
 
 
+def check_in_flight(found: int, most: int | None) -> None:
+    """Raise :class:`InvalidProblem` when a schedule begins more micro-batches than it may."""
+    if most is not None and found > most:
+        message = f"the schedule found has {found} micro-batches in flight, more than the {most} allowed"
+        raise InvalidProblem([Violation("in-flight", f"{message}; fewer, wider stages (--stages) have fewer")])
+
+
 @dataclass(frozen=True)
 class SchedulePeriodicPass(ModulePass):
     """Choose allotments, accelerator sets and starts: level staged to scheduled.
@@ -48,6 +55,7 @@ class SchedulePeriodicPass(ModulePass):
       plan: "stages", "shared" and "pushed" run each operator at its fastest allotment on its block, or on two
         blocks where it is shared (they differ in how the stages were cut); "laminar" packs operators on
         nested blocks of accelerators inside each granted block: a smaller period, more micro-batches in flight
+      max-in-flight: refuse a schedule with more micro-batches in flight
       time-limit: seconds after which the best schedule found so far is taken
       seed: seed of every random choice
 
@@ -58,6 +66,7 @@ class SchedulePeriodicPass(ModulePass):
     name = "schedule-periodic"
 
     plan: Plan = "stages"
+    max_in_flight: int | None = None
     time_limit: float | int = 60
     seed: int = 0
 
@@ -69,6 +78,7 @@ class SchedulePeriodicPass(ModulePass):
             solve = schedule_laminar if self.plan == "laminar" else schedule_blocks
             solution, engine = solve(problem, budget=budget)
             problem.verify(solution)
+            check_in_flight(problem.in_flight(solution), self.max_in_flight)
         except InvalidProblem as failure:
             raise instance.error(failure) from None
         write_schedule(instance, solution, bound, self.plan, engine, self.seed)

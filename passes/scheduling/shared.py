@@ -46,12 +46,19 @@ class SharedPlan:
 
 
 def share_boundaries(
-    problem: MemoryProblem, *, laps: int = 0, reserve: int = 0, tolerance: float = 0.005, budget: Budget | None = None
+    problem: MemoryProblem,
+    *,
+    laps: int = 0,
+    max_in_flight: int | None = None,
+    reserve: int = 0,
+    tolerance: float = 0.005,
+    budget: Budget | None = None,
 ) -> SharedPlan | None:
     """The plan of least period with at most ``laps`` pulled ranges; within ``tolerance`` of it fewest in flight.
 
     Several topological orders are tried without laps, then laps are allowed step by step on the best of
-    them. None when no plan was found: operations that fit no block, or parameters that do not fit.
+    them. None when no plan was found: operations that fit no block, parameters that do not fit, or always
+    more than ``max_in_flight`` micro-batches in flight.
     """
     budget = budget or Budget()
     bound = max(1, area_bound(problem).value)
@@ -67,6 +74,8 @@ def share_boundaries(
             candidates.append(plan)
     if best is None:
         return None
+    if max_in_flight is not None:
+        laps = min(laps, max(0, max_in_flight - best[0].in_flight))
     for limit in _steps(laps):
         if budget.spent():
             break
@@ -74,8 +83,11 @@ def share_boundaries(
         plan = _search(problem, best[1], best[2], bound, limit, known, budget)
         if plan is not None:
             candidates.append(plan)
-    least = min(c.period for c in candidates)
-    near = [c for c in candidates if c.period <= least * (1 + tolerance)]
+    fitting = [c for c in candidates if max_in_flight is None or c.in_flight <= max_in_flight]
+    if not fitting:
+        return None
+    least = min(c.period for c in fitting)
+    near = [c for c in fitting if c.period <= least * (1 + tolerance)]
     return min(near, key=lambda c: (c.in_flight, c.period))
 
 

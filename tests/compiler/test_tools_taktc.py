@@ -216,6 +216,16 @@ def test_stages_option(taktc: Tool, dag: tuple[str, ...]) -> None:
 
 def test_plan_option(taktc: Tool, dag: tuple[str, ...]) -> None:
     assert 'plan "laminar"' in taktc(*dag, "--quiet", "--plan", "laminar").out
+    assert 'plan "pushed"' in taktc(*dag, "--quiet", "--plan", "pushed").out
+
+
+def test_max_in_flight(taktc: Tool, dag: tuple[str, ...]) -> None:
+    limited = (*dag, "--plan", "pushed", "--emit", "json", "--max-in-flight")
+    assert json.loads(taktc(*limited, "4").out)["schedule"]["in_flight"] <= 4
+    refused = taktc(*limited, "1")
+    assert refused.code == 1
+    assert refused.out == ""
+    assert "micro-batches in flight, more than the 1 allowed" in refused.err
 
 
 def test_print_ir_after_all_is_ir(taktc: Tool, dag: tuple[str, ...]) -> None:
