@@ -6,11 +6,18 @@ from passes.scheduling.budget import Budget
 from passes.scheduling.dual import dual_bound
 from passes.scheduling.elementary import Bound, area_bound, longest_bound, memory_bound
 from passes.scheduling.problem import PeriodicProblem
+from passes.scheduling.recurrence import recurrence_bound
 
 
 def all_bounds(problem: PeriodicProblem, budget: Budget | None = None) -> list[Bound]:
     """Every bound that applies, cheapest first."""
-    found = (longest_bound(problem), area_bound(problem), memory_bound(problem), dual_bound(problem, budget))
+    found = (
+        longest_bound(problem),
+        area_bound(problem),
+        recurrence_bound(problem),
+        memory_bound(problem),
+        dual_bound(problem, budget),
+    )
     return [b for b in found if b is not None]
 
 

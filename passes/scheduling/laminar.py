@@ -23,7 +23,7 @@ from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Solution, Violation
 from passes.scheduling.elementary import usable
 from passes.scheduling.problem import StagedProblem
-from passes.scheduling.retime import from_offsets
+from passes.scheduling.retime import CycleTooLong, from_offsets, windows
 
 CAPS = 48
 """Caps tried on the time of an operation."""
@@ -191,7 +191,12 @@ def schedule_laminar(problem: StagedProblem, *, budget: Budget | None = None) ->
             k, first = packing.allotments[i], packing.first[i]
             allotments[v], sets[v], offsets[v] = k, block[first : first + k], packing.offsets[i]
     times = [o.table[k].time for o, k in zip(problem.operations, allotments, strict=True)]
-    starts = from_offsets(problem, times, offsets, period)
+    try:
+        starts = from_offsets(problem, times, offsets, period)
+    except CycleTooLong:  # keep the sets, run operations in the order in which values come
+        solution = windows(problem, allotments, sets, problem.topological)
+        assert solution is not None, "without a limit there are always windows"
+        return solution, "windows"
     return Solution(period, tuple(allotments), tuple(sets), starts), "buddy"
 
 

@@ -11,22 +11,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from passes.scheduling.data import Solution
+from passes.scheduling.data import InvalidProblem, Solution, Violation
 from passes.scheduling.lifetimes import held_sets
 from passes.scheduling.problem import PeriodicProblem, StagedProblem
+from passes.scheduling.recurrence import back_edges, least_starts
 
 
 def from_offsets(
-    problem: PeriodicProblem, times: Sequence[int], offsets: Sequence[int], period: int
+    problem: PeriodicProblem, times: Sequence[int], offsets: Sequence[int], period: int, *, carried: bool = True
 ) -> tuple[int, ...]:
-    """Least starts with ``start ≡ offset (mod period)`` that respect every dependence; the least start is 0."""
-    starts = [0] * len(times)
-    for v in problem.topological:
-        ready = max((starts[u] + times[u] for u in problem.predecessors[v]), default=0)
-        offset = offsets[v] % period
-        starts[v] = offset + max(0, -(-(ready - offset) // period)) * period
+    """Least starts with ``start ≡ offset (mod period)`` that respect every dependence; the least start is 0.
+
+    Without ``carried``, only those inside one micro-batch. Raises :class:`CycleTooLong` when
+    values of earlier micro-batches cannot be there in time with these offsets.
+    """
+    back = back_edges(problem) if carried else []
+    starts = least_starts(problem.topological, problem.predecessors, times, back, period, offsets)
+    if starts is None:
+        message = f"with these offsets a cycle of carried values takes longer than a period of {period} ns allows"
+        raise CycleTooLong([Violation("recurrence", message)])
     first = min(starts, default=0)
     return tuple(s - first for s in starts)
+
+
+class CycleTooLong(InvalidProblem):
+    """The offsets leave a cycle of carried values too little time; another order or a longer period may not."""
 
 
 class OrderedStarts:
@@ -38,40 +47,23 @@ class OrderedStarts:
         self.times, self.order = times, order
         position = {v: i for i, v in enumerate(order)}
         before: list[set[int]] = [set(p) for p in problem.predecessors]
-        self.ends: set[tuple[int, int]] = set()
+        ends: dict[tuple[int, int, int], None] = {}
         self.load = 0
         for _, sharing in held_sets(sets):
             line = sorted(sharing, key=position.__getitem__)
             for u, v in pairwise(line):
                 before[v].add(u)
-            self.ends.add((line[0], line[-1]))
+            ends[line[-1], line[0], 1] = None
             self.load = max(self.load, sum(times[v] for v in line))
         self.before = [tuple(b) for b in before]
+        self.back = [*ends, *back_edges(problem)]
 
     def starts(self, period: int) -> list[int] | None:
         """The least starts, or None when this order needs a longer period.
 
-        From below: a forward pass gives the earliest starts; where a window is longer than the period
-        its first operation is delayed, and the pass repeated. The starts are longest paths, and a
-        longest path without a cycle uses the delay of each window at most once: if there are more
-        passes than windows, some cycle is longer than the period allows.
+        A window, from the first start of an accelerator to its last end, is a back edge of distance 1.
         """
-        lower = dict.fromkeys((first for first, _ in self.ends), 0)
-        for _ in range(len(self.ends) + 1):
-            starts = [0] * len(self.times)
-            for v in self.order:
-                start = lower.get(v, 0)
-                for u in self.before[v]:
-                    start = max(start, starts[u] + self.times[u])
-                starts[v] = start
-            late = False
-            for first, last in self.ends:
-                need = starts[last] + self.times[last] - period
-                if need > starts[first]:
-                    lower[first], late = need, True
-            if not late:
-                return starts
-        return None
+        return least_starts(self.order, self.before, self.times, self.back, period)
 
     def least_period(self, high: int) -> tuple[int, list[int]] | None:
         """The least period of this order, at most ``high``, with its starts; None when ``high`` is too short."""
@@ -126,7 +118,8 @@ def aligned(
 
     Operations of one block follow each other, and those shared by two blocks occupy both at the same
     offsets. With blocks as nodes and pairs that share operations as edges, a forest can always be
-    aligned: rotate each block so that its part shared with its parent meets the parent's. None on a cycle.
+    aligned: rotate each block so that its part shared with its parent meets the parent's. None on a cycle,
+    or when carried values would come too late.
     """
     times = [o.table[k].time for o, k in zip(problem.operations, allotments, strict=True)]
     segments: dict[tuple[Blocks, int], list[int]] = {}
@@ -148,7 +141,11 @@ def aligned(
     for (uses, _), members in segments.items():
         for v in members:
             part[v] = tree[uses[0]]
-    return Solution(period, tuple(allotments), tuple(sets), _rotate(problem, times, offsets, part, period))
+    try:
+        starts = _rotate(problem, times, offsets, part, period)
+    except CycleTooLong:
+        return None
+    return Solution(period, tuple(allotments), tuple(sets), starts)
 
 
 def _uses(problem: StagedProblem, v: int, members: tuple[int, ...]) -> Blocks:
@@ -201,7 +198,7 @@ def _rotate(
     operation waits beyond the values it reads from other parts (or beyond 0, when it reads none).
     """
     for _ in range(max(10, min(ROTATIONS, 10**6 // max(1, len(times))))):
-        starts = from_offsets(problem, times, offsets, period)
+        starts = from_offsets(problem, times, offsets, period, carried=False)
         spare: dict[int, int] = {}
         for v, start in enumerate(starts):
             waits = [start - starts[u] - times[u] for u in problem.predecessors[v] if part[u] != part[v]]
