@@ -30,6 +30,10 @@ class Budget:
         """Whether the time is over."""
         return self.seconds is not None and time.monotonic() - self._started >= self.seconds
 
+    def left(self) -> float | None:
+        """Seconds that remain, at least 0; None without a limit."""
+        return None if self.seconds is None else max(0.0, self.seconds - (time.monotonic() - self._started))
+
     def report(self, engine: str, incumbent: int) -> None:
         """Tell the listener of a better schedule."""
         if self.listener is not None:
