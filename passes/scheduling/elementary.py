@@ -27,7 +27,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class OperationClass:
-    """Operations with equal tables: (allotment, time, parameter bytes, live bytes) of each usable one, and how many."""
+    """Operations with equal tables: (allotment, time, parameter bytes, live bytes) of possible ones, and how many."""
 
     columns: tuple[tuple[int, int, int, int], ...]
     count: int
@@ -42,6 +42,18 @@ def usable(table: Table, accelerators: int, memory: int = 0) -> dict[int, int]:
     }
 
 
+def possible(table: Table, accelerators: int, memory: int = 0) -> dict[int, int]:
+    """Like :func:`usable`, with every allotment that some schedule might use; bounds must count on those.
+
+    An operation that takes no time holds its parameters for certain, but no output and no workspace.
+    """
+    return {
+        k: c.time
+        for k, c in table.items()
+        if k <= accelerators and (not memory or c.params + (c.output + c.workspace if c.time else 0) <= memory)
+    }
+
+
 def operation_classes(problem: MoldableProblem) -> list[OperationClass]:
     """The classes of ``problem``, in order of first appearance."""
     memory = problem.memory if isinstance(problem, MemoryProblem) else 0
@@ -52,7 +64,7 @@ def operation_classes(problem: MoldableProblem) -> list[OperationClass]:
         if id(table) not in by_table:
             by_table[id(table)] = tuple(
                 (k, time, table[k].params, table[k].output + table[k].workspace)
-                for k, time in sorted(usable(table, problem.accelerators, memory).items())
+                for k, time in sorted(possible(table, problem.accelerators, memory).items())
             )
         found[by_table[id(table)]] += 1
     return [OperationClass(columns, count) for columns, count in found.items()]

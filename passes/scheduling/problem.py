@@ -306,7 +306,7 @@ class MemoryProblem(PeriodicProblem):
         total = 0
         for v, operation in enumerate(self.operations):
             columns = [(k, c) for k, c in operation.table.items() if k <= self.accelerators]
-            least = min(c.params + c.output + c.workspace for _, c in columns)
+            least = min(c.params + (c.output + c.workspace if c.time else 0) for _, c in columns)
             total += min(k * c.params for k, c in columns)
             if least > self.memory:
                 yield Violation(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from passes.scheduling.data import Dependence
-from passes.scheduling.elementary import Bound, least, usable
+from passes.scheduling.elementary import Bound, least, possible
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem, Problem
 
 Back = tuple[int, int, int]
@@ -70,7 +70,8 @@ def shortest_times(problem: PeriodicProblem) -> list[int]:
     """Each operation at its fastest allotment that the platform can give."""
     memory = problem.memory if isinstance(problem, MemoryProblem) else 0
     known: Mapping[int, int] = {
-        id(o.table): min((usable(o.table, problem.accelerators, memory) or {1: 0}).values()) for o in problem.operations
+        id(o.table): min((possible(o.table, problem.accelerators, memory) or {1: 0}).values())
+        for o in problem.operations
     }
     return [known[id(o.table)] for o in problem.operations]
 

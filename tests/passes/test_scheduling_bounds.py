@@ -59,6 +59,14 @@ def test_allotments_that_alone_overflow_the_memory_do_not_count() -> None:
     assert area_bound(MemoryProblem((Operation("a", table),), accelerators=2, memory=50)).value == 6
 
 
+def test_an_operation_that_takes_no_time_holds_only_parameters() -> None:
+    # On 2 accelerators it takes no time, so its 32 bytes of output and workspace are never live.
+    table = {2: Cost(0, params=7, output=19, workspace=13), 3: Cost(4, output=9)}
+    instant = MemoryProblem((Operation("a", table),), accelerators=3, memory=20)
+    instant.check()
+    assert best_bound(instant).value == 0
+
+
 def test_an_empty_problem_has_bound_zero() -> None:
     assert best_bound(problem()).value == 0
 
