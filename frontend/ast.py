@@ -162,6 +162,25 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """``state cache: tensor<8 x 1024, bf16> distance 2``; the distance is 1 when left out."""
+
+    place: Place
+    name: Ident
+    type: Type
+    distance: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """``next cache = appended``"""
+
+    place: Place
+    name: Ident
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Clause:
     """A part of a written cost: ``time``, ``params``, ``output`` or ``memory`` and its value."""
 
@@ -191,7 +210,7 @@ class Repeat:
     body: tuple[Statement, ...]
 
 
-Statement = Const | Param | Input | Output | Assign | Repeat
+Statement = Const | Param | Input | Output | State | Next | Assign | Repeat
 
 
 # --- declarations ----------------------------------------------------------------------------

@@ -148,6 +148,12 @@ class Builder:
     def output(self, meta: Meta, names: tuple[ast.Ident, ...]) -> ast.Output:
         return ast.Output(self._place(meta), names)
 
+    def state(self, meta: Meta, name: Token, type_: ast.Type, distance: Any) -> ast.State:
+        return ast.State(self._place(meta), self._ident(name), type_, distance)
+
+    def next(self, meta: Meta, name: Token, value: Any) -> ast.Next:
+        return ast.Next(self._place(meta), self._ident(name), value)
+
     def repeat(self, meta: Meta, count: Any, index: Token | None, carried: Any, body: Any) -> ast.Repeat:
         return ast.Repeat(self._place(meta), count, self._ident(index) if index else None, carried or (), body)
 

@@ -11,8 +11,8 @@ from xdsl.dialects.builtin import FileLineColLoc, IntAttr, StringAttr
 from xdsl.ir import Operation, SSAValue
 
 from dialects.attributes import BlockAttr
-from dialects.operators import Tensor, show
-from dialects.structure import GraphOp, InputOp, OutputOp
+from dialects.operators import OperatorOp, Tensor, show
+from dialects.structure import MOST_DISTANCE, GraphOp, InputOp, NextOp, OutputOp, StateOp
 from frontend import ast
 from frontend.binding import bind
 from frontend.costs import written_cost
@@ -116,13 +116,53 @@ class Lowering:
             case ast.Input():
                 op = InputOp.create(result_types=[self.types.written(node.type, scope)])
                 self._append(op, node.name.place, [node.name], scope, frame)
+            case ast.State():
+                self._state(node, scope, frame)
+            case ast.Next():
+                self._next(node, scope, frame)
             case ast.Output():
                 for name in node.names:
                     self._output(name, scope, frame)
 
+    # --- states ----------------------------------------------------------------------------------
+
+    def _state(self, node: ast.State, scope: Scope, frame: Frame) -> None:
+        distance = 1
+        if node.distance is not None:
+            place = node.distance.place
+            distance = whole(evaluate(node.distance, scope), place, "the distance of a state", 1)
+            if distance > MOST_DISTANCE:
+                raise Problem(place, f"the distance of a state is at most {MOST_DISTANCE}, got {distance:,}")
+        op = StateOp.make("", distance, self.types.written(node.type, scope))
+        self._append(op, node.name.place, [node.name], scope, frame)
+        op.state = StringAttr(op.output.name_hint or node.name.name)
+        scope.states[node.name.name] = op
+
+    def _next(self, node: ast.Next, scope: Scope, frame: Frame) -> None:
+        state = scope.states.get(node.name.name)
+        left = scope.value(node.value, "what is left in a state")
+        if state is None:
+            raise Poisoned
+        if not isinstance(left.owner, OperatorOp):
+            what = "a state" if isinstance(left.owner, StateOp) else "an input"
+            hint = "a state of a greater distance keeps a value longer" if what == "a state" else None
+            message = f"what is left in a state is computed by an operator, '{_shown(node.value)}' is {what}"
+            raise Problem(node.value.place, message, hint)
+        if left.type != state.output.type:
+            kept, given = (show(cast(Tensor, v.type)) for v in (state.output, left))
+            message = f"state '{node.name.name}' holds {kept}, but '{_shown(node.value)}' is {given}"
+            raise Problem(node.value.place, message)
+        op = NextOp.make(state.state.data, left)
+        op.location = self._location(node.place)
+        self.ops.append(op)
+
     def _output(self, name: ast.Ident, scope: Scope, frame: Frame) -> None:
         try:
-            self._outputs.append(scope.value(ast.Name(name.place, name.name), "an output"))
+            value = scope.value(ast.Name(name.place, name.name), "an output")
+            if isinstance(value.owner, StateOp):
+                message = f"'{name.name}' is a state: what an earlier micro-batch left is no output of this one"
+                raise Problem(name.place, message)
+            self._outputs.append(value)
         except Problem as problem:
             self._complain(problem, frame)
         except Poisoned:
@@ -137,9 +177,9 @@ class Lowering:
                 names = node.targets
             case ast.Repeat():
                 names = node.carried
-            case ast.Const() | ast.Param() | ast.Input():
+            case ast.Const() | ast.Param() | ast.Input() | ast.State():
                 names = (node.name,)
-            case ast.Output():
+            case ast.Output() | ast.Next():
                 pass
         for name in names:
             scope.names[name.name] = POISON
@@ -354,6 +394,10 @@ class Lowering:
                     counts[name] = counts.get(name, 0) + 1
             found = self._call_counts[id(body)] = counts
         return found
+
+
+def _shown(node: ast.Expr) -> str:
+    return node.name if isinstance(node, ast.Name) else "it"
 
 
 _TAIL = re.compile(r"_(\d+)$")

@@ -27,6 +27,8 @@ class _Scope:
     """Index of the statement being checked."""
     carried: set[str] = field(default_factory=set[str])
     """Carried names that the body has still to reassign."""
+    states: dict[str, list[ast.Ident]] = field(default_factory=dict[str, list[ast.Ident]])
+    """State of this body → its name where it is declared, then where it is left a value."""
     given_up: set[str] = field(default_factory=set[str])
     """Names already reported as unknown."""
 
@@ -172,6 +174,14 @@ class _Checker:
                     self._only_in_model(statement, "input", top)
                     self._input_type(statement.type, scope)
                     self._define(statement.name, VALUE, scope)
+                case ast.State():
+                    self._input_type(statement.type, scope)
+                    if statement.distance is not None:
+                        self._expression(statement.distance, scope)
+                    self._define(statement.name, VALUE, scope)
+                    scope.states.setdefault(statement.name.name, [statement.name])
+                case ast.Next():
+                    self._next(statement, scope)
                 case ast.Output():
                     self._only_in_model(statement, "output", top)
                     for name in statement.names:
@@ -180,6 +190,38 @@ class _Checker:
                     self._assign(statement, scope)
                 case ast.Repeat():
                     self._repeat(statement, scope)
+        for name, (declared, *left) in scope.states.items():
+            if not left:
+                hint = f"write next {name} = ... where its next value is known"
+                self.reporter.error(declared.place, f"state '{name}' is never left a value", hint)
+
+    def _next(self, node: ast.Next, scope: _Scope) -> None:
+        """A state is left one value, in the body that declares it, so that each expansion leaves one."""
+        self._expression(node.value, scope)
+        name, place = node.name.name, node.name.place
+        if name in scope.states:
+            declared, *left = scope.states[name]
+            if left:
+                first = note(left[0].place, "first left here")
+                self.reporter.error(place, f"state '{name}' is left two values", notes=[first])
+            scope.states[name] = [declared, *left, node.name]
+            return
+        for outer in scope.chain():
+            if name in outer.states:
+                declared = outer.states[name][0]
+                outer.states[name].append(node.name)
+                message = f"state '{name}' is left a value inside a repetition, once an iteration"
+                hint = "carry the value through the repetition and leave it after that"
+                self.reporter.error(place, message, hint, [note(declared.place, "declared here")])
+                return
+        found = scope.find(name)
+        if found is not None:
+            hint = f"declare state {name}: tensor<...>" if found[0] == VALUE else None
+            self.reporter.error(place, f"'{name}' is no state", hint, [note(found[1], "defined here")])
+            return
+        states = [n for outer in scope.chain() for n in outer.states]
+        hint = suggest(name, states) or f"declare state {name}: tensor<...> before"
+        self.reporter.error(place, f"unknown state '{name}'", hint)
 
     def _only_in_model(self, statement: ast.Statement, word: str, top: ast.Model | None) -> None:
         if top is None:
@@ -348,9 +390,9 @@ def _defined(statement: ast.Statement) -> tuple[ast.Ident, ...]:
             return statement.targets
         case ast.Repeat():
             return statement.carried
-        case ast.Const() | ast.Param() | ast.Input():
+        case ast.Const() | ast.Param() | ast.Input() | ast.State():
             return (statement.name,)
-        case ast.Output():
+        case ast.Output() | ast.Next():
             return ()
 
 

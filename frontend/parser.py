@@ -37,7 +37,7 @@ _NAMES = {
 }  # fmt: skip
 
 _EXPRESSION = {"NUMBER", "MEASURE", "NAME", "STRING", "TRUE", "FALSE", "LPAR", "LSQB", "MINUS"}
-_STATEMENT = {"_REPEAT", "_INPUT", "_OUTPUT", "_PARAM"}
+_STATEMENT = {"_REPEAT", "_INPUT", "_OUTPUT", "_PARAM", "_STATE", "_NEXT"}
 _DECLARATION = {"_MODEL", "_BLOCK", "_PLATFORM", "_ACCELERATOR", "_IMPORT"}
 _FIELD = {"_PEAK", "_LINK", "ACCELERATORS"}
 _CLAUSE = {"TIME", "PARAMS", "MEMORY", "OUTPUT_BYTES"}
@@ -46,7 +46,8 @@ _OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "PERCENT"}
 _TOP = r"(?:block|model|platform|accelerator|import)\b[ \t]+[A-Za-z_\"]"
 _RESUME_TOP = re.compile(rf"\n(?=[ \t]*(?:{_TOP}|const\b))")
 _RESUME_BODY = re.compile(
-    rf"\n(?=[ \t]*(?:\}}|{_TOP}|(?:const|param|input|output|peak|link)\b[ \t]*[A-Za-z0-9_(]|repeat\b[^=\n]*\{{"
+    rf"\n(?=[ \t]*(?:\}}|{_TOP}|(?:const|param|input|output|state|next|peak|link)\b[ \t]*[A-Za-z0-9_(]"
+    r"|repeat\b[^=\n]*\{"
     r"|[A-Za-z_]\w*(?:[ \t]*,[ \t]*[A-Za-z_][A-Za-z0-9_]*)*[ \t]*=(?![^\n]*,[ \t]*\r?(?:\n|\Z))))"
 )
 _AT_TOP = re.compile(rf"[ \t]*{_TOP}")
@@ -267,7 +268,7 @@ def _can_follow(states: Any, stack: list[Any], terminal: str) -> bool:
 
 _ALL_WORDS = (
     "import", "const", "accelerator", "platform", "block", "model", "peak", "link", "accelerators", "param",
-    "input", "output", "repeat", "carry", "tensor", "time", "params", "memory",
+    "input", "output", "state", "next", "distance", "repeat", "carry", "tensor", "time", "params", "memory",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from xdsl.ir import SSAValue
 
+from dialects.structure import StateOp
 from frontend import ast
 from frontend.evaluate import Poisoned, Problem, Value, describe, evaluate
 from frontend.program import Unit
@@ -24,10 +25,12 @@ Entry = Value | SSAValue | Poison
 class Scope:
     """The names of a body and, through ``parent``, of the bodies around it."""
 
-    __slots__ = ("constants", "names", "parent")
+    __slots__ = ("constants", "names", "parent", "states")
 
     def __init__(self, constants: FileConstants, parent: Scope | None = None):
         self.names: dict[str, Entry] = {}
+        self.states: dict[str, StateOp] = {}
+        """The states that this body declares."""
         self.parent = parent
         self.constants = constants
 
