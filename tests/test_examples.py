@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ PLATFORMS = {
     "gpt2_xl": "dgx_a100_64",
     "gpt3_175b": "dgx_a100_64",
     "llama3_8b": "dgx_a100_64",
+    "llama3_8b_decode": "dgx_a100_64",
     "llama3_70b": "dgx_h100_64",
     "mixtral_8x7b": "dgx_h100_64",
     "encoder_decoder": "dgx_a100_64",
@@ -103,6 +105,20 @@ def compiled(request: pytest.FixtureRequest) -> Compiled:
 def test_schedule_passes_the_checker(compiled: Compiled) -> None:
     assert check_level(compiled.module, "scheduled") == []
     assert compiled.view.bound <= compiled.view.period
+
+
+def test_decoding_is_bound_by_its_recurrence() -> None:
+    """Twice the groups: half the least period, twice the caches of every layer."""
+    periods: list[Fraction] = []
+    for groups in ("1", "2"):
+        overrides = {"groups": groups, "layers": "4"}
+        module = load(example("llama3_8b_decode"), platform=example("dgx_a100_64"), overrides=overrides)
+        view = view_of(run_pipeline(new_context(), module))
+        assert view.bound_by == "recurrence"
+        assert sum(e.distance > 0 for e in view.edges) == 1 + 2 * 4
+        assert view.reach == int(groups)
+        periods.append(view.period)
+    assert periods[1] < periods[0] * Fraction(6, 10)
 
 
 def test_time_triggered_simulation_agrees_exactly(compiled: Compiled) -> None:
