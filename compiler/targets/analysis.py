@@ -147,6 +147,11 @@ class Analysis:
                 f"The period is within {percent(view.gap, 2)} of its lower bound ({view.bound_by}): "
                 "only cheaper operators or more accelerators shorten it much."
             )
+        if view.reach and max(view.load.values()) < view.period * Fraction(9, 10):
+            return (
+                "Values carried from one micro-batch to the next set the period, not the load of an accelerator: "
+                "greater distances, or fewer stages on wider blocks, shorten it."
+            )
         slack = self._slackest()
         if slack is None:
             return self._area_advice()

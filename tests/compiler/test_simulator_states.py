@@ -10,6 +10,7 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.simulate import SimulationError, self_timed, time_triggered
+from compiler.targets.summary import emit
 from compiler.view import Edge, view_of
 from dialects.levels import check_level
 from dialects.schedule_rules import peak_memory
@@ -94,3 +95,9 @@ def test_copies_read_from_each_other(build: Build, operator: Any) -> None:
         assert platform is not None
         expected = {p: sum(held) for p, held in peak_memory(graph, platform).items()}
         assert time_triggered(view).peak_memory == expected
+
+
+def test_the_summary_says_what_sets_the_period(loop: Callable[..., ModuleOp]) -> None:
+    advice = "Values carried from one micro-batch to the next set the period"
+    assert advice in " ".join(emit(loop(80)).split())
+    assert advice not in " ".join(emit(loop(50, 2)).split())
