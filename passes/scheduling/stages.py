@@ -27,6 +27,7 @@ from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.elementary import area_bound, least, usable
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
+from passes.scheduling.recurrence import recurrence_bound
 
 Positions = NDArray[Any]
 
@@ -315,7 +316,9 @@ def partition_stages(
         return StagePlan((), (), 1, problem.accelerators)
     best: StagePlan | None = None
     families = [Choices(problem, widths) for widths in width_families(problem)]
-    bound = max(1, area_bound(problem).value)
+    # Stages shorter than a cycle of carried values allows only add latency, and so length to the cycle.
+    recurrence = recurrence_bound(problem)
+    bound = max(1, area_bound(problem).value, recurrence.value if recurrence else 0)
     for order in topological_orders(problem):
         for choices in families:
             if best is not None and budget.spent():
@@ -360,7 +363,7 @@ def _best_plan(
             else:
                 found, high = trial, _period(trial)
         if count is None and not budget.spent():
-            found = _fewer(profile, found, int(high * (1 + tolerance)), budget)
+            found = _fewer(profile, found, int(max(low, high) * (1 + tolerance)), budget)
     except KeyboardInterrupt:
         budget.stop()
     return StagePlan(tuple(order), tuple(found), _period(found), profile.accelerators - sum(s.width for s in found))

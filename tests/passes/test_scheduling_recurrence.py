@@ -18,6 +18,7 @@ from passes.scheduling.laminar import schedule_laminar
 from passes.scheduling.problem import MemoryProblem, StagedProblem
 from passes.scheduling.recurrence import back_edges, recurrence_bound, shortest_times
 from passes.scheduling.retime import CycleTooLong, from_offsets
+from passes.scheduling.stages import partition_stages
 
 Strategy = Callable[..., st.SearchStrategy[MemoryProblem]]
 
@@ -116,3 +117,14 @@ def test_offsets_can_be_too_late() -> None:
     with pytest.raises(CycleTooLong, match="a cycle of carried values"):
         from_offsets(problem, (30, 50), (0, 40), 80)
     assert from_offsets(problem, (30, 50), (0, 40), 80, carried=False) == (0, 40)
+
+
+def test_stages_are_no_shorter_than_the_cycle_asks() -> None:
+    """Four stages of one accelerator would have 40 ns each and a cycle of 160; one stage of four has 64 and no wait."""
+    operations = tuple(Operation(f"o{v}", {1: Cost(40), 4: Cost(16)}) for v in range(4))
+    chain = tuple(Dependence(v, v + 1) for v in range(3))
+    problem = MemoryProblem(operations, chain, (), 4, 4, 0)
+    assert partition_stages(problem).widths == [1, 1, 1, 1]
+    ring = replace(problem, dependences=(*chain, Dependence(3, 0, 0, 1)))
+    assert partition_stages(ring).widths == [4]
+    assert best_bound(ring).value == 64
