@@ -22,6 +22,7 @@ from passes.scheduling.blocks import divisor_chains
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Solution, Violation
 from passes.scheduling.elementary import usable
+from passes.scheduling.nested_milp import SECONDS, Choice, assign
 from passes.scheduling.problem import StagedProblem
 from passes.scheduling.retime import CycleTooLong, from_offsets, windows
 
@@ -37,6 +38,7 @@ class Packing:
     first: tuple[int, ...]
     offsets: tuple[int, ...]
     period: int
+    engine: str = "buddy"
 
 
 def nested_widths(count: int, group: int) -> list[tuple[int, ...]]:
@@ -98,11 +100,29 @@ def pack(
         return None
     choice = [best[1][id(t)] for t in times]
     period, first = _fill(choice, widths, count)
-    return Packing(tuple(k for k, _, _ in choice), tuple(first), _offsets(choice, first, order), period)
+    engine = "buddy"
+    bound = max(1, -(-sum(min(w * t for _, w, t in columns[id(t)]) for t in times) // count))
+    if period > bound * 1.0005 and not budget.spent():
+        seconds = min(SECONDS, budget.left() or SECONDS)
+        try:
+            found = assign([columns[id(t)] for t in times], widths, count, period, bound, seconds)
+        except KeyboardInterrupt:
+            budget.stop()
+            found = None
+        if found is not None and _heaviest(*found, count) < period:
+            choice, first = found
+            period = _heaviest(choice, first, count)
+            engine = "integer program"
+            budget.report(engine, period)
+    return Packing(tuple(k for k, _, _ in choice), tuple(first), _offsets(choice, first, order), period, engine)
 
 
-Choice = tuple[int, int, int]
-"""Allotment, width of the block that holds it, time."""
+def _heaviest(choice: Sequence[Choice], first: Sequence[int], count: int) -> int:
+    load = [0] * count
+    for (_, width, time), begin in zip(choice, first, strict=True):
+        for p in range(begin, begin + width):
+            load[p] += time
+    return max(load)
 
 
 def _columns(table: dict[int, int], widths: Sequence[int]) -> list[Choice]:
@@ -183,10 +203,11 @@ def schedule_laminar(problem: StagedProblem, *, budget: Budget | None = None) ->
     members: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for v in range(n):
         members[problem.granted(v)].append(v)
-    period = 1
+    period, engine = 1, "buddy"
     for block, inside in members.items():
         packing = _best_packing(problem, block, inside, position, budget)
-        period = max(period, packing.period)
+        if packing.period >= period:
+            period, engine = packing.period, packing.engine
         for i, v in enumerate(inside):
             k, first = packing.allotments[i], packing.first[i]
             allotments[v], sets[v], offsets[v] = k, block[first : first + k], packing.offsets[i]
@@ -197,7 +218,7 @@ def schedule_laminar(problem: StagedProblem, *, budget: Budget | None = None) ->
         solution = windows(problem, allotments, sets, problem.topological)
         assert solution is not None, "without a limit there are always windows"
         return solution, "windows"
-    return Solution(period, tuple(allotments), tuple(sets), starts), "buddy"
+    return Solution(period, tuple(allotments), tuple(sets), starts), engine
 
 
 def _best_packing(
