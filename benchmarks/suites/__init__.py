@@ -1,0 +1,1 @@
+"""What the benchmark of the scheduler measures, a module for each section."""

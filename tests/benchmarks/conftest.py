@@ -1,0 +1,8 @@
+"""The benchmark's own modules live in its folder, which is no package."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

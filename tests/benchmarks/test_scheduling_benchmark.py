@@ -1,0 +1,176 @@
+"""Readers of outside instances on small files of our own, baselines by hand, and the command once, quickly."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from suites import growth, instances
+from suites.baselines import BASELINES, layer_of
+from suites.plans import PLANS, crossing_bytes, measure
+from suites.table import Table
+
+from passes.scheduling.data import Cost, Dependence, Operation, Solution
+from passes.scheduling.problem import MemoryProblem
+from passes.scheduling.recurrence import recurrence_bound
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scheduling.py"
+
+
+def test_partitioning_graph_keeps_colors_and_times(tmp_path: Path) -> None:
+    nodes = [
+        {"id": 7, "fpgaLatency": 1.5, "colorClass": 3},
+        {"id": 9, "fpgaLatency": 0.25, "colorClass": 4, "name": "b"},
+        {"id": 8, "fpgaLatency": 2, "colorClass": 3},
+        {"id": 1, "fpgaLatency": 0},
+    ]
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps({"nodes": nodes, "edges": [{"sourceId": 7, "destId": 9}, {"sourceId": 9, "destId": 8}]}))
+    given = instances.read_partitioning(path, 2)
+    assert [o.table[1].time for o in given.problem.operations] == [1_500_000, 250_000, 2_000_000, 0]
+    assert given.together == ((0, 2), (1,))
+    assert [(d.producer, d.consumer) for d in given.problem.dependences] == [(0, 1), (1, 2)]
+    assert given.problem.accelerators == 2
+
+
+def test_piper_graph_is_moldable_and_ignores_recomputation(tmp_path: Path) -> None:
+    modes = {
+        "1": [{"id": "activation recomp", "timePerSample": 0.001}, {"id": "vanilla", "timePerSample": 0.004}],
+        "2": [{"id": "vanilla", "timePerSample": 0.003}],
+    }
+    nodes = [{"id": i, "name": "layer", "TMPCs": modes} for i in range(2)]
+    path = tmp_path / "bert.json"
+    path.write_text(json.dumps({"nodes": nodes, "edges": [{"sourceId": 0, "destId": 1}]}))
+    problem = instances.read_piper(path, 4)
+    first, second = problem.operations
+    assert {k: c.time for k, c in first.table.items()} == {1: 4_000_000, 2: 3_000_000}
+    assert first.table is second.table
+
+
+LOOP = """<graphml xmlns="http://graphml.graphdrawing.org/xmlns"><graph>
+<node id="a"><data key="uses_resource">mul</data></node><node id="b"><data key="uses_resource">add</data></node>
+<edge id="1" source="a" target="b"><data key="delay">1</data><data key="distance">0</data></edge>
+<edge id="2" source="b" target="a"><data key="delay">0</data><data key="distance">2</data></edge>
+</graph></graphml>"""
+
+
+def test_loop_counts_latencies_and_delays_over_distances(tmp_path: Path) -> None:
+    graph, resources = tmp_path / "loop.graphml", tmp_path / "resources.xml"
+    graph.write_text(LOOP)
+    root = ElementTree.Element("ModelInformation")
+    for name, latency in (("mul", "5"), ("add", "1")):
+        ElementTree.SubElement(root, "Resource", name=name, latency=latency, limit="1", blockingTime="1")
+    ElementTree.ElementTree(root).write(resources)
+    bound = recurrence_bound(instances.read_loop(graph, resources))
+    assert bound is not None
+    assert bound.value == 4  # (5 + 1 + 1) cycles over two iterations
+
+
+def test_moldable_sets(tmp_path: Path) -> None:
+    jobs, constraints = tmp_path / "jobs.csv", tmp_path / "constraints.csv"
+    jobs.write_text("id,p0,p1\n0,2,3\n1,7,1\n")
+    constraints.write_text("id0,id1\n0,0\n0,1\n1,1\n")
+    problem = instances.read_malleable(jobs, constraints)
+    assert [{k: c.time for k, c in o.table.items()} for o in problem.operations] == [
+        {1: 2000, 2: 3000},
+        {1: 7000, 2: 1000},
+    ]
+    assert [(d.producer, d.consumer) for d in problem.dependences] == [(0, 1)]
+
+    tasks = tmp_path / "tasks.bz2"
+    data = {"meta": {"n": 1, "m": 4}, "cpudata": {"nb_p": [1, 4], "t1": [9.5, 3.25]}, "gpudata": {}}
+    tasks.write_bytes(bz2.compress(json.dumps(data).encode()))
+    (operation,) = instances.read_independent(tasks).operations
+    assert {k: c.time for k, c in operation.table.items()} == {1: 9500, 4: 3250}
+
+
+def test_absent_data_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TAKT_INSTANCES", str(tmp_path))
+    monkeypatch.setenv("TAKT_GENERATOR", str(tmp_path / "inst.py"))
+    with pytest.raises(instances.Absent, match="TAKT_INSTANCES"):
+        instances.instance_folder("piper")
+    with pytest.raises(instances.Absent, match="TAKT_GENERATOR"):
+        instances.generator()
+
+
+def test_every_outside_file_that_is_here_is_sane() -> None:
+    try:
+        folder = instances.instance_folder("dnn-partitioning")
+        bert = instances.instance_folder("piper") / "bert32a100.json"
+        make = instances.generator()
+    except instances.Absent as reason:
+        pytest.skip(str(reason))
+    for path in sorted(folder.glob("LayerGraphs/*.json")):
+        instances.read_partitioning(path, 4).problem.check()
+    instances.read_piper(bert, 8).check()
+    study = instances.from_generator(make.gpt(2, 4))
+    study.check()
+    assert len(study.operations) == 2 * 13 + 4
+
+
+def chain(tables: list[dict[int, int]], names: list[str], accelerators: int) -> MemoryProblem:
+    operations = tuple(
+        Operation(n, {k: Cost(t) for k, t in table.items()}) for n, table in zip(names, tables, strict=True)
+    )
+    return MemoryProblem(operations, tuple(Dependence(v, v + 1, 10) for v in range(len(names) - 1)), (), accelerators)
+
+
+def test_layers_are_read_from_names() -> None:
+    assert layer_of(["embed", "L0.q", "L0.k", "L1.q", "head"]) == [0, 0, 0, 1, 1]
+
+
+def test_baselines_by_hand() -> None:
+    times = [5, 1, 4, 4, 1, 5]
+    names = [f"{layer}.{part}" for layer in (0, 1) for part in "abc"]
+    problem = chain([{1: t} for t in times], names, 2)
+    periods = {}
+    for name, plan in BASELINES.items():
+        found = measure(name, plan, problem, 5.0)
+        assert found is not None
+        periods[name.split(",")[0].split(" (")[0]] = found.period
+    assert periods["equal layers"] == periods["equal widths"] == 10
+    assert periods["equal widths and one special"] == 10
+    assert periods["list scheduling"] >= 10
+
+
+def test_one_special_block_takes_two_ranges() -> None:
+    problem = chain([{1: t} for t in (2, 6, 4)], ["a", "b", "c"], 2)
+    special = measure("special", BASELINES["equal widths and one special (MadPipe)"], problem, 5.0)
+    contiguous = measure("stages", PLANS["stages"], problem, 5.0)
+    assert special is not None
+    assert contiguous is not None
+    assert (special.period, contiguous.period) == (6, 8)
+
+
+def test_crossing_counts_a_value_once_for_each_other_set() -> None:
+    operations = tuple(Operation(str(v), {1: Cost(1)}) for v in range(4))
+    problem = MemoryProblem(operations, tuple(Dependence(0, v, 10) for v in (1, 2, 3)), (), 2)
+    solution = Solution(2, (1,) * 4, ((0,), (1,), (1,), (0,)), (0, 1, 2, 3))
+    assert crossing_bytes(problem, solution) == 10
+
+
+def test_picture_is_xml_with_a_line_for_each_plan() -> None:
+    text = growth.picture({"seconds": {"stages": [(100, 0.1), (1000, 2.0)], "laminar": [(100, 0.0), (1000, 1.0)]}})
+    root = ElementTree.fromstring(text)
+    assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == 2
+
+
+def test_a_row_has_a_cell_for_each_column() -> None:
+    with pytest.raises(ValueError, match="1 cells for 2 columns of 'x'"):
+        Table("x", ("a", "b")).add(1)
+
+
+def test_command_prints_every_section_as_json() -> None:
+    command = [sys.executable, str(SCRIPT), "--quick", "--seconds", "0.05", "--json"]
+    data = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert list(data) == ["transformers", "small", "outside", "rivals", "growth"]
+    for tables in data.values():
+        for table in tables:
+            assert table["rows"] or "1b" in table["title"]
+            for row in table["rows"]:
+                assert row.get("period / bound", 1.0) >= 1.0
