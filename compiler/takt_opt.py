@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -252,7 +253,7 @@ def split_input(given: Input) -> list[Input]:
     """The parts of a text between lines ``// -----``, each keeping its line numbers."""
     parts: list[Input] = []
     lines_before = 0
-    for text in given.text.split(SPLIT):
+    for text in re.split(rf"^{SPLIT}[ \t]*$", given.text, flags=re.MULTILINE):
         parts.append(Input(given.name, "\n" * lines_before + text, given.format))
         lines_before += text.count("\n")
     return parts

@@ -168,7 +168,7 @@ class PlatformBuilder:
             raise Problem(place, message, "leave the size out")
         if size <= previous:
             raise Problem(place, f"link levels grow from the innermost outwards: {size} does not exceed {previous}")
-        if previous and size % previous:
+        if previous and size % previous and not last:  # the last group of a platform may be incomplete
             raise Problem(place, f"{what} must be a multiple of the level inside it: {size} is not one of {previous}")
         return size
 

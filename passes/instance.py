@@ -40,7 +40,9 @@ class Instance:
 
     def _diagnostic(self, violation: Violation) -> Diagnostic:
         where = self.operators[violation.operations[0]] if violation.operations else self.graph
-        hint = "use more accelerators, accelerators with more memory, or a smaller model" if violation.missing else None
+        hint = None
+        if violation.missing:
+            hint = "use more accelerators, accelerators with more memory, a smaller model, or another plan"
         return at(where, violation.message, hint, rule=violation.rule)
 
 

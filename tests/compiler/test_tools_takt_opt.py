@@ -76,6 +76,13 @@ def test_ir_that_does_not_verify_has_a_place(takt_opt: Tool) -> None:
     assert "    %b = takt.gelu(%a)" in result.err
 
 
+def test_split_input_needs_a_line_of_its_own(takt_opt: Tool) -> None:
+    """Headers of dumps begin alike and are no separators."""
+    dump = "// -----// IR Dump After parse //----- //\nbuiltin.module {\n}\n"
+    result = takt_opt("--split-input-file", stdin=dump.encode())
+    assert (result.code, result.err) == (0, "")
+
+
 def test_split_input(takt_opt: Tool) -> None:
     two = IR + "// -----\n" + IR.replace("@g", "@h")
     result = takt_opt("--split-input-file", stdin=two.encode())

@@ -287,6 +287,17 @@ def test_platform() -> None:
     assert links == [("node", 8, 3000, 155 * 10**9), ("cluster", 64, 30000, 20 * 10**9)]
 
 
+def test_the_last_group_of_a_platform_may_be_incomplete() -> None:
+    text = (
+        "accelerator a {\n memory = 1 GiB bandwidth = 1 GB/s launch = 0 ns peak f32 = 1 TFLOP/s\n}\n"
+        "platform p {\n accelerators = 60 of a\n link node = 8 { latency = 1 us bandwidth = 1 GB/s }\n"
+        " link all { latency = 2 us bandwidth = 1 GB/s }\n}\n"
+    )
+    platform = find_platform(load(Source("m.takt", model(" y = gelu(x)\n output y")), platform=Source("p.takt", text)))
+    assert platform is not None
+    assert [link.size.data for link in platform.links.data] == [8, 60]
+
+
 def test_a_platform_in_the_model_file_is_used_and_one_given_wins() -> None:
     def platform(name: str, count: int) -> str:
         return (

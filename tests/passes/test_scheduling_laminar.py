@@ -44,7 +44,7 @@ def test_packings_are_schedules_and_above_every_bound(tiny_problems: Callable[..
     whole = staged(problem, [range(problem.accelerators)], [0] * len(problem.operations))
     solution, engine = schedule_laminar(whole)
     whole.verify(solution)
-    assert engine == "buddy"
+    assert engine in ("buddy", "integer program")
     assert solution.period >= best_bound(problem).value
     assert solution.period == max(1, *whole.loads(solution))
 
