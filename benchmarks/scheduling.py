@@ -33,7 +33,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="a sample of every section")
     parser.add_argument("--seconds", type=float, default=None, help="limit of one solver on one instance (default 10)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the solvers that take one")
     parser.add_argument("--plot", metavar="FILE", help="write the plot of the section growth as SVG")
     parser.add_argument("--json", action="store_true", help="print the tables as JSON")
     given = parser.parse_args()

@@ -46,6 +46,7 @@ def run(options: Options) -> list[Table]:
         for name, plan in (BASELINES | PLANS).items():
             found = measure(name, plan, problem, options.seconds)
             if found is None:
+                table.add(layers, accelerators, name, *[None] * 7)
                 continue
             gain = None
             if name in BASELINES:
@@ -64,5 +65,6 @@ def run(options: Options) -> list[Table]:
                 gain,
                 found.seconds,
             )
+    table.notes.append(f"A dash: nothing found in {options.seconds:g} s.")
     table.notes.append("stages: what Alpa, Piper, Subhlok and Vondran plan (a width for each stage).")
     return [table]
