@@ -57,7 +57,7 @@ def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
     except InvalidProblem as failure:
         raise instance.error(failure) from None
     if options.plan in ("shared", "pushed"):
-        laps = options.laps if options.laps is not None else problem.accelerators // 4
+        laps = options.laps if options.laps is not None else problem.accelerators * 3 // 8
         rest["max_in_flight"] = options.max_in_flight
         sharing = share_boundaries(problem, laps=laps if options.plan == "pushed" else 0, **rest)
         if sharing is not None and sharing.period * (1 + options.tolerance) < plan.period:
@@ -84,7 +84,7 @@ class PartitionStagesPass(ModulePass):
         the price of about one more micro-batch in flight; "operators" for one stage of all
         accelerators (for schedule-periodic{plan="laminar"}). A plan that is not shorter than stages of
         their own by more than the tolerance is not taken
-      laps: how many ranges of operators the plan "pushed" may move (default: a quarter of the accelerators)
+      laps: how many ranges of operators the plan "pushed" may move (default: three for eight accelerators)
       max-in-flight: the plans "shared" and "pushed" move no more than leaves this many micro-batches in flight
       memory-reserve: bytes of each accelerator kept free of parameters, for live values
       tolerance: periods within this fraction of the least count as equal

@@ -155,13 +155,20 @@ Found = dict[int, dict[tuple[int, int, int], _State]]
 """Laps → (done, width of a shared range, start of a pulled one) → best state."""
 
 
-def fill(chain: Chain, period: int, laps: int = 0, effort: Effort = Effort()) -> tuple[Block, ...] | None:
-    """Blocks that cover ``chain`` within ``period`` ns and at most ``laps`` laps; None when none were found."""
+def fill(
+    chain: Chain, period: int, laps: int = 0, effort: Effort = Effort(), stop: Callable[[], bool] = lambda: False
+) -> tuple[Block, ...] | None:
+    """Blocks that cover ``chain`` within ``period`` ns and at most ``laps`` laps.
+
+    None when none were found, or when ``stop`` said so before.
+    """
     goal = chain.accelerators
     levels: list[Found] = [{} for _ in range(goal + 1)]
     levels[0][0] = {(0, 0, 0): _State(chain.area[-1], 0, 0, 0, 0, NOTHING, 0, None, None)}
     search = _Search(chain, period, laps, effort)
     for used in range(goal):
+        if stop():
+            return None
         for state in _promising(levels[used], laps * (used + 1) // goal + effort.pace, effort.beam):
             for w in chain.widths:
                 if chain.aligned(used, w) and (not state.carry or state.width == w):
@@ -308,7 +315,7 @@ def shortest(
     low, high = bound - 1, known
     trial = max(1, bound) if known is None else (low + known) // 2
     while (high is None or high - low > max(1, int(tolerance * high))) and not stop():
-        blocks = fill(chain, trial, laps, effort)
+        blocks = fill(chain, trial, laps, effort, stop)
         if blocks is None:
             low = trial
             if high is None and trial > 64 * max(1, bound):

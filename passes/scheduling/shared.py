@@ -127,6 +127,8 @@ def _search(
     """The best plan with at most ``laps`` laps, shorter than ``known``; None when none was found."""
     large = chain.n * chain.accelerators > LARGE
     effort = Effort(beam=2, look=24, back=1, pulls=2, pace=3) if large else Effort()
+    if not laps and not large:  # without pulled ranges a wider search costs little
+        effort = Effort(beam=32, back=8)
     best: list[tuple[Block, ...]] = []
 
     def found(period: int, blocks: tuple[Block, ...]) -> None:
