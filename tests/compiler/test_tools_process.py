@@ -94,7 +94,9 @@ def test_interrupt(tmp_path: Path) -> None:
         "def read(*args):\n"
         f"    pathlib.Path({str(started)!r}).touch()\n"
         "    return sys.stdin.buffer.read()\n"
-        "import compiler.loading\ncompiler.loading._read_bytes = read\nsys.exit(main(['-']))\n"
+        "import compiler.loading\ncompiler.loading._read_bytes = read\n"
+        # a suite that was started in the background of a shell hands down that interrupts are ignored
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsys.exit(main(['-']))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
