@@ -113,7 +113,6 @@ def _input(op: InputOp, number: dict[OperatorOp, int]) -> Input:
 def read_staged(module: ModuleOp) -> tuple[Instance, StagedProblem]:
     """The instance of a graph at level ``staged``, and the problem with its granted blocks."""
     instance = read_instance(module, "staged")
-    p = instance.problem
     stages = sorted(instance.graph.stages(), key=lambda s: s.index.value.data)
     if [s.index.value.data for s in stages] != list(range(len(stages))):
         raise TaktError(at(instance.graph, "stages must be numbered 0, 1, 2, ... without gaps"))
@@ -126,9 +125,7 @@ def read_staged(module: ModuleOp) -> tuple[Instance, StagedProblem]:
             raise TaktError(at(instance.operators[v], f"stage {other} does not exist"))
     homes = tuple(op.stage.value.data for op in instance.operators if op.stage is not None)
     blocks = tuple(s.accelerators() for s in stages)
-    staged = StagedProblem(
-        p.operations, p.dependences, p.inputs, p.accelerators, p.group_size, p.memory, blocks, homes, shared
-    )
+    staged = instance.problem.staged(blocks, homes, shared)
     try:
         staged.check()
     except InvalidProblem as failure:

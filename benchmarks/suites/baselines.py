@@ -16,7 +16,7 @@ from passes.scheduling.data import Solution
 from passes.scheduling.elementary import area_bound, least
 from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.problem import MemoryProblem
-from suites.plans import Plan, staged
+from suites.plans import Plan
 
 NEVER = 1 << 60
 
@@ -74,7 +74,7 @@ def equal_layers(problem: MemoryProblem, budget: Budget) -> Solution | None:
     if best is None:
         return None
     _, width, homes = best
-    return schedule_blocks(staged(problem, equal_blocks(max(homes) + 1, width), homes))[0]
+    return schedule_blocks(problem.staged(equal_blocks(max(homes) + 1, width), homes))[0]
 
 
 def _cut(prefix: Sequence[int], stages: int, period: int) -> list[int] | None:
@@ -111,7 +111,7 @@ def uniform(problem: MemoryProblem, budget: Budget) -> Solution | None:
     homes = [0] * len(order)
     for position, v in enumerate(order):
         homes[v] = bisect_right(ends, position)
-    return schedule_blocks(staged(problem, equal_blocks(len(ends), width), homes))[0]
+    return schedule_blocks(problem.staged(equal_blocks(len(ends), width), homes))[0]
 
 
 Ranges = list[tuple[int, int, bool]]
@@ -185,7 +185,7 @@ def one_special(problem: MemoryProblem, budget: Budget) -> Solution | None:
         blocks.append(plain[0] if special else next(others))
         for position in range(begin, end):
             homes[order[position]] = number
-    return schedule_blocks(staged(problem, blocks, homes))[0]
+    return schedule_blocks(problem.staged(blocks, homes))[0]
 
 
 class Reservations:

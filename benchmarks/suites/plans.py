@@ -12,7 +12,7 @@ from passes.scheduling.data import InvalidProblem, Solution
 from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.laminar import schedule_laminar
 from passes.scheduling.packing import schedule_rigid
-from passes.scheduling.problem import MemoryProblem, StagedProblem
+from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.shared import share_boundaries
 from passes.scheduling.stages import partition_stages
 
@@ -20,19 +20,12 @@ Plan = Callable[[MemoryProblem, Budget], Solution | tuple[Solution, int] | None]
 """A schedule, with the lower bound where the plan proves one; None: it does not apply, or found nothing."""
 
 
-def staged(problem: MemoryProblem, blocks: list[tuple[int, ...]], homes: list[int]) -> StagedProblem:
-    """``problem`` with blocks granted to its stages."""
-    p = problem
-    given = (p.operations, p.dependences, p.inputs, p.accelerators, p.group_size, p.memory)
-    return StagedProblem(*given, tuple(blocks), tuple(homes))
-
-
 def stages(problem: MemoryProblem, budget: Budget) -> Solution | None:
     """Contiguous stages on blocks of their own."""
     plan = partition_stages(problem, tolerance=0.0, budget=budget)
     blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
     assert blocks is not None
-    return schedule_blocks(staged(problem, blocks, plan.homes()))[0]
+    return schedule_blocks(problem.staged(blocks, plan.homes()))[0]
 
 
 def shared(problem: MemoryProblem, budget: Budget) -> Solution | None:
@@ -49,7 +42,7 @@ def pushed(problem: MemoryProblem, budget: Budget) -> Solution | None:
 
 def laminar(problem: MemoryProblem, budget: Budget) -> Solution | None:
     """Single operations on nested blocks."""
-    everything = staged(problem, [tuple(range(problem.accelerators))], [0] * len(problem.operations))
+    everything = problem.staged([tuple(range(problem.accelerators))], [0] * len(problem.operations))
     return schedule_laminar(everything, budget=budget)[0]
 
 
@@ -106,10 +99,4 @@ def describe(name: str, problem: MemoryProblem, solution: Solution, seconds: flo
     peaks = problem.peak_memory(solution).values()
     peak = max((params + live for params, live in peaks), default=0)
     latency, flying = problem.latency(solution), problem.in_flight(solution)
-    return Outcome(name, solution.period, flying, latency, peak, crossing_bytes(problem, solution), seconds, bound)
-
-
-def crossing_bytes(problem: MemoryProblem, solution: Solution) -> int:
-    """Bytes of values that are read on another set than they are produced on, once for each such set."""
-    sent = {(d.producer, d.result, solution.sets[d.consumer]): d.bytes for d in problem.dependences}
-    return sum(size for (u, _, readers), size in sent.items() if readers != solution.sets[u])
+    return Outcome(name, solution.period, flying, latency, peak, problem.crossing(solution), seconds, bound)

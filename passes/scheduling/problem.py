@@ -14,10 +14,11 @@ Times are integer nanoseconds, sizes integer bytes, operations and accelerators 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from passes.scheduling.data import Dependence, Input, InvalidProblem, Operation, Solution, Violation
@@ -364,6 +365,21 @@ class MemoryProblem(PeriodicProblem):
             result = (sum(params[keys[i]] for i in sharing), peak_of(live, s.period))
             found.update(dict.fromkeys(members, result))
         return found
+
+    def crossing(self, s: Solution) -> int:
+        """Bytes per micro-batch of values read on another set than they are produced on, once for each such set."""
+        sent = {(d.producer, d.result, s.sets[d.consumer]): d.bytes for d in self.dependences}
+        return sum(size for (u, _, readers), size in sent.items() if readers != s.sets[u])
+
+    def staged(
+        self,
+        blocks: Sequence[tuple[int, ...]],
+        homes: Sequence[int],
+        shared: Mapping[int, int] = MappingProxyType({}),
+    ) -> StagedProblem:
+        """This problem with ``blocks`` granted to its stages, the home stage of each operation, and a second one."""
+        given = {f.name: getattr(self, f.name) for f in fields(MemoryProblem)}
+        return StagedProblem(**given, blocks=tuple(blocks), homes=tuple(homes), shared=dict(shared))
 
     def holdings(self, s: Solution) -> Iterator[tuple[tuple[int, ...], Holding]]:
         """Set → bytes held on each of its accelerators for an interval of every micro-batch."""

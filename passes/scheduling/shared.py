@@ -40,9 +40,7 @@ class SharedPlan:
 
     def staged(self, problem: MemoryProblem) -> StagedProblem:
         """``problem`` with the stages of this plan."""
-        p = problem
-        given = (p.operations, p.dependences, p.inputs, p.accelerators, p.group_size, p.memory)
-        return StagedProblem(*given, self.blocks, self.homes, self.shared)
+        return problem.staged(self.blocks, self.homes, self.shared)
 
 
 def share_boundaries(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from suites import growth, instances
 from suites.baselines import BASELINES, layer_of
-from suites.plans import PLANS, crossing_bytes, measure
+from suites.plans import PLANS, measure
 from suites.table import Table
 
 from passes.scheduling.data import Cost, Dependence, Operation, Solution
@@ -151,7 +151,7 @@ def test_crossing_counts_a_value_once_for_each_other_set() -> None:
     operations = tuple(Operation(str(v), {1: Cost(1)}) for v in range(4))
     problem = MemoryProblem(operations, tuple(Dependence(0, v, 10) for v in (1, 2, 3)), (), 2)
     solution = Solution(2, (1,) * 4, ((0,), (1,), (1,), (0,)), (0, 1, 2, 3))
-    assert crossing_bytes(problem, solution) == 10
+    assert problem.crossing(solution) == 10
 
 
 def test_picture_is_xml_with_a_line_for_each_plan() -> None:
