@@ -73,7 +73,9 @@ class SchedulePeriodicPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         instance, problem = read_staged(op)
         bound = best_bound(problem, Budget(self.time_limit / 4))
-        budget = Budget(self.time_limit, lambda engine, period: report(engine, period, bound.value))
+        budget = Budget(
+            self.time_limit, lambda engine, period: report(engine, period, bound.value), work=10.0, seed=self.seed
+        )
         try:
             solve = schedule_laminar if self.plan == "laminar" else schedule_blocks
             solution, engine = solve(problem, budget=budget)

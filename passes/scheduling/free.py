@@ -26,6 +26,7 @@ from passes.scheduling.elementary import Bound, area_bound, possible, usable
 from passes.scheduling.laminar import LEAST, pack, schedule_laminar
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem, StagedProblem
 from passes.scheduling.retime import CycleTooLong, from_offsets
+from passes.scheduling.shorten import shorten
 
 MOST_SETS = 4000
 """Pairs of a class of operations and a set beyond which the program is not built."""
@@ -224,7 +225,7 @@ def schedule_free(
     if solution is None:
         return best, engine.removesuffix(LEAST) + (LEAST if proven else "")
     budget.report("any sets", solution.period)
-    return solution, "any sets" + (LEAST if proven else "")
+    return shorten(problem, solution, budget=budget), "any sets" + (LEAST if proven else "")
 
 
 def _any_sets(problem: StagedProblem, known: int, bound: int, budget: Budget) -> tuple[Solution | None, bool] | None:

@@ -27,6 +27,7 @@ from passes.scheduling.nested import FEW, Blocks, Choice, Place, exact, improve,
 from passes.scheduling.nested_milp import assign as integer_program
 from passes.scheduling.problem import StagedProblem
 from passes.scheduling.retime import CycleTooLong, from_offsets, windows
+from passes.scheduling.shorten import shorten
 
 CAPS = 48
 """Caps tried on the time of an operation."""
@@ -323,4 +324,4 @@ def schedule_laminar(
         solution = windows(problem, allotments, sets, problem.topological)
         assert solution is not None, "without a limit there are always windows"
         return solution, "windows"
-    return Solution(period, tuple(allotments), tuple(sets), starts), engine
+    return shorten(problem, Solution(period, tuple(allotments), tuple(sets), starts), budget=budget), engine
