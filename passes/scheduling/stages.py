@@ -243,7 +243,7 @@ def exactly(profile: Profile, period: int, count: int) -> list[Stage] | None:
     ``j``, so each step is a sliding minimum.
     """
     n, never = profile.n, profile.accelerators + 1
-    begins = [_earliest(profile.extend_all(i, period)) for i in range(len(profile.widths))]
+    begins = [earliest(profile.extend_all(i, period)) for i in range(len(profile.widths))]
     cost = [np.full(n + 1, never, dtype=np.int64)]
     cost[0][0] = 0
     for _ in range(count):
@@ -274,7 +274,7 @@ def _last_stage(
     raise AssertionError("a cost without a stage that explains it")
 
 
-def _earliest(ends: Positions) -> Positions:
+def earliest(ends: Positions) -> Positions:
     """For each end the earliest beginning whose stage reaches it (the end itself when there is none)."""
     n = len(ends) - 1
     positions = np.arange(n + 1)
