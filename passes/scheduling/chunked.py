@@ -288,6 +288,7 @@ def _layouts(
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], Layout]]:
     """Orders and widths of blocks worth trying, promising ones first."""
     orders = cuttable_orders(problem, granularity)
+    staged = _stage_widths(problem, reserve, granularity, budget)
     rows: list[tuple[int, int, tuple[int, ...], tuple[int, ...], Layout]] = []
     for rank, (order, cuts) in enumerate(orders):
         for family in width_families(problem):
@@ -295,7 +296,7 @@ def _layouts(
             room = 2**62 if profile.room is None else profile.room
             time = [np.array(t, dtype=np.int64 if t[-1] < 2**60 else object) for t in profile.time]
             held = [np.array(p, dtype=np.int64 if p[-1] < 2**60 else object) for p in profile.params]
-            for widths in _block_widths(problem, family, reserve, granularity, budget):
+            for widths in _block_widths(problem, family, staged):
                 numbers = [family.index(w) for w in widths]
                 sums = tuple(time[i] for i in numbers), tuple(held[i] for i in numbers)
                 if any(t[-1] > profile.most for t in sums[0]):
@@ -306,8 +307,23 @@ def _layouts(
     return ((order, cuts, layout) for _, _, order, cuts, layout in rows)
 
 
+def _stage_widths(
+    problem: MemoryProblem, reserve: int, granularity: Granularity, budget: Budget
+) -> list[tuple[int, ...]]:
+    """Widths of the best stages of their own, many short ones and fewer."""
+    found: list[tuple[int, ...]] = []
+    for tolerance in (0.0, 0.02):
+        part = budget.part(0.2)
+        try:
+            plan = partition_stages(problem, reserve=reserve, tolerance=tolerance, granularity=granularity, budget=part)
+        except InvalidProblem:
+            return found
+        found.append(tuple(plan.widths))
+    return found
+
+
 def _block_widths(
-    problem: MemoryProblem, family: Sequence[int], reserve: int, granularity: Granularity, budget: Budget
+    problem: MemoryProblem, family: Sequence[int], staged: Sequence[tuple[int, ...]]
 ) -> list[tuple[int, ...]]:
     """Equal blocks of every width, and those of the best stages."""
     count, group = problem.accelerators, problem.group
@@ -318,15 +334,7 @@ def _block_widths(
             number -= 1
         if number:
             found[(width,) * number] = None
-    for tolerance in (0.0, 0.02):
-        try:
-            plan = partition_stages(
-                problem, reserve=reserve, tolerance=tolerance, granularity=granularity, budget=budget.part(0.2)
-            )
-        except InvalidProblem:
-            continue
-        if set(plan.widths) <= set(family):
-            found[tuple(plan.widths)] = None
+    found.update((widths, None) for widths in staged if set(widths) <= set(family))
     return list(found)
 
 
