@@ -11,13 +11,16 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr, i64
 from xdsl.passes import ModulePass
 
+from dialects.diagnostics import TaktError, at
 from dialects.structure import StageOp
 from passes.instance import Instance, read_instance
 from passes.progress import report
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.budget import Budget
+from passes.scheduling.chunked import Shape, chunk_stages
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
+from passes.scheduling.grains import Granularity
 from passes.scheduling.shared import share_boundaries
 from passes.scheduling.stages import partition_stages
 
@@ -46,6 +49,42 @@ def one_stage(instance: Instance) -> None:
     grant(instance, [range(instance.platform.count)], [0] * len(instance.operators))
 
 
+CHUNKED = ("interleaved", "v")
+"""The plans that run several chunks on every block."""
+
+
+def check_options(instance: Instance, options: PartitionStagesPass) -> None:
+    """Refuse options that the plan cannot follow."""
+    if options.granularity == "block" and options.plan not in ("stages", *CHUNKED):
+        message = f"plan '{options.plan}' cannot keep the blocks of the model whole; 'stages', 'interleaved', 'v' can"
+        raise TaktError(at(instance.graph, message))
+    if options.chunks < 1:
+        raise TaktError(at(instance.graph, f"there cannot be {options.chunks} chunks on a block"))
+    if options.stages is not None and options.plan in CHUNKED:
+        message = f"plan '{options.plan}' chooses the number of its blocks itself"
+        raise TaktError(at(instance.graph, message, 'leave out the number of stages, or use plan "stages"'))
+
+
+def chunks_on_blocks(instance: Instance, options: PartitionStagesPass, shape: Shape) -> None:
+    """Several chunks on each of some blocks, passed again and again, or there and back."""
+    problem = instance.problem
+    bound = area_bound(problem).value
+    budget = Budget(options.time_limit, lambda engine, period: report(engine, period, bound, "partition"))
+    try:
+        plan = chunk_stages(
+            problem,
+            shape=shape,
+            chunks=options.chunks,
+            reserve=options.memory_reserve,
+            tolerance=options.tolerance,
+            granularity=options.granularity,
+            budget=budget,
+        )
+    except InvalidProblem as failure:
+        raise instance.error(failure) from None
+    grant(instance, plan.blocks, plan.homes)
+
+
 def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
     """The contiguous partition of least period, or a plan that shares boundaries when that is clearly shorter."""
     problem = instance.problem
@@ -53,7 +92,7 @@ def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
     budget = Budget(options.time_limit, lambda engine, period: report(engine, period, bound, "partition"))
     rest: dict[str, Any] = {"reserve": options.memory_reserve, "tolerance": options.tolerance, "budget": budget}
     try:
-        plan = partition_stages(problem, stages=options.stages, **rest)
+        plan = partition_stages(problem, stages=options.stages, granularity=options.granularity, **rest)
     except InvalidProblem as failure:
         raise instance.error(failure) from None
     if options.plan in ("shared", "pushed"):
@@ -81,9 +120,13 @@ class PartitionStagesPass(ModulePass):
       stages: number of stages (default: as many as the period asks for)
       plan: "stages", each on a block of its own; "shared", where neighbouring blocks may run operators at their
         boundary together; "pushed", where blocks may also run a few operators of later stages, each at
-        the price of about one more micro-batch in flight; "operators" for one stage of all
-        accelerators (for schedule-periodic{plan="laminar"}). A plan that is not shorter than stages of
-        their own by more than the tolerance is not taken
+        the price of about one more micro-batch in flight; "interleaved" and "v", where every block runs several
+        chunks of the order, and a micro-batch passes the blocks again and again, or there and back;
+        "operators" for one stage of all accelerators (for schedule-periodic{plan="laminar"}). "shared" and
+        "pushed" are not taken where they are not shorter than stages of their own by more than the tolerance
+      granularity: "operator" to cut anywhere, or "block" to keep all operators of a block of the model in one stage
+        (plans "stages", "interleaved" and "v")
+      chunks: chunks on every block in the plans "interleaved" and "v"
       laps: how many ranges of operators the plan "pushed" may move (default: three for eight accelerators)
       max-in-flight: the plans "shared" and "pushed" move no more than leaves this many micro-batches in flight
       memory-reserve: bytes of each accelerator kept free of parameters, for live values
@@ -101,7 +144,9 @@ class PartitionStagesPass(ModulePass):
     name = "partition-stages"
 
     stages: int | None = None
-    plan: Literal["stages", "shared", "pushed", "operators"] = "stages"
+    plan: Literal["stages", "shared", "pushed", "interleaved", "v", "operators"] = "stages"
+    granularity: Granularity = "operator"
+    chunks: int = 2
     laps: int | None = None
     max_in_flight: int | None = None
     memory_reserve: int = 0
@@ -110,7 +155,10 @@ class PartitionStagesPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         instance = read_instance(op, "moldable")
+        check_options(instance, self)
         if self.plan == "operators":
             one_stage(instance)
+        elif self.plan in CHUNKED:
+            chunks_on_blocks(instance, self, self.plan)
         else:
             stages_on_blocks(instance, self)

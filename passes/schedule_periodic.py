@@ -18,7 +18,7 @@ from passes.scheduling.data import InvalidProblem, Solution, Violation
 from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.laminar import schedule_laminar
 
-Plan = Literal["stages", "shared", "pushed", "laminar"]
+Plan = Literal["stages", "shared", "pushed", "interleaved", "v", "laminar"]
 
 
 def write_schedule(instance: Instance, solution: Solution, bound: Bound, plan: str, engine: str, seed: int) -> None:
@@ -52,8 +52,8 @@ class SchedulePeriodicPass(ModulePass):
     before it is written, memory included: what does not fit is an error, never a schedule.
 
     options:
-      plan: "stages", "shared" and "pushed" run each operator at its fastest allotment on its block, or on two
-        blocks where it is shared (they differ in how the stages were cut); "laminar" packs operators on
+      plan: "stages", "shared", "pushed", "interleaved" and "v" run each operator at its fastest allotment on its
+        block, or on two where it is shared (they differ in how the stages were cut); "laminar" packs operators on
         nested blocks of accelerators inside each granted block: a smaller period, more micro-batches in flight
       max-in-flight: refuse a schedule with more micro-batches in flight
       time-limit: seconds after which the best schedule found so far is taken
