@@ -75,5 +75,23 @@ def shorten(problem: PeriodicProblem, solution: Solution, *, work: float = 2.0, 
         return solution
     found = [unit * solver.value(s) for s in starts]
     first = min(found)
-    better = replace(solution, starts=tuple(s - first for s in found))
+    better = replace(solution, starts=_early(problem, solution, [s - first for s in found]))
     return better if problem.latency(better) < problem.latency(solution) else solution
+
+
+def _early(problem: PeriodicProblem, solution: Solution, starts: list[int]) -> tuple[int, ...]:
+    """Every operation as early as what it reads and the operation before it on its accelerators allow."""
+    period = solution.period
+    times = [problem.time(solution, v) for v in range(len(starts))]
+    reads: list[list[tuple[int, int]]] = [[] for _ in starts]
+    for d in problem.dependences:
+        reads[d.consumer].append((d.producer, d.distance * period))
+    beside: list[set[int]] = [set() for _ in starts]
+    for _, sharing in held_sets(solution.sets):
+        for v in sharing:
+            beside[v].update(u for u in sharing if times[u] and times[v] and u != v)
+    for v in problem.topological:
+        ready = max((starts[u] + times[u] - ago for u, ago in reads[v]), default=0)
+        gap = min(((starts[v] - starts[u] - times[u]) % period for u in beside[v]), default=starts[v])
+        starts[v] -= max(0, min(starts[v] - max(0, ready), gap))
+    return tuple(starts)

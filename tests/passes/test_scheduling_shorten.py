@@ -28,12 +28,12 @@ def test_schedules_stay_valid_and_get_no_longer(tiny_problems: Callable[..., Any
 
 
 def test_a_chain_on_two_accelerators() -> None:
-    """Each accelerator has two of four operations; in the right order no value waits a period."""
+    """Each accelerator has two of four operations; in the right order no value waits longer than it must."""
     operations = tuple(Operation(name, {1: Cost(10)}) for name in "abcd")
     problem = MemoryProblem(operations, tuple(Dependence(v, v + 1) for v in range(3)), (), 2)
     slow = Solution(20, (1,) * 4, ((0,), (1,), (0,), (1,)), (0, 20, 30, 50))
     problem.verify(slow)
     fast = shorten(problem, slow, budget=Budget(work=1.0))
     problem.verify(fast)
-    assert problem.latency(fast) == 40
+    assert problem.latency(fast) == 50, "each accelerator is free again only every other time"
     assert shorten(problem, slow, budget=Budget(work=0.0)) == slow
