@@ -5,7 +5,8 @@ cover. A stage of width ``w`` that begins at ``i`` extends to the furthest ``j``
 ``i..j`` take at most ``T`` together, each at its fastest allotment of at most ``w``: one binary search
 in prefix sums. ``reach[q] = max over w of extend_w(reach[q - w])``, and bisection on the integer ``T``
 finds the least one with ``reach[P] = n``. Extending further never hurts what follows, since a shorter
-rest takes no longer; so the result is the exact optimum over that order and those widths.
+rest takes no longer; so the result is the exact optimum over that order and those widths. Operations that
+share parameters are in one stage: the order is not cut between the first and the last of them.
 (Subhlok and Vondran, "Optimal mapping of sequences of data parallel tasks", PPoPP 1995, solve the same
 problem by a dynamic program over positions and processors.)
 """
@@ -95,11 +96,24 @@ class Choices:
     def __init__(self, problem: PeriodicProblem, widths: Sequence[int]):
         memory = problem.memory if isinstance(problem, MemoryProblem) else 0
         self.accelerators, self.memory, self.widths = problem.accelerators, memory, tuple(widths)
-        self.keys = [id(o.table) for o in problem.operations]
-        chosen: dict[int, list[tuple[int, int] | None]] = {}
-        for key, table in {id(o.table): o.table for o in problem.operations}.items():
-            allotments = fastest_by_width(usable(table, problem.accelerators, memory), widths)
-            chosen[key] = [None if k is None else (table[k].time, table[k].params) for k in allotments]
+        self.groups = [item for item in problem.items if len(item) > 1]
+        """Operations that are in one stage."""
+        self.keys = [(0, 0, True)] * len(problem.operations)
+        chosen: dict[tuple[int, int, bool], list[tuple[int, int] | None]] = {}
+        fastest_of: dict[int, list[int | None]] = {}
+        for item, table in zip(problem.items, problem.item_tables, strict=True):
+            if id(table) not in fastest_of:
+                times = usable(table, problem.accelerators, memory)
+                fastest_of[id(table)] = fastest_by_width(times, widths)
+            for v in item:
+                own = problem.operations[v].table
+                first = v == item[0]  # which stands for the parameters of the whole group
+                key = self.keys[v] = (id(table), id(own), first)
+                if key not in chosen:
+                    chosen[key] = [
+                        None if k is None else (own[k].time, table[k].params if first else 0)
+                        for k in fastest_of[id(table)]
+                    ]
         longest = {key: max((b[0] for b in best if b is not None), default=0) for key, best in chosen.items()}
         self.most = max(1, sum(longest[key] for key in self.keys))
         """No contiguous partition needs a longer period."""
@@ -117,6 +131,8 @@ class Profile:
         rows = [choices.rows[choices.keys[v]] for v in order]
         self.time = [list(accumulate((row[i][0] for row in rows), initial=0)) for i in range(len(self.widths))]
         self.params = [list(accumulate((row[i][1] for row in rows), initial=0)) for i in range(len(self.widths))]
+        self.cuts = _cuts(choices.groups, order) if choices.groups else None
+        """For each position the last one up to it where a stage may begin or end; None: everywhere."""
         self._arrays: list[tuple[Positions, Positions]] | None = None
 
     def extend(self, number: int, begin: int, period: int) -> int:
@@ -126,7 +142,7 @@ class Profile:
         if self.room is not None:
             params = self.params[number]
             end = min(end, bisect_right(params, params[begin] + self.room, begin) - 1)
-        return max(end, begin)
+        return max(end if self.cuts is None else self.cuts[end], begin)
 
     def extend_all(self, number: int, period: int) -> Positions:
         """:meth:`extend` for every beginning at once."""
@@ -136,7 +152,25 @@ class Profile:
         ends = np.searchsorted(time, time + period, side="right") - 1
         if self.room is not None:
             ends = np.minimum(ends, np.searchsorted(params, params + self.room, side="right") - 1)
+        if self.cuts is not None:
+            ends = np.array(self.cuts, dtype=np.int64)[ends]
         return np.maximum(ends, np.arange(self.n + 1))
+
+
+def _cuts(groups: Sequence[Sequence[int]], order: Sequence[int]) -> list[int]:
+    """For each position the last one up to it that is not inside a group."""
+    position = {v: i for i, v in enumerate(order)}
+    spans = [[position[v] for v in group] for group in groups]
+    inside = [0] * (len(order) + 1)
+    for span in spans:
+        inside[min(span) + 1] += 1
+        inside[max(span) + 1] -= 1
+    last = 0
+    cuts: list[int] = []
+    for here, open_groups in enumerate(accumulate(inside)):
+        last = last if open_groups else here
+        cuts.append(last)
+    return cuts
 
 
 def _array(numbers: list[int]) -> Positions:
@@ -231,6 +265,7 @@ def exactly(profile: Profile, period: int, count: int) -> list[Stage] | None:
     """
     n, never = profile.n, profile.accelerators + 1
     begins = [_earliest(profile.extend_all(i, period)) for i in range(len(profile.widths))]
+    inside = np.arange(n + 1) != (np.arange(n + 1) if profile.cuts is None else np.array(profile.cuts))
     cost = [np.full(n + 1, never, dtype=np.int64)]
     cost[0][0] = 0
     for _ in range(count):
@@ -238,6 +273,7 @@ def exactly(profile: Profile, period: int, count: int) -> list[Stage] | None:
         now = np.full(n + 1, never, dtype=np.int64)
         for number, width in enumerate(profile.widths):
             now[1:] = np.minimum(now[1:], lowest.over(begins[number][1:], np.arange(n)) + width)
+        now[inside] = never
         cost.append(np.minimum(now, never))
     if cost[count][n] >= never:
         return None
