@@ -65,7 +65,7 @@ def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
             return
     blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
     assert blocks is not None, "the widths were chosen so that they can be packed"
-    grant(instance, blocks, plan.homes())
+    grant(instance, plan.granted(blocks), plan.homes())
 
 
 @dataclass(frozen=True)

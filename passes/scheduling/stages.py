@@ -5,8 +5,11 @@ cover. A stage of width ``w`` that begins at ``i`` extends to the furthest ``j``
 ``i..j`` take at most ``T`` together, each at its fastest allotment of at most ``w``: one binary search
 in prefix sums. ``reach[q] = max over w of extend_w(reach[q - w])``, and bisection on the integer ``T``
 finds the least one with ``reach[P] = n``. Extending further never hurts what follows, since a shorter
-rest takes no longer; so the result is the exact optimum over that order and those widths. Operations that
-share parameters are in one stage: the order is not cut between the first and the last of them.
+rest takes no longer; so the result is the exact optimum over that order and those widths.
+
+Operations that share parameters are on one block. Either the order is not cut between the first and the last
+of them, or they are moved to the first of them before the order is cut: the loads, and so the period, do not
+depend on precedence. Then a micro-batch comes back to that block, whose stages take turns on it.
 (Subhlok and Vondran, "Optimal mapping of sequences of data parallel tasks", PPoPP 1995, solve the same
 problem by a dynamic program over positions and processors.)
 """
@@ -29,6 +32,7 @@ from passes.scheduling.elementary import area_bound, least, usable
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 from passes.scheduling.recurrence import recurrence_bound
+from passes.scheduling.together import gathered, runs
 
 Positions = NDArray[Any]
 
@@ -51,11 +55,19 @@ class StagePlan:
     stages: tuple[Stage, ...]
     period: int
     idle: int
+    turns: tuple[int, ...] = ()
+    """Block of each stage, numbered by first use, where some take turns on one; (): each stage has its own."""
 
     @property
     def widths(self) -> list[int]:
-        """Accelerators of each stage."""
-        return [s.width for s in self.stages]
+        """Accelerators of each block."""
+        if not self.turns:
+            return [s.width for s in self.stages]
+        return list({block: s.width for block, s in zip(self.turns, self.stages, strict=True)}.values())
+
+    def granted(self, blocks: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """The block of each stage, of ``blocks`` that have the :attr:`widths`."""
+        return [blocks[block] for block in self.turns] if self.turns else list(blocks)
 
     def homes(self) -> list[int]:
         """Stage of each operation, by the operation's number."""
@@ -342,7 +354,8 @@ def partition_stages(
 ) -> StagePlan:
     """The contiguous stages of least period; within ``tolerance`` of it the fewest stages.
 
-    Fewer stages hold fewer micro-batches at once. ``stages`` fixes their number; ``reserve`` bytes of
+    Fewer stages hold fewer micro-batches at once. ``stages`` fixes their number (of stages that take turns on
+    one block only the commonest numbers of blocks are tried); ``reserve`` bytes of
     each accelerator are kept free of parameters. Several topological orders of a branching graph are
     tried. Exact for each of those orders and each family of widths that can be packed on the platform.
     Raises :class:`InvalidProblem` when no partition fits.
@@ -359,10 +372,19 @@ def partition_stages(
         for choices in families:
             if best is not None and budget.spent():
                 return best
-            plan = _best_plan(bound, Profile(choices, order, reserve), order, stages, tolerance, budget)
-            if plan is not None and (best is None or _better(plan, best, tolerance)):
-                best = plan
-                budget.report("stages", plan.period)
+            plans = [_best_plan(bound, Profile(choices, order, reserve), order, stages, tolerance, budget)]
+            line = gathered(order, problem.items)
+            if line != order:
+                profile = Profile(choices, line, reserve)
+                for count in [None] if stages is None else sorted({stages - 1, (stages + 1) // 2} - {0}):
+                    plan = _best_plan(bound, profile, line, count, tolerance, budget)
+                    plans.append(plan and _in_turns(plan, profile, order))
+            for plan in plans:
+                if plan is None or (stages is not None and len(plan.stages) != stages):
+                    continue
+                if best is None or _better(plan, best, tolerance):
+                    best = plan
+                    budget.report("stages", plan.period)
     if best is None:
         raise InvalidProblem([_no_partition(problem, stages, reserve)])
     return best
@@ -403,6 +425,21 @@ def _best_plan(
     except KeyboardInterrupt:
         budget.stop()
     return StagePlan(tuple(order), tuple(found), _period(found), profile.accelerators - sum(s.width for s in found))
+
+
+def _in_turns(plan: StagePlan, profile: Profile, order: Sequence[int]) -> StagePlan:
+    """``plan``, which cuts another order of the operations, as stages of ``order``: what runs on one block in turn."""
+    place = {v: i for i, v in enumerate(plan.order)}
+    stages: list[Stage] = []
+    turns: list[int] = []
+    names: dict[int, int] = {}
+    for begin, end, block in runs(order, plan.homes()):
+        width = plan.stages[block].width
+        time = profile.time[profile.widths.index(width)]
+        load = sum(time[place[v] + 1] - time[place[v]] for v in order[begin:end])
+        stages.append(Stage(begin, end, width, load))
+        turns.append(names.setdefault(block, len(names)))
+    return StagePlan(tuple(order), tuple(stages), plan.period, plan.idle, tuple(turns))
 
 
 def _period(stages: Sequence[Stage]) -> int:
@@ -453,8 +490,9 @@ def _enough_memory(problem: MemoryProblem, count: int | None, reserve: int) -> i
     def fits(memory: int) -> bool:
         larger = replace(problem, memory=memory)
         for order in topological_orders(problem):
+            line = order if count is not None else gathered(order, problem.items)
             for widths in width_families(larger):
-                profile = Profile(Choices(larger, widths), order, reserve)
+                profile = Profile(Choices(larger, widths), line, reserve)
                 found = cover(profile, profile.most) if count is None else exactly(profile, profile.most, count)
                 if found is not None:
                     return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 from passes.scheduling.data import Cost, Operation, Solution, Table, Violation
 
@@ -85,6 +86,23 @@ def _without_allotment(operations: Sequence[Operation], group: Sequence[int], ac
             )
             return
         common = rest
+
+
+def gathered(order: Sequence[int], items: Items) -> tuple[int, ...]:
+    """``order`` with the operations of each group moved to the first of them."""
+    item_of = {v: item for item in items for v in item}
+    position = {v: i for i, v in enumerate(order)}
+    first = {min(item, key=position.__getitem__): sorted(item, key=position.__getitem__) for item in items}
+    return tuple(v for u in order if u in first for v in first[u]) if len(item_of) > len(items) else tuple(order)
+
+
+def runs(order: Sequence[int], block: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Beginning and end in ``order``, and block, of the longest runs of operations of one ``block``."""
+    found: list[tuple[int, int, int]] = []
+    for _, group in groupby(enumerate(order), key=lambda pair: block[pair[1]]):
+        positions = [i for i, _ in group]
+        found.append((positions[0], positions[-1] + 1, block[order[positions[0]]]))
+    return found
 
 
 def apart(operations: Sequence[Operation], items: Items, s: Solution) -> Iterator[Violation]:

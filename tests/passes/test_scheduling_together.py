@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
@@ -19,7 +20,7 @@ from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.recurrence import recurrence_bound
 from passes.scheduling.shared import share_boundaries
-from passes.scheduling.stages import partition_stages
+from passes.scheduling.stages import StagePlan, partition_stages
 from passes.scheduling.together import merged
 
 Tiny = Callable[..., st.SearchStrategy[MemoryProblem]]
@@ -219,14 +220,15 @@ def test_no_bound_is_above_a_schedule_in_just_enough_memory(tiny_problems: Tiny,
 # --- stages ----------------------------------------------------------------------------------------
 
 
-def best_partition(found: MemoryProblem, count: int | None) -> int | None:
-    """The least period of contiguous stages of a chain, by trying all cuts and widths."""
-    n, best = len(found.operations), None
+def best_partition(found: MemoryProblem, order: Sequence[int], count: int | None) -> int | None:
+    """The least period of contiguous stages of ``order`` that do not cut groups, by trying all cuts and widths."""
+    n, best = len(order), None
     table = {v: t for item, t in zip(found.items, found.item_tables, strict=True) for v in item}
+    spans = [[order.index(v) for v in group] for group in found.together]
 
     def load(begin: int, end: int, width: int) -> int | None:
         total = 0
-        for v in range(begin, end):
+        for v in order[begin:end]:
             common = [k for k in table[v] if k <= width]
             if not common:
                 return None
@@ -237,7 +239,7 @@ def best_partition(found: MemoryProblem, count: int | None) -> int | None:
     for stages in range(1, n + 1) if count is None else (count,):
         for cuts in combinations(range(1, n), stages - 1):
             edges = (0, *cuts, n)
-            if any(min(g) < c <= max(g) for g in found.together for c in cuts):
+            if any(min(span) < c <= max(span) for span in spans for c in cuts):
                 continue
             for widths in product(range(1, found.accelerators + 1), repeat=stages):
                 if sum(widths) > found.accelerators:
@@ -249,28 +251,95 @@ def best_partition(found: MemoryProblem, count: int | None) -> int | None:
     return best
 
 
+def blocks_of(plan: StagePlan) -> list[tuple[int, ...]]:
+    """Accelerators of each stage, on a platform of one group."""
+    blocks: list[tuple[int, ...]] = []
+    for width in plan.widths:
+        first = sum(len(b) for b in blocks)
+        blocks.append(tuple(range(first, first + width)))
+    return plan.granted(blocks)
+
+
+def check_plan(found: MemoryProblem, plan: StagePlan) -> None:
+    """Its stages follow each other, keep groups on one block, and hold a schedule of its period."""
+    homes, blocks = plan.homes(), blocks_of(plan)
+    assert [s.begin for s in plan.stages] == [0, *(s.end for s in plan.stages[:-1])]
+    assert plan.stages[-1].end == len(found.operations)
+    assert [s.width for s in plan.stages] == [len(b) for b in blocks]
+    assert sum(plan.widths) + plan.idle == found.accelerators
+    loads: Counter[tuple[int, ...]] = Counter()
+    for stage, block in zip(plan.stages, blocks, strict=True):
+        loads[block] += stage.load
+    assert plan.period == max(1, *loads.values())
+    assert all(len({blocks[homes[v]] for v in group}) == 1 for group in found.together)
+    staged = found.staged(blocks, homes)
+    staged.check()
+    solution, _ = schedule_blocks(staged)
+    staged.verify(solution)
+    assert solution.period <= plan.period
+
+
 @relaxed
 @given(data=st.data())
 def test_stages_are_the_best_that_keep_groups_together(tiny_problems: Tiny, data: st.DataObject) -> None:
     found = data.draw(grouped(tiny_problems(chain=True)))
-    count = data.draw(st.none() | st.integers(1, len(found.operations)))
-    best = best_partition(found, count)
+    line = [v for item in found.items for v in item]
+    best = best_partition(found, line, None)
     if best is None:
         with pytest.raises(InvalidProblem):
-            partition_stages(found, stages=count, tolerance=0)
+            partition_stages(found)
         return
-    plan = partition_stages(found, stages=count, tolerance=0)
+    plan = partition_stages(found, tolerance=0)
     assert plan.period == best
-    homes = plan.homes()
-    assert all(len({homes[v] for v in group}) == 1 for group in found.together)
-    assert count in (None, len(plan.stages))
+    check_plan(found, plan)
+
+
+@relaxed
+@given(data=st.data())
+def test_a_given_number_of_stages_is_kept(tiny_problems: Tiny, data: st.DataObject) -> None:
+    found = data.draw(grouped(tiny_problems(chain=True)))
+    count = data.draw(st.integers(1, len(found.operations)))
+    best = best_partition(found, range(len(found.operations)), count)
+    try:
+        plan = partition_stages(found, stages=count, tolerance=0)
+    except InvalidProblem:
+        assert best is None
+        return
+    assert len(plan.stages) == count
+    assert best is None or plan.period <= best
+    check_plan(found, plan)
+
+
+@relaxed
+@given(data=st.data())
+def test_stages_of_branching_graphs_hold_schedules(tiny_problems: Tiny, data: st.DataObject) -> None:
+    found = data.draw(grouped(tiny_problems()))
+    check_plan(found, partition_stages(found))
+
+
+def test_tied_ends_take_turns_on_the_first_block() -> None:
+    found = problem(*[ONE] * 6, together=((0, 5),), accelerators=3)
+    plan = partition_stages(found)
+    assert (plan.period, plan.turns, plan.widths) == (6, (0, 1, 2, 0), [1, 1, 1])
+    assert [(s.begin, s.end, s.load) for s in plan.stages] == [(0, 1, 3), (1, 3, 6), (3, 5, 6), (5, 6, 3)]
+    assert partition_stages(found, stages=4) == plan
+    assert (partition_stages(found, stages=1).period, partition_stages(found, stages=1).turns) == (18, ())
+
+
+def test_forward_and_backward_come_back_along_the_pipeline() -> None:
+    """Three layers, each with a backward operation, on three accelerators: stages 0 1 2 1 0."""
+    found = problem(*[ONE] * 6, together=((0, 5), (1, 4), (2, 3)), accelerators=3)
+    plan = partition_stages(found)
+    assert (plan.period, plan.turns) == (6, (0, 1, 2, 1, 0))
+    assert partition_stages(found, stages=5) == plan
 
 
 def test_parameters_of_a_group_count_once_in_a_stage() -> None:
     heavy = {1: Cost(5, 8)}
     found = problem(heavy, {1: Cost(5, 2)}, heavy, together=((0, 2),), memory=10)
     found.check()
-    assert [s.end for s in partition_stages(found).stages] == [3]
+    assert [s.end for s in partition_stages(found, stages=1).stages] == [3]
+    assert len(partition_stages(replace(found, accelerators=1)).stages) == 1
     with pytest.raises(InvalidProblem, match="do not fit"):
         partition_stages(replace(found, together=()), stages=1)
 
@@ -281,22 +350,6 @@ def test_shared_boundaries_refuse_groups() -> None:
 
 
 # --- schedules -------------------------------------------------------------------------------------
-
-
-@relaxed
-@given(data=st.data())
-def test_schedules_of_stages_verify(tiny_problems: Tiny, data: st.DataObject) -> None:
-    found = data.draw(grouped(tiny_problems(group=2)))
-    plan = partition_stages(found)
-    blocks: list[tuple[int, ...]] = []
-    for width in plan.widths:
-        first = sum(len(b) for b in blocks)
-        blocks.append(tuple(range(first, first + width)))
-    staged = found.staged(blocks, plan.homes())
-    staged.check()
-    solution, _ = schedule_blocks(staged)
-    staged.verify(solution)
-    assert solution.period <= plan.period
 
 
 def test_a_group_takes_its_fastest_common_allotment() -> None:
