@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dialects.attributes import CostAttr, CostEntry
+from dialects.operators import is_group_name
 from frontend import ast
 from frontend.evaluate import Lookup, Problem, amount, describe, evaluate, whole
 from frontend.report import note
@@ -88,7 +89,10 @@ def written_group(node: ast.Assign, scope: Lookup) -> str | None:
             f"a group is named by a text, or by a list of a text and whole numbers, got {shown}",
             'write group "tied", or group ["layer", i] for one group an iteration',
         )
-    return ".".join(str(part) for part in parts)
+    name = ".".join(str(part) for part in parts)
+    if not is_group_name(name):
+        raise Problem(clause.value.place, "the name of a group is printable ASCII text")
+    return name
 
 
 def _bytes(clause: ast.Clause, scope: Lookup) -> int:

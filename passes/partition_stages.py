@@ -75,7 +75,8 @@ class PartitionStagesPass(ModulePass):
     A stage is a run of operators in a topological order; it is granted a block of accelerators, and
     each of its operators will run at its fastest allotment that fits the block. The period is the
     longest stage. Within `tolerance` of the least period the fewest stages are taken, since fewer
-    stages hold fewer micro-batches at once.
+    stages hold fewer micro-batches at once. Operators of one group are granted one block, on which
+    stages far apart may take turns.
 
     options:
       stages: number of stages (default: as many as the period asks for)

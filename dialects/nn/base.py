@@ -102,6 +102,11 @@ def show(tensor: Tensor) -> str:
     return f"tensor<{dims}, {tensor.element_type}>" if dims else f"tensor<{tensor.element_type}>"
 
 
+def is_group_name(name: str) -> bool:
+    """Whether a text can name a group: xDSL reads no other characters back from a string attribute."""
+    return bool(name) and name.isascii() and name.isprintable()
+
+
 def operator_names(operators: Iterable[OperatorOp] | HasOperators) -> dict[OperatorOp, str]:
     """A unique name for each operator of a graph (or of an iterable of them, in program order).
 
@@ -247,8 +252,8 @@ class OperatorOp(IRDLOperation, ABC):
             raise VerifyException(f"'{self.kind()}' needs at least one result")
         if self.params.value.data < 0:
             raise VerifyException("parameter bytes must not be negative")
-        if self.group is not None and not self.group.data:
-            raise VerifyException("the name of a group must not be empty")
+        if self.group is not None and not is_group_name(self.group.data):
+            raise VerifyException("the name of a group is printable ASCII text and not empty")
         try:
             for value in (*self.inputs, *self.outputs):
                 check_tensor(value.type)

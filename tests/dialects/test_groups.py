@@ -52,8 +52,10 @@ def test_groups_print_as_they_were_read(text):
 
 
 def test_the_name_of_a_group_is_a_text_and_not_empty(text):
-    ((rule, message),) = found(text.parse(BODY.replace('"tied"', '""')))
-    assert (rule, "the name of a group must not be empty" in message) == ("well-formed", True)
+    for name in ('""', '"a\\tb"'):
+        ((rule, message),) = found(text.parse(BODY.replace('"tied"', name)))
+        assert rule == "well-formed"
+        assert "the name of a group is printable ASCII text and not empty" in message
     with pytest.raises(ParseError):
         text.parse(BODY.replace('"tied"', "tied"))
 

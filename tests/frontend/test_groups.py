@@ -97,6 +97,9 @@ def test_a_tied_encoder_compiles_and_runs(examples: Path) -> None:
     first, last = view.tasks[0], view.tasks[-1]
     assert (first.group, last.group) == ("tied", "tied")
     assert first.copies == last.copies
+    assert len(view.stages) > 2
+    assert (first.stage, last.stage) == (0, len(view.stages) - 1)
+    assert view.stages[0].granted == view.stages[-1].granted
     assert time_triggered(view).steady
     table = 512 * 64 * 2
     stored = sum(view.parameters.values())
