@@ -1,0 +1,216 @@
+"""Plans as selectable families, and the choice among them: which blocks, and which schedule on them.
+
+A family turns a problem into *stagings*: blocks of accelerators, and the stage of every operation. A
+staging and an engine that works inside blocks give a *candidate*, a verified schedule with its figures.
+``auto`` asks every family, from tame to free, and takes the best candidate by the objective; more than one
+candidate of a family is asked for when limits or a front want schedules with fewer micro-batches in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from passes.scheduling.blocks import pack_blocks
+from passes.scheduling.budget import Budget
+from passes.scheduling.data import InvalidProblem, Solution, Violation
+from passes.scheduling.granted import schedule_blocks
+from passes.scheduling.laminar import schedule_laminar
+from passes.scheduling.objective import Figures, Limits, Objective, figures_of
+from passes.scheduling.problem import MemoryProblem, StagedProblem
+from passes.scheduling.shared import share_boundaries
+from passes.scheduling.stages import partition_stages
+
+CALM = 2
+"""Micro-batches in flight for each accelerator beyond which ``auto`` takes a schedule only when asked to."""
+
+ROUNDS = 5
+"""How often a family is asked again with more memory kept free for values in flight."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of the scheduler."""
+
+    plan: str = "auto"
+    objective: Objective = field(default_factory=Objective)
+    limits: Limits = field(default_factory=Limits)
+    stages: int | None = None
+    """Number of stages of the plans that have them; None: any."""
+    laps: int | None = None
+    """Ranges that the plan ``pushed`` may pull forward; None: three for eight accelerators."""
+    reserve: int = 0
+    """Bytes of each accelerator kept free of parameters, at least."""
+    front: bool = False
+    """Whether schedules with a longer period and fewer micro-batches in flight are wanted too."""
+
+    @property
+    def several(self) -> bool:
+        """Whether one schedule of a family, that of least period, may not be the one wanted."""
+        return self.front or self.limits != Limits() or self.objective.kind != "period"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A verified schedule, the plan it belongs to, its stages, the engine that found it and its figures."""
+
+    plan: str
+    staged: StagedProblem
+    solution: Solution
+    engine: str
+    figures: Figures
+
+
+Family = Callable[[MemoryProblem, Request, Budget], Iterator[StagedProblem]]
+Engine = Callable[..., tuple[Solution, str]]
+
+
+def whole(problem: MemoryProblem) -> StagedProblem:
+    """One stage of all accelerators, for plans that map single operations."""
+    return problem.staged([tuple(range(problem.accelerators))], [0] * len(problem.operations))
+
+
+def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
+    numbers: list[int | None] = [request.stages]
+    for number in numbers:
+        plan = partition_stages(
+            problem, stages=number, reserve=request.reserve, tolerance=request.objective.tolerance, budget=budget
+        )
+        blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
+        assert blocks is not None, "the widths were chosen so that they can be packed"
+        yield problem.staged(blocks, plan.homes())
+        if number is None and request.several:
+            numbers += _fewer(len(plan.stages), request.limits.in_flight)
+
+
+def _fewer(stages: int, most: int | None) -> list[int]:
+    """Numbers of stages below ``stages`` worth trying: all up to 8, then ever wider apart; at most ``most`` first."""
+    numbers = {stages * 7**step // 8**step for step in range(1, 40)} - {0, stages}
+    if most is not None and most < stages:
+        numbers |= {most, most - 1} - {0}
+    return sorted(numbers, reverse=True)
+
+
+def _sharing(problem: MemoryProblem, request: Request, budget: Budget, laps: int) -> Iterator[StagedProblem]:
+    plan = share_boundaries(
+        problem,
+        laps=laps,
+        max_in_flight=request.limits.in_flight,
+        reserve=request.reserve,
+        tolerance=request.objective.tolerance,
+        budget=budget,
+    )
+    if plan is not None:
+        yield plan.staged(problem)
+
+
+def _shared(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
+    yield from _sharing(problem, request, budget, 0)
+
+
+def _pushed(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
+    most = problem.accelerators * 3 // 8 if request.laps is None else request.laps
+    for laps in [most, *(most >> step for step in range(1, 4))] if request.front else [most]:
+        if laps:
+            yield from _sharing(problem, request, budget, laps)
+
+
+def _whole(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
+    yield whole(problem)
+
+
+FAMILIES: dict[str, tuple[Family, Engine]] = {
+    "stages": (_stages, schedule_blocks),
+    "shared": (_shared, schedule_blocks),
+    "pushed": (_pushed, schedule_blocks),
+    "laminar": (_whole, schedule_laminar),
+}
+"""Plan → where its blocks come from, and the engine that schedules inside them; from tame to free."""
+
+
+def candidates(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[Candidate]:
+    """Verified schedules of the plan asked for, or of every plan; those that do not fit in memory are left out.
+
+    Raises the :class:`InvalidProblem` of the first family when none has a schedule at all.
+    """
+    names = list(FAMILIES) if request.plan == "auto" else [request.plan]
+    refusal: InvalidProblem | None = None
+    found = False
+    for number, name in enumerate(names):
+        part = budget.part(1 / (len(names) - number))
+        try:
+            for candidate in _fitting(name, problem, request, part):
+                found = True
+                yield candidate
+        except InvalidProblem as reason:
+            refusal = refusal or reason
+        budget.spend(part.used)
+        if found and budget.spent():
+            return
+    if not found:
+        message = f"there is no schedule of plan '{request.plan}'"
+        raise refusal or InvalidProblem([Violation("plan", message)])
+
+
+def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[Candidate]:
+    """The candidates of a family, more memory kept free from round to round while a schedule does not fit."""
+    family, engine = FAMILIES[name]
+    reserve = request.reserve
+    refusal: InvalidProblem | None = None
+    for _ in range(ROUNDS):
+        missing = 0
+        for staged in family(problem, replace(request, reserve=reserve), budget):
+            solution, by = engine(staged, budget=budget)
+            broken = staged.violations(solution)
+            if broken:
+                missing = max(missing, *(v.missing for v in broken))
+                refusal = refusal or InvalidProblem(broken)
+            else:
+                yield Candidate(name, staged, solution, by, figures_of(problem, solution))
+        if not missing or FAMILIES[name][0] is _whole:
+            break
+        reserve = max(reserve + missing, 2 * reserve)
+    if refusal is not None:
+        raise refusal
+
+
+def solve(problem: MemoryProblem, request: Request, budget: Budget) -> Candidate:
+    """The best schedule found, by the objective, within the limits.
+
+    Without a limit ``auto`` keeps to ``CALM`` micro-batches in flight for each accelerator where it can: plans
+    that map single operations gain their last percent of the period with ten times as many, which nobody wants
+    unasked.
+    Raises :class:`InvalidProblem` when there is none; it says which limit the nearest schedule breaks.
+    """
+    found = list(candidates(problem, request, budget))
+    within = [c for c in found if request.limits.keeps(c.figures)]
+    if request.plan == "auto" and request.limits.in_flight is None:
+        within = [c for c in within if c.figures.in_flight <= CALM * problem.accelerators] or within
+    best = request.objective.best(within, lambda c: c.figures)
+    if best is None:
+        nearest = min(found, key=lambda c: (len(list(request.limits.broken(c.figures))), c.figures.in_flight))
+        raise InvalidProblem(list(request.limits.broken(nearest.figures)))
+    return best
+
+
+AXES = ("period", "in-flight", "latency", "memory", "crossing")
+"""Figures that a front may be asked for."""
+
+
+def axis(figures: Figures, name: str) -> int:
+    """The figure called ``name``, one of :data:`AXES`."""
+    return int(getattr(figures, name.replace("-", "_")))
+
+
+def front(found: Sequence[Candidate], axes: Sequence[str]) -> list[Candidate]:
+    """The candidates that no other beats in all ``axes``, by increasing value of the first one."""
+
+    def key(c: Candidate) -> tuple[int, ...]:
+        return tuple(axis(c.figures, a) for a in axes)
+
+    kept: list[Candidate] = []
+    for candidate in sorted(found, key=key):
+        mine = key(candidate)
+        if not any(all(a <= b for a, b in zip(key(k), mine, strict=True)) for k in kept):
+            kept.append(candidate)
+    return kept
