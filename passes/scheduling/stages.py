@@ -6,12 +6,12 @@ cover. A stage of width ``w`` that begins at ``i`` extends to the furthest ``j``
 in prefix sums. ``reach[q] = max over w of extend_w(reach[q - w])``, and bisection on the integer ``T``
 finds the least one with ``reach[P] = n``. Extending further never hurts what follows, since a shorter
 rest takes no longer; so the result is the exact optimum over that order and those widths.
-
-Operations that share parameters are on one block. Either the order is not cut between the first and the last
-of them, or they are moved to the first of them before the order is cut: the loads, and so the period, do not
-depend on precedence. Then a micro-batch comes back to that block, whose stages take turns on it.
 (Subhlok and Vondran, "Optimal mapping of sequences of data parallel tasks", PPoPP 1995, solve the same
 problem by a dynamic program over positions and processors.)
+
+Operations that share parameters are on one block. Either the order is not cut between the first and the last
+of them, or they are moved to the first before it is cut, since loads do not depend on precedence. Then a
+micro-batch comes back to that block, whose stages take turns on it.
 """
 
 from __future__ import annotations
@@ -109,14 +109,12 @@ class Choices:
         memory = problem.memory if isinstance(problem, MemoryProblem) else 0
         self.accelerators, self.memory, self.widths = problem.accelerators, memory, tuple(widths)
         self.groups = [item for item in problem.items if len(item) > 1]
-        """Operations that are in one stage."""
         self.keys = [(0, 0, True)] * len(problem.operations)
         chosen: dict[tuple[int, int, bool], list[tuple[int, int] | None]] = {}
         fastest_of: dict[int, list[int | None]] = {}
         for item, table in zip(problem.items, problem.item_tables, strict=True):
             if id(table) not in fastest_of:
-                times = usable(table, problem.accelerators, memory)
-                fastest_of[id(table)] = fastest_by_width(times, widths)
+                fastest_of[id(table)] = fastest_by_width(usable(table, problem.accelerators, memory), widths)
             for v in item:
                 own = problem.operations[v].table
                 first = v == item[0]  # which stands for the parameters of the whole group

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from compiler.pipeline import Options, new_context, run_pipeline
 from compiler.simulate import time_triggered
+from compiler.targets.json import emit, schema
 from compiler.view import view_of
 from dialects.diagnostics import TaktError
 from dialects.levels import check_level
@@ -97,6 +100,9 @@ def test_a_tied_encoder_compiles_and_runs(examples: Path) -> None:
     first, last = view.tasks[0], view.tasks[-1]
     assert (first.group, last.group) == ("tied", "tied")
     assert first.copies == last.copies
+    document = json.loads(emit(module))
+    jsonschema.Draft202012Validator(schema()).validate(document)
+    assert [o["name"] for o in document["operators"] if o.get("group") == "tied"] == [first.name, last.name]
     assert len(view.stages) > 2
     assert (first.stage, last.stage) == (0, len(view.stages) - 1)
     assert view.stages[0].granted == view.stages[-1].granted

@@ -13,10 +13,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from passes.scheduling.bounds import all_bounds, best_bound
+from passes.scheduling.budget import Budget
 from passes.scheduling.data import Cost, Dependence, InvalidProblem, Operation, Solution
 from passes.scheduling.dual import dual_bound
 from passes.scheduling.elementary import area_bound, longest_bound, memory_bound, operation_classes
 from passes.scheduling.granted import schedule_blocks
+from passes.scheduling.objective import Limits
+from passes.scheduling.portfolio import Request, solve
 from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.recurrence import recurrence_bound
 from passes.scheduling.shared import share_boundaries
@@ -347,6 +350,16 @@ def test_parameters_of_a_group_count_once_in_a_stage() -> None:
 def test_shared_boundaries_refuse_groups() -> None:
     assert share_boundaries(problem(BOTH, BOTH, BOTH)) is not None
     assert share_boundaries(problem(BOTH, BOTH, BOTH, together=((0, 2),))) is None
+
+
+def test_a_portfolio_takes_stages_for_groups() -> None:
+    found = problem(*[ONE] * 6, together=((0, 5),), accelerators=3)
+    best = solve(found, Request(limits=Limits(in_flight=1)), Budget())  # which only one stage keeps
+    assert (best.plan, best.solution.period, best.figures.in_flight) == ("stages", 18, 1)
+    found.verify(best.solution)
+    assert solve(found, Request(plan="stages"), Budget()).solution.period == 6
+    with pytest.raises(InvalidProblem, match="use plan stages"):
+        solve(found, Request(plan="shared"), Budget())
 
 
 # --- schedules -------------------------------------------------------------------------------------
