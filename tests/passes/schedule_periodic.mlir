@@ -9,7 +9,7 @@ takt.platform @p {accelerator = "a", accelerators = 4 : i64, memory = 1000 : i64
   links = [#takt.link<"all" 4, latency 0, bandwidth 1>]}
 
 // CHECK: takt.graph @m scheduled <10000 for 1, bound 9000 by "area", plan "stages", engine "alignment", seed 0>
-// NESTED: takt.graph @m scheduled <10000 for 1, bound 9000 by "area", plan "laminar", engine "buddy", seed 7>
+// NESTED: takt.graph @m scheduled <10000 for 1, bound 9000 by "area", plan "laminar", engine "cp-sat, least of its plan", seed 7>
 takt.graph @m staged {
   takt.stage 0 on [0:2]
   takt.stage 1 on [2:4]
