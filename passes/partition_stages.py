@@ -104,7 +104,7 @@ def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
             return
     blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
     assert blocks is not None, "the widths were chosen so that they can be packed"
-    grant(instance, blocks, plan.homes())
+    grant(instance, plan.granted(blocks), plan.homes())
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ class PartitionStagesPass(ModulePass):
     A stage is a run of operators in a topological order; it is granted a block of accelerators, and
     each of its operators will run at its fastest allotment that fits the block. The period is the
     longest stage. Within `tolerance` of the least period the fewest stages are taken, since fewer
-    stages hold fewer micro-batches at once.
+    stages hold fewer micro-batches at once. Operators of one group are granted one block, on which
+    stages far apart may take turns.
 
     options:
       stages: number of stages (default: as many as the period asks for)
