@@ -1,23 +1,25 @@
-"""Lower bound by an integer program over classes of operations, proven in integers.
+"""Lower bounds by an integer program over classes of operations, and by configurations, proven in integers.
 
 Each class of equal operations decides how many of them run at each allotment; every :class:`Row` limits what they
 may take. The linear program of ``dual.py`` mixes allotments inside one operation, this one does not, and it may ask for
 more rows: whenever it finds allotments, ``configurations.py`` looks for a row that they violate. When it has no
 solution, no schedule has the period or a shorter one. CP-SAT decides in exact integer arithmetic.
 
-With a period that is not excluded, the program hands out allotments that no known argument speaks against.
+For a period that is not excluded the program hands out allotments that no known argument speaks against.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from passes.scheduling.budget import Budget
-from passes.scheduling.configurations import Covering, Pool, memory_of, time_of
-from passes.scheduling.dual import memory_measure, time_measures
-from passes.scheduling.elementary import OperationClass, operation_classes, possible
+from passes.scheduling.configurations import Covering, Known, Pool, memory_of, time_of
+from passes.scheduling.dual import Column, memory_measure, time_measures
+from passes.scheduling.elementary import Bound, OperationClass, area_bound, operation_classes, possible
+from passes.scheduling.exclusion import greatest_excluded
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 from passes.scheduling.rows import Row, measure_row, meeting
 
@@ -27,14 +29,24 @@ MOST_OPERATIONS = 400
 MOST_COLUMNS = 2_000
 """Columns of all classes beyond which the program is not tried."""
 
-MOST_CUTS = 40
-"""Rows of configurations added for one period."""
+MOST_CUTS = 60
+"""Rounds of rows of configurations added for one period."""
 
 WORK = 2.0
-"""Units for one integer program."""
+"""Most units for one integer program."""
+
+AWAY = (0.05, 0.0)
+"""Rows are looked for at shares this far from the allotments to cut off, so that other columns get weights too."""
+
+Method = Literal["integer program", "configurations", "integer program over configurations"]
+"""How a period is excluded: fixed rows and integers, configurations without integers, or both."""
 
 Counts = list[list[int]]
 """How many operations of each class run at each of its columns."""
+
+
+def _no_configurations() -> Pool:
+    return dict[Known, None]()
 
 
 @dataclass
@@ -42,11 +54,10 @@ class ClassProgram:
     """The program of one problem; it remembers configurations from one period to the next."""
 
     problem: PeriodicProblem
-    configurations: bool = True
-    """Whether to look for rows of configurations too."""
+    method: Method = "integer program over configurations"
     classes: list[OperationClass] = field(init=False)
-    pool: Pool = field(default_factory=dict[tuple[tuple[int, int, int], ...], None])
-    memory_pool: Pool = field(default_factory=dict[tuple[tuple[int, int, int], ...], None])
+    pool: Pool = field(default_factory=_no_configurations)
+    memory_pool: Pool = field(default_factory=_no_configurations)
 
     def __post_init__(self) -> None:
         self.classes = operation_classes(self.problem)
@@ -56,13 +67,12 @@ class ClassProgram:
         """Bytes of an accelerator; 0: not limited."""
         return self.problem.memory if isinstance(self.problem, MemoryProblem) else 0
 
-    def too_large(self) -> bool:
-        """Whether the program is not worth its time; also when an operation has no allotment at all."""
+    def worth_it(self) -> bool:
+        """Whether the problem is small enough; False also when an operation has no possible allotment."""
         return (
-            not self.classes
-            or len(self.problem.operations) > MOST_OPERATIONS
-            or sum(len(c.columns) for c in self.classes) > MOST_COLUMNS
-            or not all(c.columns for c in self.classes)
+            0 < len(self.problem.operations) <= MOST_OPERATIONS
+            and sum(len(c.columns) for c in self.classes) <= MOST_COLUMNS
+            and all(c.columns for c in self.classes)
         )
 
     def rows(self, classes: Sequence[OperationClass], period: int) -> list[Row]:
@@ -75,8 +85,6 @@ class ClassProgram:
 
     def coverings(self, classes: Sequence[OperationClass], period: int) -> list[Covering]:
         """The configuration programs of time and, where it is limited, of memory."""
-        if not self.configurations:
-            return []
         accelerators = self.problem.accelerators
         found = [Covering(classes, time_of(classes, period), accelerators, self.pool)]
         if self.memory:
@@ -84,44 +92,57 @@ class ClassProgram:
             found.append(Covering(classes, resource, accelerators, self.memory_pool))
         return found
 
-    def decide(self, period: int, budget: Budget) -> Counts | str | None:
-        """The name of what excludes ``period``, else how many operations of each class run at each column that meets
-        the period. None when the budget ended the search before.
-        """
+    def excludes(self, period: int, budget: Budget) -> str | None:
+        """The name of the argument that excludes ``period`` ≥ 1; None without any."""
         classes = meeting(self.classes, period)
         if classes is None:
             return "longest operation"
+        coverings = [] if self.method == "integer program" else self.coverings(classes, period)
+        if any(covering.row(None, budget) is not None for covering in coverings):
+            return "configurations"
+        if self.method == "configurations":
+            return None
+        decided = self._decide(classes, self.rows(classes, period), coverings, budget)
+        return self.method if decided is False else None
+
+    def feasible(
+        self, period: int, budget: Budget
+    ) -> tuple[list[OperationClass], list[Row], Counts] | Literal[False] | None:
+        """Classes of columns that meet ``period``, rows, and counts that keep them and all configurations.
+
+        False: the period is excluded. None: the budget was over before.
+        """
+        classes = meeting(self.classes, period)
+        if classes is None:
+            return False
         rows = self.rows(classes, period)
-        coverings = self.coverings(classes, period)
-        for covering in coverings:
-            row = covering.row(None, budget)
-            if row is not None:
-                return row.name
-        cut = False
+        found = self._decide(classes, rows, self.coverings(classes, period), budget)
+        return (classes, rows, found) if isinstance(found, list) else found
+
+    def _decide(
+        self, classes: list[OperationClass], rows: list[Row], coverings: list[Covering], budget: Budget
+    ) -> Counts | Literal[False] | None:
+        """Counts that keep all rows, False when there are none; rows of configurations are added to ``rows``."""
         for _ in range(MOST_CUTS):
-            counts = feasible(classes, rows, self.problem.accelerators, budget)
+            counts = solve_counts(classes, rows, self.problem.accelerators, budget)
             if not isinstance(counts, list):
-                return None if counts is None else "integer program over configurations" if cut else "integer program"
-            violated = [row for covering in coverings if (row := cut_off(covering, classes, counts, budget))]
+                return counts
+            violated = [row for covering in coverings if (row := cut_off(covering, counts, budget)) is not None]
+            if budget.spent():
+                return None
             if not violated:
-                return None if budget.spent() else counts
+                return counts
             rows += violated
-            cut = True
         return None
 
 
-def cut_off(
-    covering: Covering, classes: Sequence[OperationClass], counts: Sequence[Sequence[int]], budget: Budget
-) -> Row | None:
-    """A row of configurations that ``counts`` violate.
-
-    It is looked for at shares a little away from the counts, so that columns not used get a weight too.
-    """
-    for away in (0.05, 0.0):
+def cut_off(covering: Covering, counts: Counts, budget: Budget) -> Row | None:
+    """A row of configurations that ``counts`` violate."""
+    for away in AWAY:
         covering.fix(
             [
                 [(1 - away) * x + away * each.count / len(taken) for x in taken]
-                for each, taken in zip(classes, counts, strict=True)
+                for each, taken in zip(covering.classes, counts, strict=True)
             ]
         )
         row = covering.row(counts, budget)
@@ -130,49 +151,89 @@ def cut_off(
     return None
 
 
-def feasible(
+def solve_counts(
     classes: Sequence[OperationClass], rows: Sequence[Row], accelerators: int, budget: Budget, least: bool = False
-) -> Counts | bool | None:
+) -> Counts | Literal[False] | None:
     """Counts that keep every row; False: proven that there are none; None: not known within the budget.
 
-    With ``least``, the counts whose most used row is used least, as far as the budget allows.
+    With ``least``, counts of little area, as little as the budget allows.
     """
     from ortools.sat.python import cp_model
 
-    model = cp_model.CpModel()
+    model: Any = cp_model.CpModel()  # whose linear expressions have no types
     x = [[model.new_int_var(0, each.count, "") for _ in each.columns] for each in classes]
     for each, variables in zip(classes, x, strict=True):
         model.add(sum(variables) == each.count)
-    most = model.new_int_var(0, 10**6, "") if least else None
+    flat = [v for variables in x for v in variables]
+    columns = [column for each in classes for column in each.columns]
     for row in rows:
-        terms = [
-            (column[0] * weight, variable)
-            for each, weights, variables in zip(classes, row.weights, x, strict=True)
-            for column, weight, variable in zip(each.columns, weights, variables, strict=True)
-            if weight
-        ]
-        used = cp_model.LinearExpr.weighted_sum([v for _, v in terms], [w for w, _ in terms])
-        model.add(used <= accelerators * row.most)
-        if most is not None and accelerators * row.most >= 10**6:
-            model.add(used <= accelerators * row.most // 10**6 * most)
-    if most is not None:
-        model.minimize(most)
-    solver = cp_model.CpSolver()
-    _limit(solver, budget)
+        weights = [w for weights in row.weights for w in weights]
+        used = sum(c[0] * w * v for c, w, v in zip(columns, weights, flat, strict=True) if w)
+        if any(weights):
+            model.add(used <= accelerators * row.most)
+    if least:
+        model.minimize(sum(k * t * v for (k, t, _, _), v in zip(columns, flat, strict=True)))
+    solver: Any = cp_model.CpSolver()
+    solver.parameters.num_workers = 1  # these programs are small: more workers only cost time
+    solver.parameters.random_seed = budget.seed
+    work, seconds = budget.work_left(), budget.left()
+    solver.parameters.max_deterministic_time = WORK if work is None else min(WORK, work)
+    if seconds is not None:
+        solver.parameters.max_time_in_seconds = seconds
     status = solver.solve(model)
     budget.spend(max(0.001, solver.response_proto.deterministic_time))
     if status == cp_model.INFEASIBLE:
         return False
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return [[solver.value(v) for v in variables] for variables in x]
+        return [[int(solver.value(v)) for v in variables] for variables in x]
     return None
 
 
-def _limit(solver: Any, budget: Budget) -> None:
-    left, work = budget.left(), budget.work_left()
-    solver.parameters.num_workers = budget.workers
-    solver.parameters.interleave_search = True
-    solver.parameters.random_seed = budget.seed
-    solver.parameters.max_deterministic_time = WORK if work is None else min(WORK, work)
-    if left is not None:
-        solver.parameters.max_time_in_seconds = left
+def program_bound(problem: PeriodicProblem, method: Method, budget: Budget, known: int | None = None) -> Bound | None:
+    """The greatest period above ``known`` (else the area bound) that ``method`` excludes, plus one.
+
+    None when it excludes none, or the problem is too large.
+    """
+    program = ClassProgram(problem, method)
+    if not program.worth_it():
+        return None
+    low = max(0, (area_bound(problem).value if known is None else known) - 1)
+    serial = sum(each.count * max(t for _, t, _, _ in each.columns) for each in program.classes)
+    found = greatest_excluded(low, max(1, serial), program.excludes, budget)
+    if found is None:
+        return None
+    leaves_out = "how the pieces of an operation meet in time" + ("" if program.memory else ", memory")
+    return Bound(found[1], found[0] + 1, leaves_out)
+
+
+def allotments(problem: PeriodicProblem, period: int, budget: Budget) -> list[int] | None:
+    """Allotments of the operations of a schedule of ``period``, of little area, that no bound here speaks against.
+
+    None when the period is excluded, the problem too large, or the budget too small. No promise that they pack.
+    """
+    program = ClassProgram(problem)
+    if period < 1 or not program.worth_it():
+        return None
+    found = program.feasible(period, budget)
+    if not found:
+        return None
+    classes, rows, counts = found
+    smaller = solve_counts(classes, rows, problem.accelerators, budget, least=True)
+    wanted: defaultdict[tuple[Column, ...], list[int]] = defaultdict(list)
+    for whole, each, taken in zip(program.classes, classes, smaller or counts, strict=True):
+        for (k, *_), count in zip(each.columns, taken, strict=True):
+            wanted[whole.columns] += [k] * count
+    return _handed_out(problem, program.memory, wanted)
+
+
+def _handed_out(problem: PeriodicProblem, memory: int, wanted: defaultdict[tuple[Column, ...], list[int]]) -> list[int]:
+    """The allotments of each class, given to its operations in order."""
+    known: dict[int, tuple[Column, ...]] = {}
+    for operation in problem.operations:
+        table = operation.table
+        if id(table) not in known:
+            known[id(table)] = tuple(
+                (k, time, table[k].params, table[k].output + table[k].workspace)
+                for k, time in sorted(possible(table, problem.accelerators, memory).items())
+            )
+    return [wanted[known[id(operation.table)]].pop(0) for operation in problem.operations]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from passes.scheduling.budget import Budget
+from passes.scheduling.dual import Column
 from passes.scheduling.elementary import OperationClass
 from passes.scheduling.knapsack import Filling, heaviest, useful
 from passes.scheduling.rows import Row
@@ -37,8 +38,14 @@ ENTRIES_A_UNIT = 60_000_000
 Counts = Sequence[Sequence[int]]
 """How many operations of each class run at each of its columns."""
 
-Pool = dict[tuple[tuple[int, int, int], ...], None]
-"""Configurations found for other periods, as (class, allotment, pieces); those that fit give a program a start."""
+Known = tuple[tuple[int, Column, int], ...]
+"""A configuration as (class, column, pieces), which means the same for every period."""
+
+Pool = dict[Known, None]
+"""Configurations found for other periods; those that fit give a program a start."""
+
+MOST_KNOWN = 1500
+"""Configurations that a pool holds; the latest are kept."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +103,19 @@ class Covering:
         for known in self.pool:
             self._use_known(known)
 
-    def _use_known(self, known: tuple[tuple[int, int, int], ...]) -> None:
+    def _use_known(self, known: Known) -> None:
         """Let the program use a configuration of the pool, if it fits."""
-        pieces: list[tuple[int, int, int]] = []
-        for c, k, count in known:
-            columns = [j for j, column in enumerate(self.classes[c].columns) if column[0] == k]
-            if not columns:
-                return
-            pieces.append((c, columns[0], count))
+        if not all(column in self.classes[c].columns for c, column, _ in known):
+            return
+        pieces = [(c, self.classes[c].columns.index(column), count) for c, column, count in known]
         if sum(self.resource.sizes[c][j] * count for c, j, count in pieces) <= self.resource.capacity:
             self.add(Filling(0, tuple(pieces)))
+
+    def _keep(self, filling: Filling) -> None:
+        """Put a configuration into the pool."""
+        self.pool[tuple((c, self.classes[c].columns[j], n) for c, j, n in filling.pieces)] = None
+        if len(self.pool) > MOST_KNOWN:
+            del self.pool[next(iter(self.pool))]
 
     def add(self, filling: Filling) -> None:
         """Let the program use a configuration."""
@@ -152,7 +162,7 @@ class Covering:
             if not filling.pieces:
                 return None
             self.add(filling)
-            self.pool[tuple((c, self.classes[c].columns[j][0], n) for c, j, n in filling.pieces)] = None
+            self._keep(filling)
         return None
 
     def weighed(self, weights: list[list[int]], budget: Budget) -> tuple[Row, Filling] | None:
