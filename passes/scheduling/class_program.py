@@ -35,6 +35,9 @@ MOST_CUTS = 60
 WORK = 2.0
 """Most units for one integer program."""
 
+MOST_RECALLED = 60
+"""Rows of configurations of other periods that a period starts with; the latest are taken."""
+
 AWAY = (0.05, 0.0)
 """Rows are looked for at shares this far from the allotments to cut off, so that other columns get weights too."""
 
@@ -45,8 +48,16 @@ Counts = list[list[int]]
 """How many operations of each class run at each of its columns."""
 
 
+Weights = tuple[dict[Column, int], ...]
+"""Weight of a piece of each class at each column."""
+
+
 def _no_configurations() -> Pool:
     return dict[Known, None]()
+
+
+def _no_weights() -> dict[str, list[Weights]]:
+    return {}
 
 
 @dataclass
@@ -58,6 +69,8 @@ class ClassProgram:
     classes: list[OperationClass] = field(init=False)
     pool: Pool = field(default_factory=_no_configurations)
     memory_pool: Pool = field(default_factory=_no_configurations)
+    found: dict[str, list[Weights]] = field(default_factory=_no_weights)
+    """Name of a resource → weights of the rows found for it."""
 
     def __post_init__(self) -> None:
         self.classes = operation_classes(self.problem)
@@ -123,6 +136,7 @@ class ClassProgram:
         self, classes: list[OperationClass], rows: list[Row], coverings: list[Covering], budget: Budget
     ) -> Counts | Literal[False] | None:
         """Counts that keep all rows, False when there are none; rows of configurations are added to ``rows``."""
+        rows += [row for covering in coverings for row in self._recalled(covering, budget)]
         for _ in range(MOST_CUTS):
             counts = solve_counts(classes, rows, self.problem.accelerators, budget)
             if not isinstance(counts, list):
@@ -133,7 +147,25 @@ class ClassProgram:
             if not violated:
                 return counts
             rows += violated
+            for row in violated:
+                weights = tuple(
+                    dict(zip(each.columns, mine, strict=True)) for each, mine in zip(classes, row.weights, strict=True)
+                )
+                self.found.setdefault(row.name, []).append(weights)
         return None
+
+    def _recalled(self, covering: Covering, budget: Budget) -> list[Row]:
+        """Rows of the weights found for other periods; what fits within this one is found anew."""
+        rows: list[Row] = []
+        for weights in self.found.get(covering.resource.name, [])[-MOST_RECALLED:]:
+            mine = [
+                [known.get(column, 0) for column in each.columns]
+                for each, known in zip(covering.classes, weights, strict=True)
+            ]
+            made = covering.weighed(mine, budget)
+            if made is not None:
+                rows.append(made[0])
+        return rows
 
 
 def cut_off(covering: Covering, counts: Counts, budget: Budget) -> Row | None:
