@@ -10,10 +10,22 @@ from xdsl.passes import ModulePass
 
 from dialects.diagnostics import TaktError, at
 from dialects.levels import verify_level
+from dialects.placement import in_flight, latency
 from dialects.units import show_time
 from passes.instance import Instance, read_instance
-from passes.scheduling.bounds import bound_named, bounds_by_name, proves
+from passes.scheduling.bounds import bound_named, bounds_by_name, limits_named, proves
 from passes.scheduling.budget import Budget
+
+
+def broken_limit(instance: Instance, name: str) -> str | None:
+    """How the schedule breaks the limit under which the bound ``name`` holds; None when it does not."""
+    limits = limits_named(name)
+    flying, long = in_flight(instance.graph), latency(instance.graph)
+    if limits.in_flight is not None and flying > limits.in_flight:
+        return f"has {flying} micro-batches in flight"
+    if limits.latency is not None and long > limits.latency:
+        return f"has a latency of {show_time(long)}"
+    return None
 
 
 def verify_certificate(instance: Instance, work: float) -> None:
@@ -26,6 +38,10 @@ def verify_certificate(instance: Instance, work: float) -> None:
         message = f'the schedule claims a lower bound of {show_time(claimed)} by "{name}", which is no bound known here'
         hint = f'known are {known}, "at most N in flight", "latency at most N ns"'
         raise TaktError(at(instance.graph, message, hint, rule="certificate"))
+    broken = broken_limit(instance, name)
+    if broken is not None:
+        message = f'the schedule claims a lower bound by "{name}", but it {broken}'
+        raise TaktError(at(instance.graph, message, rule="certificate"))
     proven = proves(instance.problem, name, claimed, Budget(work=work))
     if proven is None or proven.value < claimed:
         if proven is None:
@@ -43,7 +59,7 @@ class VerifySchedulePass(ModulePass):
     """Check every rule of level scheduled; with certificate, also that the claimed lower bound can be proved.
 
     The bound is proved from the IR alone, by the argument that the schedule names. One that depends on a limit, such
-    as "at most 4 in flight", is proved for schedules that keep the limit. The IR is left as it is.
+    as "at most 4 in flight", is proved for schedules that keep the limit, which this one must. The IR is left as it is.
 
     options:
       certificate: prove the lower bound again

@@ -70,21 +70,31 @@ def _latency(most: int) -> NamedBound:
     )
 
 
-_LIMITED: tuple[tuple[str, Callable[[int], NamedBound]], ...] = (
-    (r"at most (\d{1,18}) in flight", _in_flight),
-    (r"latency at most (\d{1,18}) ns", _latency),
-)
-"""Names of bounds that depend on a limit."""
+def _limited(limits: Limits) -> list[NamedBound]:
+    """The bounds that depend on these limits."""
+    found: list[NamedBound] = []
+    if limits.in_flight is not None and limits.in_flight > 0:
+        found.append(_in_flight(limits.in_flight))
+    if limits.latency is not None:
+        found.append(_latency(limits.latency))
+    return found
+
+
+def limits_named(name: str) -> Limits:
+    """The limits under which the bound of this name holds."""
+    if match := re.fullmatch(r"at most ([1-9]\d{0,17}) in flight", name):
+        return Limits(in_flight=int(match[1]))
+    if match := re.fullmatch(r"latency at most (\d{1,18}) ns", name):
+        return Limits(latency=int(match[1]))
+    return Limits()
 
 
 def bound_named(name: str) -> NamedBound | None:
     """The bound of this name, those of limits included; None when there is none."""
     if name in bounds_by_name:
         return bounds_by_name[name]
-    for pattern, make in _LIMITED:
-        if match := re.fullmatch(pattern, name):
-            return make(int(match[1]))
-    return None
+    of_limits = _limited(limits_named(name))
+    return of_limits[0] if of_limits else None
 
 
 def proves(problem: PeriodicProblem, name: str, value: int, budget: Budget) -> Bound | None:
@@ -106,12 +116,7 @@ def all_bounds(problem: PeriodicProblem, budget: Budget | None = None, limits: L
     With ``limits``, for schedules that keep those on latency and micro-batches in flight.
     """
     budget = budget or Budget()
-    ways = [*dict.fromkeys(way for way in bounds_by_name.values() if not way.costly)]
-    limits = limits or Limits()
-    if limits.in_flight is not None and limits.in_flight > 0:
-        ways.append(_in_flight(limits.in_flight))
-    if limits.latency is not None:
-        ways.append(_latency(limits.latency))
+    ways = [*dict.fromkeys(way for way in bounds_by_name.values() if not way.costly), *_limited(limits or Limits())]
     found = [bound for way in ways if (bound := way.bound(problem, budget)) is not None]
     return found if budget.work is None else found + _costly(problem, max(b.value for b in found), budget)
 

@@ -95,6 +95,13 @@ def test_an_argument_that_does_not_apply_proves_nothing() -> None:
         certify(module(5, "recurrence"))
 
 
+def test_the_schedule_must_keep_the_limit_of_its_bound() -> None:
+    # 21 ns of latency: one in flight at a period of 30 ns.
+    certify(module(21, "at most 1 in flight"))
+    with pytest.raises(TaktError, match="but it has a latency of 21 ns"):
+        certify(module(5, "latency at most 20 ns"))
+
+
 @pytest.mark.parametrize("name", ["", "luck", "at most 0x4 in flight"])
 def test_an_unknown_name_is_an_error(name: str) -> None:
     with pytest.raises(TaktError, match="which is no bound known here"):
