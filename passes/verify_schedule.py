@@ -56,7 +56,7 @@ def verify_certificate(instance: Instance, work: float) -> None:
 
 @dataclass(frozen=True)
 class VerifySchedulePass(ModulePass):
-    """Check every rule of level scheduled; with certificate, also that the claimed lower bound can be proved.
+    """Check every rule of level scheduled and, with certificate, prove the claimed lower bound again.
 
     The bound is proved from the IR alone, by the argument that the schedule names. One that depends on a limit, such
     as "at most 4 in flight", is proved for schedules that keep the limit, which this one must. The IR is left as it is.

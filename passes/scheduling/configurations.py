@@ -29,10 +29,10 @@ from passes.scheduling.rows import Row
 SCALE = 10**6
 """Weights are rounded to this fraction."""
 
-MOST_ROUNDS = 400
+MOST_ROUNDS = 1000
 """Configurations added before the search settles for the weights it has."""
 
-ENTRIES_A_UNIT = 60_000_000
+ENTRIES_A_UNIT = 120_000_000
 """Rows times columns of linear programs that count as one unit of work."""
 
 Counts = Sequence[Sequence[int]]
