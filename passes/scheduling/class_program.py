@@ -10,7 +10,6 @@ For a period that is not excluded the program hands out allotments that no known
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from passes.scheduling.budget import Budget
 from passes.scheduling.configurations import Covering, Known, Pool, memory_of, time_of
 from passes.scheduling.dual import Column, memory_measure, time_measures
-from passes.scheduling.elementary import Bound, OperationClass, area_bound, operation_classes, possible
+from passes.scheduling.elementary import Bound, OperationClass, area_bound, operation_classes
 from passes.scheduling.exclusion import greatest_excluded
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 from passes.scheduling.rows import Row, measure_row, meeting
@@ -184,12 +183,9 @@ def cut_off(covering: Covering, counts: Counts, budget: Budget) -> Row | None:
 
 
 def solve_counts(
-    classes: Sequence[OperationClass], rows: Sequence[Row], accelerators: int, budget: Budget, least: bool = False
+    classes: Sequence[OperationClass], rows: Sequence[Row], accelerators: int, budget: Budget
 ) -> Counts | Literal[False] | None:
-    """Counts that keep every row; False: proven that there are none; None: not known within the budget.
-
-    With ``least``, counts of little area, as little as the budget allows.
-    """
+    """Counts that keep every row; False: proven that there are none; None: not known within the budget."""
     from ortools.sat.python import cp_model
 
     model: Any = cp_model.CpModel()  # whose linear expressions have no types
@@ -203,8 +199,6 @@ def solve_counts(
         used = sum(c[0] * w * v for c, w, v in zip(columns, weights, flat, strict=True) if w)
         if any(weights):
             model.add(used <= accelerators * row.most)
-    if least:
-        model.minimize(sum(k * t * v for (k, t, _, _), v in zip(columns, flat, strict=True)))
     solver: Any = cp_model.CpSolver()
     solver.parameters.num_workers = 1  # these programs are small: more workers only cost time
     solver.parameters.random_seed = budget.seed
@@ -236,36 +230,3 @@ def program_bound(problem: PeriodicProblem, method: Method, budget: Budget, know
         return None
     leaves_out = "how the pieces of an operation meet in time" + ("" if program.memory else ", memory")
     return Bound(found[1], found[0] + 1, leaves_out)
-
-
-def allotments(problem: PeriodicProblem, period: int, budget: Budget) -> list[int] | None:
-    """Allotments of the operations of a schedule of ``period``, of little area, that no bound here speaks against.
-
-    None when the period is excluded, the problem too large, or the budget too small. No promise that they pack.
-    """
-    program = ClassProgram(problem)
-    if period < 1 or not program.worth_it():
-        return None
-    found = program.feasible(period, budget)
-    if not found:
-        return None
-    classes, rows, counts = found
-    smaller = solve_counts(classes, rows, problem.accelerators, budget, least=True)
-    wanted: defaultdict[tuple[Column, ...], list[int]] = defaultdict(list)
-    for whole, each, taken in zip(program.classes, classes, smaller or counts, strict=True):
-        for (k, *_), count in zip(each.columns, taken, strict=True):
-            wanted[whole.columns] += [k] * count
-    return _handed_out(problem, program.memory, wanted)
-
-
-def _handed_out(problem: PeriodicProblem, memory: int, wanted: defaultdict[tuple[Column, ...], list[int]]) -> list[int]:
-    """The allotments of each class, given to its operations in order."""
-    known: dict[int, tuple[Column, ...]] = {}
-    for operation in problem.operations:
-        table = operation.table
-        if id(table) not in known:
-            known[id(table)] = tuple(
-                (k, time, table[k].params, table[k].output + table[k].workspace)
-                for k, time in sorted(possible(table, problem.accelerators, memory).items())
-            )
-    return [wanted[known[id(operation.table)]].pop(0) for operation in problem.operations]

@@ -64,7 +64,7 @@ def time_of(classes: Sequence[OperationClass], period: int) -> Resource:
 
 def memory_of(classes: Sequence[OperationClass], period: int, memory: int) -> Resource:
     """Parameters, and output and workspace for the part of the period in which the operation runs."""
-    sizes = tuple(tuple(p + live * t // period for _, t, p, live in c.columns) for c in classes)
+    sizes = tuple(tuple(p + live // period for _, _, p, live in c.columns) for c in classes)
     return Resource("configurations of memory", sizes, memory)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from passes.scheduling.bounds import all_bounds, best_bound, bound_named, bounds_by_name, proves
 from passes.scheduling.budget import Budget
-from passes.scheduling.class_program import ClassProgram, allotments, program_bound
+from passes.scheduling.class_program import ClassProgram, program_bound
 from passes.scheduling.configurations import Covering, memory_of, time_of
 from passes.scheduling.critical_path import in_flight_bound, latency_bound, paths_exclude
 from passes.scheduling.data import Cost, Dependence, Operation, Solution
@@ -175,7 +175,7 @@ def test_schedules_keep_every_row(drawn: MemoryProblem, period: int) -> None:
         counts = [[0] * len(c.columns) for c in classes]
         for v, (k, time, _, _) in enumerate(slots):
             table = drawn.operations[v].table
-            column = (k, time, table[k].params, table[k].output + table[k].workspace)
+            column = (k, time, table[k].params, (table[k].output + table[k].workspace) * time)
             c = [each.columns for each in operation_classes(drawn)].index(columns_of(drawn, v))
             counts[c][classes[c].columns.index(column)] += 1
         for row in rows:
@@ -342,25 +342,3 @@ def test_names() -> None:
         assert bound_named(unknown) is None
     with pytest.raises(KeyError):
         proves(problem({1: 1}), "luck", 1, Budget())
-
-
-@settings(max_examples=25, deadline=None)
-@given(drawn=tiny(), more=st.integers(0, 3))
-def test_allotments_are_those_of_some_column(drawn: MemoryProblem, more: int) -> None:
-    best = least_period(drawn, lambda *_: True)
-    assert best is not None
-    found = allotments(drawn, best + more, Budget(work=5))
-    assert found is not None
-    area = 0
-    for operation, k in zip(drawn.operations, found, strict=True):
-        assert operation.table[k].time <= best + more
-        area += k * operation.table[k].time
-    assert area <= drawn.accelerators * (best + more)
-    assert best == 1 or allotments(drawn, 0, Budget(work=5)) is None
-
-
-def test_allotments_of_an_excluded_period_are_none() -> None:
-    whole = problem(*[{1: 9, 2: 8}] * 3, *[{1: 8, 2: 7}] * 2, accelerators=2)
-    assert allotments(whole, 24, Budget(work=5)) is None
-    found = allotments(whole, 25, Budget(work=5))
-    assert found == [1] * 5
