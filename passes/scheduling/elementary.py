@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 
+from passes.scheduling.copies import copied_columns
 from passes.scheduling.data import Table
 from passes.scheduling.problem import MemoryProblem, MoldableProblem, PeriodicProblem
 
@@ -55,7 +56,7 @@ def possible(table: Table, accelerators: int, memory: int = 0) -> dict[int, int]
 
 
 def operation_classes(problem: MoldableProblem) -> list[OperationClass]:
-    """The classes of ``problem``, in order of first appearance."""
+    """The classes of ``problem``, in order of first appearance; copies are wider, shorter allotments."""
     memory = problem.memory if isinstance(problem, MemoryProblem) else 0
     by_table: dict[int, tuple[tuple[int, int, int, int], ...]] = {}
     found: Counter[tuple[tuple[int, int, int, int], ...]] = Counter()
@@ -66,6 +67,9 @@ def operation_classes(problem: MoldableProblem) -> list[OperationClass]:
                 (k, time, table[k].params, table[k].output + table[k].workspace)
                 for k, time in sorted(possible(table, problem.accelerators, memory).items())
             )
+            if problem.copies > 1:
+                columns = by_table[id(table)]
+                by_table[id(table)] = copied_columns(columns, problem.accelerators, problem.copies)
         found[by_table[id(table)]] += 1
     return [OperationClass(columns, count) for columns, count in found.items()]
 
@@ -82,7 +86,7 @@ def least(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 
 def longest_bound(problem: PeriodicProblem) -> Bound:
-    """The longest operation at its fastest allotment: no operation may take more than a period."""
+    """The longest operation at its fastest allotment: no operation may take more than a period for each copy."""
     value = max((min(t for _, t, _, _ in c.columns) for c in operation_classes(problem) if c.columns), default=0)
     return Bound("longest operation", value, "all other operations")
 
