@@ -11,13 +11,15 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr, i64
 from xdsl.passes import ModulePass
 
+from dialects.diagnostics import TaktError
 from dialects.structure import StageOp
-from passes.instance import Instance, read_instance
+from passes.instance import Instance, read_instance, with_copies
 from passes.progress import report
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
+from passes.scheduling.replicated import replicate_stages
 from passes.scheduling.shared import share_boundaries
 from passes.scheduling.stages import partition_stages
 
@@ -44,6 +46,21 @@ def grant(
 def one_stage(instance: Instance) -> None:
     """One stage of all accelerators, for plans that map single operators."""
     grant(instance, [range(instance.platform.count)], [0] * len(instance.operators))
+
+
+def copies_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
+    """Contiguous stages of least period, each granted the accelerators of all its copies."""
+    if options.stages is not None:
+        message = "the plan 'replicated' chooses the number of stages itself: leave out 'stages', or take another plan"
+        raise TaktError(message)
+    problem = with_copies(instance.problem, options.copies)
+    bound = area_bound(problem).value
+    budget = Budget(options.time_limit, lambda engine, period: report(engine, period, bound, "partition"))
+    try:
+        plan = replicate_stages(problem, reserve=options.memory_reserve, tolerance=options.tolerance, budget=budget)
+    except InvalidProblem as failure:
+        raise instance.error(failure) from None
+    grant(instance, plan.blocks, plan.homes)
 
 
 def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
@@ -81,9 +98,11 @@ class PartitionStagesPass(ModulePass):
       stages: number of stages (default: as many as the period asks for)
       plan: "stages", each on a block of its own; "shared", where neighbouring blocks may run operators at their
         boundary together; "pushed", where blocks may also run a few operators of later stages, each at
-        the price of about one more micro-batch in flight; "operators" for one stage of all
+        the price of about one more micro-batch in flight; "replicated", where copies of a stage serve
+        micro-batches in turn, at the price of its parameters on every copy; "operators" for one stage of all
         accelerators (for schedule-periodic{plan="laminar"}). A plan that is not shorter than stages of
         their own by more than the tolerance is not taken
+      copies: most copies of a stage in the plan "replicated" (default: as many as there are accelerators)
       laps: how many ranges of operators the plan "pushed" may move (default: three for eight accelerators)
       max-in-flight: the plans "shared" and "pushed" move no more than leaves this many micro-batches in flight
       memory-reserve: bytes of each accelerator kept free of parameters, for live values
@@ -101,7 +120,8 @@ class PartitionStagesPass(ModulePass):
     name = "partition-stages"
 
     stages: int | None = None
-    plan: Literal["stages", "shared", "pushed", "operators"] = "stages"
+    plan: Literal["stages", "shared", "pushed", "replicated", "operators"] = "stages"
+    copies: int | None = None
     laps: int | None = None
     max_in_flight: int | None = None
     memory_reserve: int = 0
@@ -112,5 +132,7 @@ class PartitionStagesPass(ModulePass):
         instance = read_instance(op, "moldable")
         if self.plan == "operators":
             one_stage(instance)
+        elif self.plan == "replicated":
+            copies_on_blocks(instance, self)
         else:
             stages_on_blocks(instance, self)

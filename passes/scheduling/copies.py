@@ -107,6 +107,4 @@ def grouped(block: Sequence[int], width: int, group: int) -> list[tuple[int, ...
     by_group: dict[int, list[int]] = {}
     for p in block:
         by_group.setdefault(p // group, []).append(p)
-    return [
-        tuple(part[i : i + width]) for part in by_group.values() for i in range(0, len(part) - width + 1, width)
-    ]
+    return [tuple(part[i : i + width]) for part in by_group.values() for i in range(0, len(part) - width + 1, width)]

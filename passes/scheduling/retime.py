@@ -106,9 +106,9 @@ def windows(
 ) -> Solution | None:
     """The schedule of least period in which each accelerator runs its operations in ``order``, once a window.
 
-    ``order`` is a topological order; ``more`` holds the sets of further copies, equally many for all operations
-    that meet on an accelerator, and met there by the same operations in each copy. None when the period would be longer than ``limit``; without a
-    limit there always is one, all operations one after another.
+    ``order`` is a topological order. ``more`` holds the sets of further copies: operations that meet on an
+    accelerator have equally many, and meet in each. None when the period would be longer than ``limit``;
+    without a limit there always is one, all operations one after another.
     """
     times = [o.table[k].time for o, k in zip(problem.operations, allotments, strict=True)]
     ordered = OrderedStarts(problem, times, sets, order, more)
