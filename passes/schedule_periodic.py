@@ -61,9 +61,9 @@ class SchedulePeriodicPass(ModulePass):
 
     options:
       plan: "stages", "shared" and "pushed" run each operator at its fastest allotment on its block, or on two
-        blocks where it is shared (they differ in how the stages were cut); "replicated" chooses how many copies of the operators of a
-        block serve micro-batches in turn, on how many accelerators each; "laminar" packs operators on
-        nested blocks of accelerators inside each granted block: a smaller period, more micro-batches in flight
+        blocks where it is shared (they differ in how the stages were cut); "replicated" chooses how many
+        copies of what a block runs serve micro-batches in turn, on how many accelerators each; "laminar" packs
+        operators on nested blocks inside each granted block: a smaller period, more micro-batches in flight
       copies: most copies of an operator in the plan "replicated" (default: as many as there are accelerators)
       max-in-flight: refuse a schedule with more micro-batches in flight
       time-limit: seconds after which the best schedule found so far is taken

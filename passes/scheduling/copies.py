@@ -101,10 +101,20 @@ def copied_columns(columns: Sequence[Column], accelerators: int, most: int) -> t
 
 
 def grouped(block: Sequence[int], width: int, group: int) -> list[tuple[int, ...]]:
-    """As many disjoint sets of ``width`` accelerators of ``block`` as fit; one no wider than a group lies in one."""
-    if width > group:
-        return [tuple(block[i : i + width]) for i in range(0, len(block) - width + 1, width)]
+    """As many disjoint sets of ``width`` accelerators of ``block`` as fit.
+
+    One no wider than a group lies in one; wider ones begin with a group each and take whole groups, or, where the
+    block has too few of those, there is one on its first accelerators.
+    """
     by_group: dict[int, list[int]] = {}
     for p in block:
         by_group.setdefault(p // group, []).append(p)
-    return [tuple(part[i : i + width]) for part in by_group.values() for i in range(0, len(part) - width + 1, width)]
+    if width <= group:
+        return [
+            tuple(part[i : i + width]) for part in by_group.values() for i in range(0, len(part) - width + 1, width)
+        ]
+    whole = [part for part in by_group.values() if len(part) == group]
+    step = -(-width // group)
+    found = [whole[i : i + step] for i in range(0, len(whole) - step + 1, step)]
+    sets = [tuple(p for part in parts for p in part)[:width] for parts in found]
+    return sets or ([tuple(block[:width])] if width <= len(block) else [])

@@ -8,7 +8,8 @@ and with its parameters on every copy. Extending further never hurts what follow
 tradeoffs for data parallel pipelines", SPAA 1996, replicate the stages of such mappings.)
 
 A full pipeline holds one micro-batch in each copy of each stage, so of the plans with about the least period the
-one with fewest copies in all is taken, then fewest bytes of parameters, then the shorter period.
+one with fewest copies in all is taken. Of those the one whose most copied stage has fewest copies, since each copy
+holds all parameters of its stage; then, between orders and families, fewest bytes of parameters and the shorter period.
 """
 
 from __future__ import annotations
@@ -91,6 +92,10 @@ class Shapes:
     def flat(self) -> list[tuple[int, int]]:
         """Pairs of the number of a width and a number of copies."""
         return [(number, r) for number, copies in enumerate(self.copies) for r in copies]
+
+    def up_to(self, most: int) -> Shapes:
+        """Those of at most ``most`` copies."""
+        return Shapes(tuple(tuple(r for r in of if r <= most) for of in self.copies))
 
 
 # --- which shapes ------------------------------------------------------------------------------
@@ -337,19 +342,28 @@ def _period(stages: Sequence[CopiedStage]) -> int:
 
 
 def _fewer(line: Line, shapes: Shapes, found: list[CopiedStage], limit: int, budget: Budget) -> list[CopiedStage]:
-    """Fewest copies with a period of at most ``limit``, then the least period with that many."""
-    options = len(shapes.flat())
+    """Fewest copies with a period of at most ``limit``, then fewest of one stage, then the least period with those."""
 
-    def solve(period: int, most: int) -> list[CopiedStage] | None:
-        budget.spend(STEP * options * most)
-        return fewest(line, shapes, period, most)
+    def solve(period: int, most: int, allowed: Shapes) -> list[CopiedStage] | None:
+        budget.spend(STEP * len(allowed.flat()) * most)
+        return fewest(line, allowed, period, most)
 
-    best = solve(limit, sum(s.copies for s in found)) or found
-    low, high = min(_period(found), _period(best)), _period(best)
-    most, fine = sum(s.copies for s in best), max(1, limit // 20000)
+    best = solve(limit, sum(s.copies for s in found), shapes) or found
+    most = sum(s.copies for s in best)
+    numbers = sorted({r for _, r in shapes.flat() if r <= max(s.copies for s in best)})
+    low, high = 0, len(numbers) - 1
+    while low < high and not budget.spent():
+        middle = (low + high) // 2
+        trial = solve(limit, most, shapes.up_to(numbers[middle]))
+        if trial is None:
+            low = middle + 1
+        else:
+            best, high = trial, middle
+    allowed = shapes.up_to(numbers[high])
+    low, high, fine = min(_period(found), _period(best)), _period(best), max(1, limit // 20000)
     while high - low >= fine and not budget.spent():
         middle = (low + high) // 2
-        trial = solve(middle, most)
+        trial = solve(middle, most, allowed)
         if trial is None:
             low = middle + 1
         else:
