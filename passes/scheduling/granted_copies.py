@@ -15,6 +15,9 @@ from passes.scheduling.problem import StagedProblem
 from passes.scheduling.retime import windows
 from passes.scheduling.stages import fastest
 
+ROUNDS = 5
+"""How often copies are chosen to make a schedule fit in memory."""
+
 
 class Shape(NamedTuple):
     """Copies of what a block runs on ``width`` accelerators each, at most ``most``: ns of a run, bytes on each."""
@@ -41,8 +44,9 @@ def schedule_replicated(
 
     Each operation runs at its fastest allotment on a copy of its block. The period aimed at is the least for
     which every block has some number of copies; within ``tolerance`` of it a block takes the fewest copies, then the
-    fewest bytes of parameters. When the schedule does not fit in memory, half as many copies are tried, and so
-    on. A schedule without copies is taken when it is about as short. Raises :class:`InvalidProblem` for
+    fewest bytes of parameters. When the schedule does not fit in memory, copies are chosen again with what was
+    missing kept free of parameters: fewer, wider ones hold less each. A schedule without copies is taken when it
+    is about as short, or when no other fits. Raises :class:`InvalidProblem` for
     operations shared by two stages, whose blocks would need equal numbers of copies.
     """
     if problem.shared:
@@ -51,30 +55,34 @@ def schedule_replicated(
         raise InvalidProblem([Violation("copies", message, (v,))])
     budget = budget or Budget()
     best, engine = schedule_blocks(problem, budget=budget)
-    fits, most = _fits(problem, best), min(problem.copies, problem.accelerators)
-    while most > 1 and not budget.spent():
-        found = _copied(problem, most, tolerance)
-        if found is not None and _fits(problem, found):
-            if not fits or found.period * (1 + tolerance) < best.period:
+    reserve = 0
+    for _ in range(ROUNDS):
+        found = _copied(problem, reserve, tolerance) if problem.copies > 1 and not budget.spent() else None
+        if found is None:
+            break
+        missing = _missing(problem, found)
+        if not missing:
+            if _missing(problem, best) or found.period * (1 + tolerance) < best.period:
                 best, engine = found, "copies"
                 budget.report(engine, best.period)
             break
-        most //= 2
+        reserve = max(reserve + missing, 2 * reserve)
     return best, engine
 
 
-def _fits(problem: StagedProblem, solution: Solution) -> bool:
-    return not problem.memory or not any(problem.verify_memory(solution))
+def _missing(problem: StagedProblem, solution: Solution) -> int:
+    """Bytes that the fullest accelerator lacks."""
+    return max((v.missing for v in problem.verify_memory(solution)), default=0) if problem.memory else 0
 
 
-def _copied(problem: StagedProblem, most: int, tolerance: float) -> Solution | None:
-    """The schedule in which each block runs its best number of copies, at most ``most``; None without one."""
+def _copied(problem: StagedProblem, reserve: int, tolerance: float) -> Solution | None:
+    """The schedule in which each block runs its best number of copies; None when parameters do not fit."""
     members: dict[tuple[int, ...], list[int]] = {}
     for v, home in enumerate(problem.homes):
         members.setdefault(problem.blocks[home], []).append(v)
     best: tuple[int, int, dict[tuple[int, ...], tuple[int, Shape]]] | None = None
-    for numbers in copy_numbers(len(problem.operations), problem.accelerators, most):
-        shapes = {block: list(_shapes(problem, block, inside, numbers)) for block, inside in members.items()}
+    for numbers in copy_numbers(len(problem.operations), problem.accelerators, problem.copies):
+        shapes = {block: list(_shapes(problem, block, inside, numbers, reserve)) for block, inside in members.items()}
         if not all(shapes.values()):
             return None
         period = max(1, *(min(-(-s.time // s.most) for s in of) for of in shapes.values()))
@@ -89,9 +97,9 @@ def _copied(problem: StagedProblem, most: int, tolerance: float) -> Solution | N
 
 
 def _shapes(
-    problem: StagedProblem, block: tuple[int, ...], inside: Sequence[int], numbers: Sequence[int]
+    problem: StagedProblem, block: tuple[int, ...], inside: Sequence[int], numbers: Sequence[int], reserve: int
 ) -> Iterator[Shape]:
-    """Every width of a copy that makes a difference and on which parameters fit in memory."""
+    """Every width of a copy that makes a difference and on which parameters fit in memory beside ``reserve``."""
     tables = {id(problem.operations[v].table): problem.operations[v].table for v in inside}
     times = {key: usable(table, len(block), problem.memory) for key, table in tables.items()}
     count = {key: sum(1 for v in inside if id(problem.operations[v].table) == key) for key in tables}
@@ -101,7 +109,7 @@ def _shapes(
         allotments = {key: fastest(of, width) for key, of in times.items()}
         columns = [(count[key], tables[key][k]) for key, k in allotments.items() if k is not None]
         params = sum(n * c.params for n, c in columns)
-        if most and len(columns) == len(tables) and (not problem.memory or params <= problem.memory):
+        if most and len(columns) == len(tables) and (not problem.memory or params + reserve <= problem.memory):
             yield Shape(width, most, sum(n * c.time for n, c in columns), params)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any, Literal
 
 import pytest
@@ -11,6 +12,8 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import Builtin, IntAttr, ModuleOp, StringAttr, TensorType, i8
 from xdsl.parser import Parser
 
+from compiler.simulate import time_triggered
+from compiler.view import view_of
 from dialects.attributes import CostAttr, CostEntry, LinkAttr
 from dialects.diagnostics import TaktError
 from dialects.levels import check_level
@@ -19,7 +22,7 @@ from dialects.schedule_rules import peak_memory
 from dialects.structure import GraphOp, InputOp, OutputOp, PlatformOp, StageOp, find_graph, find_platform, make_platform
 from dialects.takt import Takt
 from passes import get_all_passes
-from passes.instance import DoesNotFit, read_staged
+from passes.instance import DoesNotFit, read_staged, with_copies
 from passes.partition_stages import PartitionStagesPass
 from passes.progress import listening
 from passes.schedule_periodic import SchedulePeriodicPass
@@ -96,6 +99,14 @@ takt.graph @m moldable {
   takt.output %b : tensor<8xi8>
 }
 """
+LONG = """
+takt.graph @m moldable {
+  %x = takt.input : tensor<8xi8>
+  %a = takt.op(%x) cost <[1, 2] time [900, 800] params [4, 2] output [8, 4]> : (tensor<8xi8>) -> tensor<8xi8>
+  %b = takt.op(%a) cost <[1, 2] time [300, 250] params [4, 2] output [8, 4]> : (tensor<8xi8>) -> tensor<8xi8>
+  takt.output %b : tensor<8xi8>
+}
+"""
 STAGED = """
 takt.graph @m staged {
   takt.stage 0 on [0:1]
@@ -141,6 +152,85 @@ def test_shared_boundaries_pass_the_checker(module: ModuleOp, plan: Literal["sha
     assert rival is not None
     assert schedule.plan.data == plan
     assert schedule.bound.data <= schedule.pattern.data <= rival.pattern.data
+
+
+@settings(max_examples=80, deadline=None)
+@given(module=modules(), copies=st.sampled_from([None, 1, 2, 5]))
+def test_copies_pass_the_checker_and_run(module: ModuleOp, copies: int | None) -> None:
+    PartitionStagesPass(plan="replicated", copies=copies).apply(CONTEXT, module)
+    accepted(module)
+    _, problem = read_staged(module)
+    problem = with_copies(problem, copies)
+    SchedulePeriodicPass(plan="replicated", copies=copies).apply(CONTEXT, module)
+    graph, machine = accepted(module), find_platform(module)
+    text = str(module)
+    again = Parser(CONTEXT, text).parse_module()
+    assert str(again) == text
+    assert check_level(again) == []
+    solution = read_solution(graph)
+    problem.verify(solution)
+    assert machine is not None
+    view, peaks = view_of(again), peak_memory(graph, machine)
+    report = time_triggered(view)
+    assert (report.period, report.in_flight) == (solution.period, problem.in_flight(solution))
+    found = problem.peak_memory(solution)
+    for p, both in peaks.items():
+        assert found.get(p, (0, 0)) == both
+        assert report.peak_memory[p] == sum(both)
+    assert problem.crossing(solution) == ceil(view.crossing)
+    assert {p: ceil(load) for p, load in view.load.items()} == dict(enumerate(problem.loads(solution)))
+
+
+def read_solution(graph: GraphOp) -> Solution:
+    """The schedule in the IR, as a solution."""
+    assert graph.schedule is not None
+    slots = [op.slot for op in graph.operators() if op.slot is not None]
+    return Solution(
+        graph.schedule.pattern.data // graph.schedule.microbatches.data,
+        tuple(s.allotment.data for s in slots),
+        tuple(s.copies()[0] for s in slots),
+        tuple(s.start.data for s in slots),
+        {v: s.copies()[1:] for v, s in enumerate(slots) if len(s.sets) > 1},
+    )
+
+
+def test_copies_of_a_long_operator_in_the_ir() -> None:
+    module = parse(LONG)
+    PartitionStagesPass(plan="replicated").apply(CONTEXT, module)
+    assert [s.accelerators() for s in accepted(module).stages()] == [(0, 1, 2), (3,)]
+    SchedulePeriodicPass(plan="replicated").apply(CONTEXT, module)
+    schedule = accepted(module).schedule
+    assert schedule is not None
+    assert (schedule.pattern.data, schedule.microbatches.data) == (300, 1)
+    assert (schedule.bound.data, schedule.bound_by.data, schedule.plan.data) == (300, "area", "replicated")
+    assert "slot <1 on [0:1], [1:2], [2:3] at 0>" in str(module)
+    single = parse(LONG)
+    PartitionStagesPass(plan="replicated", copies=1).apply(CONTEXT, single)
+    SchedulePeriodicPass(plan="replicated", copies=1).apply(CONTEXT, single)
+    schedule = accepted(single).schedule
+    assert schedule is not None
+    assert (schedule.pattern.data, schedule.bound.data, schedule.engine.data) == (800, 800, "windows")
+
+
+def test_copies_take_the_parameters_on_every_accelerator() -> None:
+    # On one accelerator the long operator needs 400 bytes. Where only pairs hold it, two of them run everything.
+    text = LONG.replace("[4, 2] output [8, 4]> :", "[400, 100] output [8, 4]> :", 1)
+    for memory, period in ((500, 300), (200, 525)):
+        module = parse(text, memory)
+        PartitionStagesPass(plan="replicated").apply(CONTEXT, module)
+        SchedulePeriodicPass(plan="replicated").apply(CONTEXT, module)
+        schedule = accepted(module).schedule
+        assert schedule is not None
+        assert schedule.pattern.data == period
+
+
+def test_bad_options_of_copies_are_refused() -> None:
+    with pytest.raises(TaktError, match="chooses the number of stages itself"):
+        PartitionStagesPass(plan="replicated", stages=2).apply(CONTEXT, parse(LONG))
+    with pytest.raises(TaktError, match="0 copies of an operation: there must be at least 1"):
+        PartitionStagesPass(plan="replicated", copies=0).apply(CONTEXT, parse(LONG))
+    with pytest.raises(TaktError, match="'b' is shared by two stages: their blocks cannot be replicated"):
+        SchedulePeriodicPass(plan="replicated").apply(CONTEXT, parse(STAGED))
 
 
 @settings(max_examples=80, deadline=None)
