@@ -57,12 +57,12 @@ def schedule_replicated(
     best, engine = schedule_blocks(problem, budget=budget)
     reserve = 0
     for _ in range(ROUNDS):
-        found = _copied(problem, reserve, tolerance) if problem.copies > 1 and not budget.spent() else None
+        found = choose_copies(problem, reserve, tolerance) if problem.copies > 1 and not budget.spent() else None
         if found is None:
             break
-        missing = _missing(problem, found)
+        missing = missing_bytes(problem, found)
         if not missing:
-            if _missing(problem, best) or found.period * (1 + tolerance) < best.period:
+            if missing_bytes(problem, best) or found.period * (1 + tolerance) < best.period:
                 best, engine = found, "copies"
                 budget.report(engine, best.period)
             break
@@ -70,13 +70,16 @@ def schedule_replicated(
     return best, engine
 
 
-def _missing(problem: StagedProblem, solution: Solution) -> int:
+def missing_bytes(problem: StagedProblem, solution: Solution) -> int:
     """Bytes that the fullest accelerator lacks."""
     return max((v.missing for v in problem.verify_memory(solution)), default=0) if problem.memory else 0
 
 
-def _copied(problem: StagedProblem, reserve: int, tolerance: float) -> Solution | None:
-    """The schedule in which each block runs its best number of copies; None when parameters do not fit."""
+def choose_copies(problem: StagedProblem, reserve: int, tolerance: float) -> Solution | None:
+    """The schedule in which each block runs its best number of copies; live values may not fit.
+
+    None when parameters do not fit beside ``reserve`` bytes.
+    """
     members: dict[tuple[int, ...], list[int]] = {}
     for v, home in enumerate(problem.homes):
         members.setdefault(problem.blocks[home], []).append(v)

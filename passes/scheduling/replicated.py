@@ -25,13 +25,18 @@ from numpy.typing import NDArray
 from passes.scheduling.blocks import divisor_chains, pack_blocks, width_families
 from passes.scheduling.budget import Budget
 from passes.scheduling.copies import copy_numbers
+from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
+from passes.scheduling.granted_copies import choose_copies, missing_bytes, schedule_replicated
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 from passes.scheduling.recurrence import recurrence_bound
 from passes.scheduling.stages import Choices, Profile, partition_stages
 
 Positions = NDArray[Any]
+
+ROUNDS = 8
+"""How often stages are cut to make live values fit in memory."""
 
 STEP = 1e-5
 """Work of one step of the dynamic programs over all accelerators."""
@@ -266,15 +271,45 @@ def replicate_stages(
     """The contiguous stages with at most ``copies`` copies each of least period; within ``tolerance`` fewest copies.
 
     Without ``copies`` as many as ``problem.copies`` allows. ``reserve`` bytes of each accelerator are kept free of
-    parameters. Exact for each topological order tried and each family of widths and numbers of copies, save
-    that with groups a partition that cannot be packed is replaced by the best of a family that can. Raises
-    :class:`InvalidProblem` when no partition fits.
+    parameters; more when live values would not fit otherwise, because every copy holds parameters and so copies
+    are what memory limits first. Exact for each topological order tried and each family of widths and numbers of
+    copies, save that with groups a partition that cannot be packed is replaced by the best of a family that
+    can. Raises :class:`InvalidProblem` when no partition fits; that its live values fit is not certain.
     """
     budget = budget or Budget()
-    if not problem.operations:
-        return ReplicatedPlan((), (), (), 0)
     if copies is not None:
         problem = replace(problem, copies=copies)
+    first = _least_stages(problem, reserve, tolerance, budget)
+    best: tuple[int, ReplicatedPlan] | None = None
+    plan: ReplicatedPlan | None = first
+    for _ in range(ROUNDS if problem.memory else 0):
+        if plan is None:
+            break
+        staged = problem.staged(plan.blocks, plan.homes)
+        solution, _ = schedule_replicated(staged, tolerance=tolerance)
+        fits = not missing_bytes(staged, solution)
+        if fits and (best is None or solution.period < best[0]):
+            best = (solution.period, plan)
+        wanted = choose_copies(staged, 0, tolerance) or solution
+        missing = missing_bytes(staged, wanted)
+        if (fits and not missing) or budget.spent():
+            break
+        reserve = max(reserve + missing, 2 * reserve)
+        plan = _next_stages(problem, reserve, tolerance, budget)
+    return first if best is None else best[1]
+
+
+def _next_stages(problem: MemoryProblem, reserve: int, tolerance: float, budget: Budget) -> ReplicatedPlan | None:
+    try:
+        return _least_stages(problem, reserve, tolerance, budget)
+    except InvalidProblem:
+        return None
+
+
+def _least_stages(problem: MemoryProblem, reserve: int, tolerance: float, budget: Budget) -> ReplicatedPlan:
+    """:func:`replicate_stages` for one ``reserve``."""
+    if not problem.operations:
+        return ReplicatedPlan((), (), (), 0)
     # Stages shorter than a cycle of carried values allows only add latency, and so length to the cycle.
     recurrence = recurrence_bound(problem)
     low = max(1, area_bound(problem).value, recurrence.value if recurrence else 0)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from passes.scheduling.bounds import all_bounds, best_bound
 from passes.scheduling.budget import Budget
 from passes.scheduling.copies import MOST_REPETITION, copied_columns, copy_numbers, grouped
-from passes.scheduling.data import Cost, Dependence, Input, InvalidProblem, Operation, Solution
+from passes.scheduling.data import Cost, Dependence, Input, InvalidProblem, Operation, Solution, Violation
 from passes.scheduling.elementary import area_bound, longest_bound, memory_bound, operation_classes
 from passes.scheduling.granted_copies import schedule_replicated
 from passes.scheduling.problem import MemoryProblem
@@ -367,17 +367,35 @@ def test_parameters_that_never_fit_are_refused() -> None:
         replicate_stages(heavy(4), reserve=2)
 
 
-def test_fewer_copies_when_live_values_do_not_fit() -> None:
-    # Inputs of 5 bytes wait on every copy; with one copy of each on two accelerators they fit as well as with four.
-    problem = replace(heavy(100), inputs=(Input("x", 50, (0, 1)),))
-    plan, _ = solved(problem)
-    staged = problem.staged(plan.blocks, plan.homes)
-    free, _ = schedule_replicated(staged, tolerance=0)
-    need = max(p + live for p, live in staged.peak_memory(free).values())
-    tight = replace(staged, memory=need - 1)
-    solution, _ = schedule_replicated(tight, tolerance=0)
-    assert solution.period > free.period
-    tight.verify(solution)
+def test_fewer_copies_where_live_values_do_not_fit() -> None:
+    # A copy on one accelerator holds 6 bytes of parameters, an input of 3 and an output of 1; on two it holds 3 less.
+    problem = replace(heavy(9), inputs=(Input("x", 3, (0,)),))
+    free = problem.staged([(0, 1), (2, 3)], [0, 1])
+    unlimited, _ = schedule_replicated(replace(free, memory=0))
+    assert unlimited.period == 50
+    [found] = free.violations(unlimited)
+    assert (found.rule, found.missing) == ("memory", 1)
+    _, solution = solved(problem)
+    assert (solution.period, dict(solution.more)) == (60, {})
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), share=st.integers(50, 99))
+def test_less_memory_is_never_overrun(tiny_problems: Callable[..., Any], data: st.DataObject, share: int) -> None:
+    drawn = data.draw(tiny_problems(operations=6, accelerators=6, longest=30))
+    problem = replace(drawn, copies=6)
+    _, free = solved(problem)
+    most = max(params + live for params, live in problem.peak_memory(free).values())
+    tight = replace(problem, memory=max(1, most * share // 100))
+    refused: list[Violation] = []
+    try:
+        tight.check()
+        _, solution = solved(tight)
+    except InvalidProblem as failure:
+        refused += failure.violations
+    else:
+        assert best_bound(tight).value <= solution.period
+    assert all(v.rule == "memory" and v.missing > 0 for v in refused)
 
 
 # --- details -------------------------------------------------------------------------------------
