@@ -29,7 +29,7 @@ from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
 from passes.scheduling.granted_copies import choose_copies, missing_bytes, schedule_replicated
 from passes.scheduling.orders import topological_orders
-from passes.scheduling.problem import MemoryProblem, PeriodicProblem
+from passes.scheduling.problem import MemoryProblem, PeriodicProblem, StagedProblem
 from passes.scheduling.recurrence import recurrence_bound
 from passes.scheduling.stages import Choices, Profile, partition_stages
 
@@ -86,6 +86,10 @@ class ReplicatedPlan:
             for v in self.order[stage.begin : stage.end]:
                 homes[v] = number
         return tuple(homes)
+
+    def staged(self, problem: MemoryProblem) -> StagedProblem:
+        """``problem`` with the stages of this plan."""
+        return problem.staged(self.blocks, self.homes)
 
 
 @dataclass(frozen=True)
@@ -285,7 +289,7 @@ def replicate_stages(
     for _ in range(ROUNDS if problem.memory else 0):
         if plan is None:
             break
-        staged = problem.staged(plan.blocks, plan.homes)
+        staged = plan.staged(problem)
         solution, _ = schedule_replicated(staged, tolerance=tolerance)
         fits = not missing_bytes(staged, solution)
         if fits and (best is None or solution.period < best[0]):

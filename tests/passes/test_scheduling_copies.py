@@ -39,7 +39,7 @@ def rules(problem: MemoryProblem, solution: Solution) -> set[str]:
 def solved(problem: MemoryProblem, tolerance: float = 0) -> tuple[ReplicatedPlan, Solution]:
     """The plan and a verified schedule in its blocks."""
     plan = replicate_stages(problem, tolerance=tolerance)
-    staged = problem.staged(plan.blocks, plan.homes)
+    staged = plan.staged(problem)
     staged.check()
     solution, _ = schedule_replicated(staged, tolerance=tolerance)
     staged.verify(solution)
