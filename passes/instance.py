@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import OpResult
@@ -118,6 +119,16 @@ def _block(op: OperatorOp) -> str:
 def _input(op: InputOp, number: dict[OperatorOp, int]) -> Input:
     readers = {number[use.operation]: None for use in op.output.uses if isinstance(use.operation, OperatorOp)}
     return Input(op.output.name_hint or "input", tensor_bytes(op.output.type), tuple(sorted(readers)))  # pyright: ignore
+
+
+Scheduled = TypeVar("Scheduled", bound=MemoryProblem)
+
+
+def with_copies(problem: Scheduled, copies: int | None) -> Scheduled:
+    """``problem`` with at most ``copies`` copies of an operation; None: as many as there are accelerators."""
+    if copies is not None and copies < 1:
+        raise TaktError(f"{copies} copies of an operation: there must be at least 1")
+    return replace(problem, copies=problem.accelerators if copies is None else copies)
 
 
 def read_staged(module: ModuleOp) -> tuple[Instance, StagedProblem]:

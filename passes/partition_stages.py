@@ -13,7 +13,7 @@ from xdsl.passes import ModulePass
 
 from dialects.diagnostics import TaktError, at
 from dialects.structure import StageOp
-from passes.instance import Instance, read_instance
+from passes.instance import Instance, read_instance, with_copies
 from passes.progress import report
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.budget import Budget
@@ -21,6 +21,7 @@ from passes.scheduling.chunked import Shape, chunk_stages
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
 from passes.scheduling.grains import Granularity
+from passes.scheduling.replicated import replicate_stages
 from passes.scheduling.shared import share_boundaries
 from passes.scheduling.stages import partition_stages
 
@@ -85,6 +86,21 @@ def chunks_on_blocks(instance: Instance, options: PartitionStagesPass, shape: Sh
     grant(instance, plan.blocks, plan.homes)
 
 
+def copies_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
+    """Contiguous stages of least period, each granted the accelerators of all its copies."""
+    if options.stages is not None:
+        message = "the plan 'replicated' chooses the number of stages itself: leave out 'stages', or take another plan"
+        raise TaktError(message)
+    problem = with_copies(instance.problem, options.copies)
+    bound = area_bound(problem).value
+    budget = Budget(options.time_limit, lambda engine, period: report(engine, period, bound, "partition"))
+    try:
+        plan = replicate_stages(problem, reserve=options.memory_reserve, tolerance=options.tolerance, budget=budget)
+    except InvalidProblem as failure:
+        raise instance.error(failure) from None
+    grant(instance, plan.blocks, plan.homes)
+
+
 def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
     """The contiguous partition of least period, or a plan that shares boundaries when that is clearly shorter."""
     problem = instance.problem
@@ -123,11 +139,13 @@ class PartitionStagesPass(ModulePass):
         boundary together; "pushed", where blocks may also run a few operators of later stages, each at
         the price of about one more micro-batch in flight; "interleaved" and "v", where every block runs several
         chunks of the order, and a micro-batch passes the blocks again and again, or there and back;
-        "operators" for one stage of all accelerators (for schedule-periodic{plan="laminar"}). "shared" and
+        "replicated", where copies of a stage serve micro-batches in turn, at the price of its parameters on every
+        copy; "operators" for one stage of all accelerators (for schedule-periodic{plan="laminar"}). "shared" and
         "pushed" are not taken where they are not shorter than stages of their own by more than the tolerance
       granularity: "operator" to cut anywhere, or "block" to keep all operators of a block of the model in one stage
         (plans "stages", "interleaved" and "v")
       chunks: chunks on every block in the plans "interleaved" and "v"
+      copies: most copies of a stage in the plan "replicated" (default: as many as there are accelerators)
       laps: how many ranges of operators the plan "pushed" may move (default: three for eight accelerators)
       max-in-flight: the plans "shared" and "pushed" move no more than leaves this many micro-batches in flight
       memory-reserve: bytes of each accelerator kept free of parameters, for live values
@@ -145,9 +163,10 @@ class PartitionStagesPass(ModulePass):
     name = "partition-stages"
 
     stages: int | None = None
-    plan: Literal["stages", "shared", "pushed", "interleaved", "v", "operators"] = "stages"
+    plan: Literal["stages", "shared", "pushed", "interleaved", "v", "replicated", "operators"] = "stages"
     granularity: Granularity = "operator"
     chunks: int = 2
+    copies: int | None = None
     laps: int | None = None
     max_in_flight: int | None = None
     memory_reserve: int = 0
@@ -161,5 +180,7 @@ class PartitionStagesPass(ModulePass):
             one_stage(instance)
         elif self.plan in CHUNKED:
             chunks_on_blocks(instance, self, self.plan)
+        elif self.plan == "replicated":
+            copies_on_blocks(instance, self)
         else:
             stages_on_blocks(instance, self)

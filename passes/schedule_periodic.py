@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,21 +11,28 @@ from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
 from xdsl.passes import ModulePass
 
 from dialects.attributes import ScheduleAttr, SlotAttr
-from passes.instance import Instance, read_staged
+from passes.instance import Instance, read_staged, with_copies
 from passes.progress import report
 from passes.scheduling.bounds import Bound, best_bound
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Solution, Violation
 from passes.scheduling.granted import schedule_blocks
+from passes.scheduling.granted_copies import schedule_replicated
 from passes.scheduling.laminar import schedule_laminar
 
-Plan = Literal["stages", "shared", "pushed", "interleaved", "v", "laminar"]
+Plan = Literal["stages", "shared", "pushed", "interleaved", "v", "replicated", "laminar"]
+
+ENGINES: dict[str, Callable[..., tuple[Solution, str]]] = {
+    "replicated": schedule_replicated,
+    "laminar": schedule_laminar,
+}
+"""What schedules the plans that do not simply run each operator at its fastest allotment on its block."""
 
 
 def write_schedule(instance: Instance, solution: Solution, bound: Bound, plan: str, engine: str, seed: int) -> None:
     """Write slots and the schedule into the graph."""
-    for op, members, start in zip(instance.operators, solution.sets, solution.starts, strict=True):
-        op.slot = SlotAttr.make([members], start)
+    for v, (op, start) in enumerate(zip(instance.operators, solution.starts, strict=True)):
+        op.slot = SlotAttr.make(solution.copies(v), start)
     instance.graph.schedule = ScheduleAttr(
         IntAttr(solution.period),
         IntAttr(1),
@@ -53,8 +61,10 @@ class SchedulePeriodicPass(ModulePass):
 
     options:
       plan: "stages", "shared", "pushed", "interleaved" and "v" run each operator at its fastest allotment on its
-        block, or on two where it is shared (they differ in how the stages were cut); "laminar" packs operators on
-        nested blocks of accelerators inside each granted block: a smaller period, more micro-batches in flight
+        block, or on two where it is shared (they differ in how the stages were cut); "replicated" chooses how
+        many copies of what a block runs serve micro-batches in turn, on how many accelerators each; "laminar"
+        packs operators on nested blocks inside each granted block: a smaller period, more micro-batches in flight
+      copies: most copies of an operator in the plan "replicated" (default: as many as there are accelerators)
       max-in-flight: refuse a schedule with more micro-batches in flight
       time-limit: seconds after which the best schedule found so far is taken
       seed: seed of every random choice
@@ -66,18 +76,21 @@ class SchedulePeriodicPass(ModulePass):
     name = "schedule-periodic"
 
     plan: Plan = "stages"
+    copies: int | None = None
     max_in_flight: int | None = None
     time_limit: float | int = 60
     seed: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         instance, problem = read_staged(op)
+        if self.plan == "replicated":
+            problem = with_copies(problem, self.copies)
         bound = best_bound(problem, Budget(self.time_limit / 4))
         budget = Budget(
             self.time_limit, lambda engine, period: report(engine, period, bound.value), work=10.0, seed=self.seed
         )
         try:
-            solve = schedule_laminar if self.plan == "laminar" else schedule_blocks
+            solve = ENGINES.get(self.plan, schedule_blocks)
             solution, engine = solve(problem, budget=budget)
             problem.verify(solution)
             check_in_flight(problem.in_flight(solution), self.max_in_flight)

@@ -6,7 +6,8 @@ Times are integer nanoseconds, sizes integer bytes; operations and accelerators 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import lcm
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,33 @@ class Input:
 
 @dataclass(frozen=True)
 class Solution:
-    """A periodic schedule: instance ``i`` of operation ``v`` runs on ``sets[v]`` from ``starts[v] + i*period``."""
+    """A periodic schedule: instance ``i`` of operation ``v`` runs on its set from ``starts[v] + i*period``.
+
+    The set is ``sets[v]``; an operation with further sets in ``more`` has copies, which take turns:
+    instance ``i`` runs on ``copies(v)[i % len(copies(v))]``.
+    """
 
     period: int
     allotments: tuple[int, ...]
     sets: tuple[tuple[int, ...], ...]
     starts: tuple[int, ...]
+    more: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict[int, tuple[tuple[int, ...], ...]])
+    """Operation → the sets of its other copies, for those that have some."""
+
+    def copies(self, v: int) -> tuple[tuple[int, ...], ...]:
+        """The set of every copy of operation ``v``."""
+        return (self.sets[v], *self.more.get(v, ()))
+
+    def set_of(self, v: int, instance: int) -> tuple[int, ...]:
+        """The set on which operation ``v`` of micro-batch ``instance`` runs."""
+        others = self.more.get(v)
+        turn = instance % (1 + len(others)) if others else 0
+        return others[turn - 1] if others and turn else self.sets[v]
+
+    @property
+    def repetition(self) -> int:
+        """Micro-batches after which all copies are used as before: the least common multiple of their numbers."""
+        return lcm(*{1 + len(others) for others in self.more.values()})
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 
+from passes.scheduling.copies import copied_columns
 from passes.scheduling.data import Table
 from passes.scheduling.problem import MemoryProblem, MoldableProblem, PeriodicProblem
 
@@ -56,7 +57,7 @@ def possible(table: Table, accelerators: int, memory: int = 0) -> dict[int, int]
 
 
 def operation_classes(problem: MoldableProblem) -> list[OperationClass]:
-    """The classes of ``problem``, in order of first appearance; a group of operations is one item."""
+    """The classes of ``problem``, in order of first appearance; a group is one item, copies are wider allotments."""
     memory = problem.memory if isinstance(problem, MemoryProblem) else 0
     by_table: dict[int, tuple[tuple[int, int, int, int], ...]] = {}
     found: Counter[tuple[tuple[int, int, int, int], ...]] = Counter()
@@ -67,6 +68,9 @@ def operation_classes(problem: MoldableProblem) -> list[OperationClass]:
                 (k, time, table[k].params, sum((r[k].output + r[k].workspace) * r[k].time for r in rows))
                 for k, time in sorted(possible(table, problem.accelerators, memory).items())
             )
+            if problem.copies > 1:
+                columns = by_table[id(table)]
+                by_table[id(table)] = copied_columns(columns, problem.accelerators, problem.copies)
         found[by_table[id(table)]] += 1
     return [OperationClass(columns, count) for columns, count in found.items()]
 
@@ -83,7 +87,7 @@ def least(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 
 def longest_bound(problem: PeriodicProblem) -> Bound:
-    """The longest operation (or group) at its fastest allotment: none may take more than a period."""
+    """The longest operation (or group) at its fastest allotment: none may take more than a period for each copy."""
     value = max((min(t for _, t, _, _ in c.columns) for c in operation_classes(problem) if c.columns), default=0)
     return Bound(_longest_name(problem, value), value, "all other operations")
 

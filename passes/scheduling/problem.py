@@ -21,6 +21,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from passes.scheduling.copies import broken_copies, unrolled
 from passes.scheduling.data import Dependence, Input, InvalidProblem, Operation, Solution, Table, Violation
 from passes.scheduling.lifetimes import Holding, held_sets, peak_of
 from passes.scheduling.together import Items, apart, broken_groups, item_tables, items_of, once, stored
@@ -196,6 +197,8 @@ class MoldableProblem(Problem):
     """Size of the innermost group of accelerators; 0: one group of all."""
     together: tuple[tuple[int, ...], ...] = field(default=(), kw_only=True)
     """Groups of operations that share parameters: one allotment, one set, parameters stored once."""
+    copies: int = field(default=1, kw_only=True)
+    """Most copies of an operation, each on a set of its own."""
 
     @property
     def group(self) -> int:
@@ -250,6 +253,8 @@ class MoldableProblem(Problem):
                 )
             elif any(not 0 <= p < self.accelerators for p in members):
                 yield Violation("sets", f"operation '{operation.name}' uses accelerators outside the platform", (v,))
+        if s.more:
+            yield from broken_copies(self.operations, s, self.accelerators, self.copies)
 
     def verify_together(self, s: Solution) -> Iterator[Violation]:
         """Operations that share parameters run on one set."""
@@ -274,38 +279,47 @@ class PeriodicProblem(MoldableProblem):
             yield Violation("origin", f"the first operation starts at {min(s.starts)} ns, not at 0")
 
     def verify_exclusive(self, s: Solution) -> Iterator[Violation]:
-        """No two operations of one accelerator overlap modulo the period, and none overlaps itself."""
+        """No two operations of one accelerator overlap modulo the pattern, and none overlaps itself.
+
+        The pattern is the period, or as many periods as it takes until all copies are used as before.
+        """
         for v, operation in enumerate(self.operations):
-            if self.time(s, v) > s.period:
+            copies = len(s.copies(v))
+            if self.time(s, v) > copies * s.period:
                 yield Violation(
                     "exclusive",
-                    f"'{operation.name}' takes {self.time(s, v)} ns, longer than the period of {s.period} ns",
+                    f"'{operation.name}' takes {self.time(s, v)} ns, longer than the period of {s.period} ns"
+                    + (f" with {copies} copies" if copies > 1 else ""),
                     (v,),
                 )
         reported: set[tuple[int, int]] = set()
-        for members, sharing in held_sets(s.sets):
-            running = sorted((s.starts[v] % s.period, v) for v in sharing if self.time(s, v))
+        runs, sets = unrolled(s)
+        cycle = s.repetition * s.period
+        for members, sharing in held_sets(sets):
+            held = (runs[j] for j in sharing)
+            running = sorted(((s.starts[v] + i * s.period) % cycle, v) for i, v in held if self.time(s, v))
             if not running:
                 continue
-            for (a, u), (b, v) in pairwise([*running, (running[0][0] + s.period, running[0][1])]):
+            for (a, u), (b, v) in pairwise([*running, (running[0][0] + cycle, running[0][1])]):
                 if u != v and a + self.time(s, u) > b and (u, v) not in reported:
                     reported.add((u, v))
-                    yield self._overlap(s, members[0], u, v)
+                    yield self._overlap(s, members[0], (a, u), (b % cycle, v), cycle)
 
-    def _overlap(self, s: Solution, accelerator: int, u: int, v: int) -> Violation:
-        def run(w: int) -> str:
-            begin = s.starts[w] % s.period
+    def _overlap(
+        self, s: Solution, accelerator: int, first: tuple[int, int], second: tuple[int, int], cycle: int
+    ) -> Violation:
+        def run(begin: int, w: int) -> str:
             return f"'{self.operations[w].name}' in [{begin}, {begin + self.time(s, w)})"
 
-        return Violation(
-            "exclusive", f"accelerator {accelerator} runs {run(u)} and {run(v)} ns modulo {s.period}", (u, v)
-        )
+        message = f"accelerator {accelerator} runs {run(*first)} and {run(*second)} ns modulo {cycle}"
+        return Violation("exclusive", message, (first[1], second[1]))
 
     def loads(self, s: Solution) -> list[int]:
-        """Busy nanoseconds of each accelerator in one period."""
+        """Busy nanoseconds of each accelerator in one period, rounded up where copies take turns."""
         load = [0] * self.accelerators
-        for members, sharing in held_sets(s.sets):
-            busy = sum(self.time(s, v) for v in sharing)
+        runs, sets = unrolled(s)
+        for members, sharing in held_sets(sets):
+            busy = -(-sum(self.time(s, runs[j][1]) for j in sharing) // s.repetition)
             for p in members:
                 load[p] = busy
         return load
@@ -382,14 +396,20 @@ class MemoryProblem(PeriodicProblem):
         for members, sharing in held_sets(keys):
             live = [h for i in sharing for h in held[keys[i]]]
             mine = once(pair for i in sharing for pair in params.get(keys[i], ()))
-            result = (mine, peak_of(live, s.period))
+            result = (mine, peak_of(live, s.repetition * s.period))
             found.update(dict.fromkeys(members, result))
         return found
 
     def crossing(self, s: Solution) -> int:
-        """Bytes per micro-batch of values read on another set than they are produced on, once for each such set."""
-        sent = {(d.producer, d.result, s.sets[d.consumer]): d.bytes for d in self.dependences}
-        return sum(size for (u, _, readers), size in sent.items() if readers != s.sets[u])
+        """Bytes per micro-batch of values read on another set than they are produced on, once for each such set.
+
+        Where copies take turns it is the mean over the pattern, rounded up.
+        """
+        total = 0
+        for i in range(s.repetition):
+            sent = {(d.producer, d.result, s.set_of(d.consumer, i + d.distance)): d.bytes for d in self.dependences}
+            total += sum(size for (u, _, readers), size in sent.items() if readers != s.set_of(u, i))
+        return -(-total // s.repetition)
 
     def staged(
         self,
@@ -402,17 +422,27 @@ class MemoryProblem(PeriodicProblem):
         return StagedProblem(**given, blocks=tuple(blocks), homes=tuple(homes), shared=dict(shared))
 
     def holdings(self, s: Solution) -> Iterator[tuple[tuple[int, ...], Holding]]:
-        """Set → bytes held on each of its accelerators for an interval of every micro-batch."""
+        """Set → bytes held on each of its accelerators for an interval of every pattern of micro-batches."""
         readers: list[list[Dependence]] = [[] for _ in self.operations]
         for d in self.dependences:
             readers[d.producer].append(d)
-        for v, mine in enumerate(s.sets):
-            cost, start, end = self.operations[v].table[s.allotments[v]], s.starts[v], self.end(s, v)
+        for i in range(s.repetition):
+            yield from self._holdings_of(s, i, readers)
+
+    def _holdings_of(
+        self, s: Solution, i: int, readers: Sequence[Sequence[Dependence]]
+    ) -> Iterator[tuple[tuple[int, ...], Holding]]:
+        """The holdings of micro-batch ``i``."""
+        shift = i * s.period
+        for v, k in enumerate(s.allotments):
+            mine, cost = s.set_of(v, i), self.operations[v].table[k]
+            start, end = s.starts[v] + shift, self.end(s, v) + shift
             yield mine, Holding(start, end, cost.workspace)
             last = end
             foreign: dict[tuple[int, ...], tuple[int, dict[int, int]]] = {}
             for d in readers[v]:
-                theirs, done = s.sets[d.consumer], self.end(s, d.consumer) + d.distance * s.period
+                theirs = s.set_of(d.consumer, i + d.distance)
+                done = self.end(s, d.consumer) + d.distance * s.period + shift
                 if theirs == mine:
                     last = max(last, done)
                 else:
@@ -424,10 +454,11 @@ class MemoryProblem(PeriodicProblem):
         for value in self.inputs:
             spans: dict[tuple[int, ...], tuple[int, int]] = {}
             for c in value.consumers:
-                begin, until = spans.get(s.sets[c], (s.starts[c], s.starts[c]))
-                spans[s.sets[c]] = (min(begin, s.starts[c]), max(until, self.end(s, c)))
+                theirs = s.set_of(c, i)
+                begin, until = spans.get(theirs, (s.starts[c], s.starts[c]))
+                spans[theirs] = (min(begin, s.starts[c]), max(until, self.end(s, c)))
             for theirs, (begin, until) in spans.items():
-                yield theirs, Holding(begin, until, value.bytes)
+                yield theirs, Holding(begin + shift, until + shift, value.bytes)
 
 
 @dataclass(frozen=True)
@@ -493,7 +524,7 @@ class StagedProblem(MemoryProblem):
         for v, operation in enumerate(self.operations):
             key = (self.homes[v], self.shared.get(v))
             allowed = granted.get(key) or granted.setdefault(key, set(self.granted(v)))
-            if not allowed.issuperset(s.sets[v]):
+            if not all(allowed.issuperset(members) for members in s.copies(v)):
                 yield Violation(
                     "blocks", f"operation '{operation.name}' leaves the block of stage {self.homes[v]}", (v,)
                 )

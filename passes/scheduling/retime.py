@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 
 from passes.scheduling.data import InvalidProblem, Solution, Violation
 from passes.scheduling.lifetimes import held_sets
@@ -39,10 +40,18 @@ class CycleTooLong(InvalidProblem):
 
 
 class OrderedStarts:
-    """Least starts for a fixed linear order of the operations of each accelerator, for any period."""
+    """Least starts for a fixed linear order of the operations of each accelerator, for any period.
+
+    Operations with copies are given by the set of their first one: the others run the same line, some periods later.
+    """
 
     def __init__(
-        self, problem: PeriodicProblem, times: Sequence[int], sets: Sequence[tuple[int, ...]], order: Sequence[int]
+        self,
+        problem: PeriodicProblem,
+        times: Sequence[int],
+        sets: Sequence[tuple[int, ...]],
+        order: Sequence[int],
+        more: Mapping[int, Sequence[tuple[int, ...]]] = MappingProxyType({}),
     ):
         self.times, self.order = times, order
         position = {v: i for i, v in enumerate(order)}
@@ -53,15 +62,17 @@ class OrderedStarts:
             line = sorted(sharing, key=position.__getitem__)
             for u, v in pairwise(line):
                 before[v].add(u)
-            ends[line[-1], line[0], 1] = None
-            self.load = max(self.load, sum(times[v] for v in line))
+            copies = 1 + len(more.get(line[0], ()))
+            ends[line[-1], line[0], copies] = None
+            self.load = max(self.load, -(-sum(times[v] for v in line) // copies))
         self.before = [tuple(b) for b in before]
         self.back = [*ends, *back_edges(problem)]
 
     def starts(self, period: int) -> list[int] | None:
         """The least starts, or None when this order needs a longer period.
 
-        A window, from the first start of an accelerator to its last end, is a back edge of distance 1.
+        A window, from the first start of an accelerator to its last end, is a back edge of distance 1, or of
+        as many periods as its operations have copies.
         """
         return least_starts(self.order, self.before, self.times, self.back, period)
 
@@ -91,20 +102,22 @@ def windows(
     sets: Sequence[tuple[int, ...]],
     order: Sequence[int],
     limit: int | None = None,
+    more: Mapping[int, tuple[tuple[int, ...], ...]] = MappingProxyType({}),
 ) -> Solution | None:
     """The schedule of least period in which each accelerator runs its operations in ``order``, once a window.
 
-    ``order`` is a topological order. None when the period would be longer than ``limit``; without a
-    limit there always is one, all operations one after another.
+    ``order`` is a topological order. ``more`` holds the sets of further copies: operations that meet on an
+    accelerator have equally many, and meet in each. None when the period would be longer than ``limit``;
+    without a limit there always is one, all operations one after another.
     """
     times = [o.table[k].time for o, k in zip(problem.operations, allotments, strict=True)]
-    ordered = OrderedStarts(problem, times, sets, order)
+    ordered = OrderedStarts(problem, times, sets, order, more)
     found = ordered.least_period(max(1, sum(times)) if limit is None else limit)
     if found is None or (limit is not None and found[0] > limit):
         return None
     period, starts = found
     first = min(starts, default=0)
-    return Solution(period, tuple(allotments), tuple(sets), tuple(s - first for s in starts))
+    return Solution(period, tuple(allotments), tuple(sets), tuple(s - first for s in starts), dict(more))
 
 
 Blocks = tuple[tuple[int, ...], ...]

@@ -106,10 +106,10 @@ def runs(order: Sequence[int], block: Sequence[int]) -> list[tuple[int, int, int
 
 
 def apart(operations: Sequence[Operation], items: Items, s: Solution) -> Iterator[Violation]:
-    """Members whose set is not that of the first of their group."""
+    """Members whose set, or that of some copy, is not that of the first of their group."""
     for first, *others in items:
         for v in others:
-            if set(s.sets[v]) != set(s.sets[first]):
+            if list(map(set, s.copies(v))) != list(map(set, s.copies(first))):
                 yield Violation(
                     "together",
                     f"'{operations[first].name}' and '{operations[v].name}' share parameters, but run on"
@@ -123,8 +123,9 @@ def stored(operations: Sequence[Operation], items: Items, s: Solution) -> dict[t
     found: dict[tuple[int, ...], dict[int, int]] = {}
     for number, item in enumerate(items):
         for v in item:
-            here = found.setdefault(s.sets[v], {})
-            here[number] = max(here.get(number, 0), operations[v].table[s.allotments[v]].params)
+            for members in s.copies(v):
+                here = found.setdefault(members, {})
+                here[number] = max(here.get(number, 0), operations[v].table[s.allotments[v]].params)
     return {members: list(here.items()) for members, here in found.items()}
 
 
