@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from passes.scheduling.accelerator_sets import sets_bound
 from passes.scheduling.budget import Budget
 from passes.scheduling.class_program import ClassProgram, Method, program_bound
 from passes.scheduling.critical_path import in_flight_bound, latency_bound, paths_exclude
@@ -52,6 +53,7 @@ bounds_by_name: dict[str, NamedBound] = {
     "integer program": _program("integer program"),
     "configurations": _program("configurations"),
     "integer program over configurations": _program("integer program over configurations"),
+    "sets of accelerators": NamedBound(sets_bound, costly=True),
 }
 """Bounds that follow from the problem alone, cheapest first."""
 
@@ -124,6 +126,11 @@ def all_bounds(problem: PeriodicProblem, budget: Budget | None = None, limits: L
 def _costly(problem: PeriodicProblem, known: int, budget: Budget) -> list[Bound]:
     """The costly bounds of more than ``known``; each begins where the one before ended."""
     found: list[Bound] = []
+    part = budget.part(0.5)
+    bound = sets_bound(problem, part)
+    budget.spend(part.used)
+    if bound is not None and bound.value > known:
+        return [bound]  # it knows more than the others, and applies to few operations only
     steps: tuple[tuple[Method, float], ...] = (("configurations", 0.4), ("integer program over configurations", 1.0))
     for method, share in steps:
         part = budget.part(share)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from passes.scheduling.accelerator_sets import sets_bound
 from passes.scheduling.bounds import best_bound
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import Cost, Operation
-from passes.scheduling.free import on_circle, schedule_free, sets_bound
+from passes.scheduling.free import on_circle, schedule_free
 from passes.scheduling.laminar import LEAST
 from passes.scheduling.problem import MemoryProblem
 
