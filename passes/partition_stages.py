@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr, i64
-from xdsl.passes import ModulePass
 
 from dialects.structure import StageOp
+from passes.choices import Plan
 from passes.instance import Instance, read_instance
-from passes.progress import report
+from passes.requests import SchedulerPass, bound_of, incumbents, near
 from passes.scheduling.blocks import pack_blocks
-from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
+from passes.scheduling.portfolio import Request, solve
 from passes.scheduling.shared import share_boundaries
 from passes.scheduling.stages import partition_stages
 
@@ -49,16 +49,11 @@ def one_stage(instance: Instance) -> None:
 def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
     """The contiguous partition of least period, or a plan that shares boundaries when that is clearly shorter."""
     problem = instance.problem
-    bound = area_bound(problem).value
-    budget = Budget(options.time_limit, lambda engine, period: report(engine, period, bound, "partition"))
+    budget = options.budget(incumbents(area_bound(problem).value, "partition"))
     rest: dict[str, Any] = {"reserve": options.memory_reserve, "tolerance": options.tolerance, "budget": budget}
-    try:
-        plan = partition_stages(problem, stages=options.stages, **rest)
-    except InvalidProblem as failure:
-        raise instance.error(failure) from None
+    plan = partition_stages(problem, stages=options.stages, **rest)
     if options.plan in ("shared", "pushed"):
         laps = options.laps if options.laps is not None else problem.accelerators * 3 // 8
-        rest["max_in_flight"] = options.max_in_flight
         sharing = share_boundaries(problem, laps=laps if options.plan == "pushed" else 0, **rest)
         if sharing is not None and sharing.period * (1 + options.tolerance) < plan.period:
             grant(instance, sharing.blocks, sharing.homes, sharing.shared)
@@ -68,27 +63,39 @@ def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
     grant(instance, blocks, plan.homes())
 
 
+def best_blocks(instance: Instance, options: PartitionStagesPass, request: Request) -> None:
+    """The blocks of the best schedule by objective and limits, of the plan asked for or of every plan."""
+    bound = bound_of(instance, options.time_limit)
+    budget = options.budget(incumbents(bound.value, "partition"))
+    enough = near(bound, options.gap)
+    try:
+        best = solve(instance.problem, request, budget, enough)
+    except InvalidProblem:
+        if options.plan not in ("shared", "pushed"):
+            raise
+        best = solve(instance.problem, replace(request, plan="stages"), budget, enough)
+    grant(instance, best.staged.blocks, best.staged.homes, best.staged.shared)
+
+
 @dataclass(frozen=True)
-class PartitionStagesPass(ModulePass):
+class PartitionStagesPass(SchedulerPass):
     """Cut the model into contiguous stages of least period: level moldable to staged.
 
     A stage is a run of operators in a topological order; it is granted a block of accelerators, and
     each of its operators will run at its fastest allotment that fits the block. The period is the
     longest stage. Within `tolerance` of the least period the fewest stages are taken, since fewer
-    stages hold fewer micro-batches at once.
+    stages hold fewer micro-batches at once. With the plan "auto", another objective or a limit, whole
+    schedules are made of several partitions, and the blocks of the best one are granted.
 
     options:
       stages: number of stages (default: as many as the period asks for)
-      plan: "stages", each on a block of its own; "shared", where neighbouring blocks may run operators at their
-        boundary together; "pushed", where blocks may also run a few operators of later stages, each at
-        the price of about one more micro-batch in flight; "operators" for one stage of all
-        accelerators (for schedule-periodic{plan="laminar"}). A plan that is not shorter than stages of
-        their own by more than the tolerance is not taken
+      plan: "auto", the best of all that follow; "stages", each on a block of its own; "shared", where
+        neighbouring blocks may run operators at their boundary together; "pushed", where blocks may also
+        run a few operators of later stages, each at the price of about one more micro-batch in flight;
+        "operators" or "laminar" for one stage of all accelerators (for schedule-periodic{plan="laminar"}).
+        Sharing that does not shorten the period by more than the tolerance, or breaks a limit, is not taken
       laps: how many ranges of operators the plan "pushed" may move (default: three for eight accelerators)
-      max-in-flight: the plans "shared" and "pushed" move no more than leaves this many micro-batches in flight
       memory-reserve: bytes of each accelerator kept free of parameters, for live values
-      tolerance: periods within this fraction of the least count as equal
-      time-limit: seconds after which the best partition found so far is taken
 
     rewrite:
       takt.graph @m moldable {                   takt.graph @m staged {
@@ -101,16 +108,19 @@ class PartitionStagesPass(ModulePass):
     name = "partition-stages"
 
     stages: int | None = None
-    plan: Literal["stages", "shared", "pushed", "operators"] = "stages"
+    plan: Literal[Plan, "operators"] = "stages"
     laps: int | None = None
-    max_in_flight: int | None = None
     memory_reserve: int = 0
-    tolerance: float | int = 0.005
-    time_limit: float | int = 60
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         instance = read_instance(op, "moldable")
-        if self.plan == "operators":
-            one_stage(instance)
-        else:
-            stages_on_blocks(instance, self)
+        request = self.request(self.plan, self.stages, self.laps, self.memory_reserve)
+        try:
+            if self.plan in ("operators", "laminar"):
+                one_stage(instance)
+            elif self.plan == "auto" or request.several:
+                best_blocks(instance, self, request)
+            else:
+                stages_on_blocks(instance, self)
+        except InvalidProblem as failure:
+            raise instance.error(failure) from None

@@ -41,6 +41,8 @@ class Request:
     """Ranges that the plan ``pushed`` may pull forward; None: three for eight accelerators."""
     reserve: int = 0
     """Bytes of each accelerator kept free of parameters, at least."""
+    solver: str | None = None
+    """The only engine wanted, by name; None: any."""
     front: bool = False
     """Whether schedules with a longer period and fewer micro-batches in flight are wanted too."""
 
@@ -63,6 +65,8 @@ class Candidate:
 
 Family = Callable[[MemoryProblem, Request, Budget], Iterator[StagedProblem]]
 Engine = Callable[..., tuple[Solution, str]]
+Judge = Callable[[Candidate], bool]
+"""Whether a schedule is good enough to look for no other."""
 
 
 def whole(problem: MemoryProblem) -> StagedProblem:
@@ -128,11 +132,18 @@ FAMILIES: dict[str, tuple[Family, Engine]] = {
 """Plan → where its blocks come from, and the engine that schedules inside them; from tame to free."""
 
 
-def candidates(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[Candidate]:
+def candidates(
+    problem: MemoryProblem, request: Request, budget: Budget, good_enough: Judge | None = None
+) -> Iterator[Candidate]:
     """Verified schedules of the plan asked for, or of every plan; those that do not fit in memory are left out.
 
+    After a schedule that is ``good_enough`` no other is looked for.
     Raises the :class:`InvalidProblem` of the first family when none has a schedule at all.
     """
+    bounded = request.limits.bounded(problem)
+    if bounded is not problem:
+        problem = bounded
+        problem.check()
     names = list(FAMILIES) if request.plan == "auto" else [request.plan]
     refusal: InvalidProblem | None = None
     found = False
@@ -142,9 +153,13 @@ def candidates(problem: MemoryProblem, request: Request, budget: Budget) -> Iter
             for candidate in _fitting(name, problem, request, part):
                 found = True
                 yield candidate
+                if good_enough is not None and good_enough(candidate):
+                    return
         except InvalidProblem as reason:
             refusal = refusal or reason
         budget.spend(part.used)
+        if part.stopped:
+            budget.stop()
         if found and budget.spent():
             return
     if not found:
@@ -174,23 +189,89 @@ def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget
         raise refusal
 
 
-def solve(problem: MemoryProblem, request: Request, budget: Budget) -> Candidate:
+def collect(
+    problem: MemoryProblem, request: Request, budget: Budget, good_enough: Judge | None = None
+) -> list[Candidate]:
+    """All :func:`candidates`, or those found until the user interrupted; with none the interrupt passes."""
+    found: list[Candidate] = []
+    try:
+        for candidate in candidates(problem, request, budget, good_enough):
+            found.append(candidate)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        budget.stop()
+    return found
+
+
+def solve(problem: MemoryProblem, request: Request, budget: Budget, good_enough: Judge | None = None) -> Candidate:
     """The best schedule found, by the objective, within the limits.
 
     Without a limit ``auto`` keeps to ``CALM`` micro-batches in flight for each accelerator where it can: plans
     that map single operations gain their last percent of the period with ten times as many, which nobody wants
-    unasked.
+    unasked. A schedule beyond a limit is never ``good_enough``.
     Raises :class:`InvalidProblem` when there is none; it says which limit the nearest schedule breaks.
     """
-    found = list(candidates(problem, request, budget))
-    within = [c for c in found if request.limits.keeps(c.figures)]
-    if request.plan == "auto" and request.limits.in_flight is None:
-        within = [c for c in within if c.figures.in_flight <= CALM * problem.accelerators] or within
-    best = request.objective.best(within, lambda c: c.figures)
-    if best is None:
-        nearest = min(found, key=lambda c: (len(list(request.limits.broken(c.figures))), c.figures.in_flight))
-        raise InvalidProblem(list(request.limits.broken(nearest.figures)))
+
+    def enough(candidate: Candidate) -> bool:
+        if good_enough is None or not request.limits.keeps(candidate.figures):
+            return False
+        return _calm(candidate, request, problem) and good_enough(candidate)
+
+    within = kept(collect(problem, request, budget, enough), request.limits)
+    calm = [c for c in within if _calm(c, request, problem)]
+    best = request.objective.best(calm or within, lambda c: c.figures)
+    assert best is not None, "at least one schedule keeps the limits"
     return best
+
+
+def _calm(candidate: Candidate, request: Request, problem: MemoryProblem) -> bool:
+    if request.plan != "auto" or request.limits.in_flight is not None:
+        return True
+    return candidate.figures.in_flight <= CALM * problem.accelerators
+
+
+def kept(found: Sequence[Candidate], limits: Limits) -> list[Candidate]:
+    """The candidates within the limits; :class:`InvalidProblem` when none is, with what the nearest one breaks."""
+    within = [c for c in found if limits.keeps(c.figures)]
+    if not within:
+        nearest = min(found, key=lambda c: (len(list(limits.broken(c.figures))), c.figures.in_flight))
+        raise InvalidProblem(list(limits.broken(nearest.figures)))
+    return within
+
+
+def inside(problem: StagedProblem, request: Request, budget: Budget) -> Iterator[Candidate]:
+    """Verified schedules in blocks that are granted already, by every engine that works inside such blocks.
+
+    Operations are packed for themselves where one block of all accelerators is granted. Raises the
+    :class:`InvalidProblem` of the first engine when none has a schedule.
+    """
+    problem = request.limits.bounded(problem)
+    plans = [plan_of(problem)]
+    if problem.blocks == (tuple(range(problem.accelerators)),):
+        plans.append("laminar")
+    refusal: InvalidProblem | None = None
+    found = False
+    for plan in plans:
+        if found and budget.spent():
+            return
+        try:
+            solution, by = FAMILIES[plan][1](problem, budget=budget)
+            problem.verify(solution)
+        except InvalidProblem as reason:
+            refusal = refusal or reason
+            continue
+        found = True
+        yield Candidate(plan, problem, solution, by, figures_of(problem, solution))
+    if refusal is not None and not found:
+        raise refusal
+
+
+def plan_of(problem: StagedProblem) -> str:
+    """The tamest plan that grants such blocks."""
+    if len(set(problem.blocks)) < len(problem.blocks):
+        return "pushed"
+    return "shared" if problem.shared else "stages"
 
 
 AXES = ("period", "in-flight", "latency", "memory", "crossing")
