@@ -6,25 +6,33 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from html import escape
+from math import ceil, floor, log2
 
 from compiler.pareto import Front, Point
 from compiler.targets.front import show
 from compiler.targets.svg import FAINT, FONT, INK, RULE, round_step, text_at
 from compiler.targets.text import counted, percent, short_time
 from dialects.units import SIZES, TIMES
+from passes.choices import PLANS
 
 COLOURS = ("#2f6fb0", "#d9822b", "#2f9e5b", "#c2405a", "#7356bf", "#a8871a", "#1d9a96", "#8a5a34")
-"""One colour a plan, in the order in which plans first stand in the front."""
+"""One colour a plan, the same in every picture."""
 
 WIDTH, HEIGHT = 760, 480
-LEFT, RIGHT, TOP, FOOT = 92, 150, 76, 64
+LEFT, RIGHT, TOP, FOOT = 92, 150, 92, 64
+FAR = 24
+"""How many times the least value the greatest must be for a logarithmic axis."""
+
 NAMES = {"period": "period", "in-flight": "micro-batches in flight", "latency": "latency"}
 NAMES |= {"memory": "memory of the fullest accelerator", "crossing": "bytes that cross in a micro-batch"}
 
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis: values from ``low`` to ``high`` in steps of ``step``, shown in units of ``factor``, on pixels."""
+    """An axis from ``low`` to ``high`` units of ``factor``, between two pixels.
+
+    A tick stands at every ``step``; with step 0 the axis is logarithmic, with a tick at every doubling.
+    """
 
     low: Fraction
     high: Fraction
@@ -36,10 +44,13 @@ class Scale:
 
     @staticmethod
     def of(name: str, values: Sequence[int], begin: float, end: float) -> Scale:
-        """An axis that holds all ``values`` between round ends; counts begin at 0."""
+        """An axis that holds all ``values`` between round ends; logarithmic where they are far apart."""
         units = {"in-flight": (("", 1),)}.get(name, TIMES if name in ("period", "latency") else (*SIZES, ("B", 1)))
         most, least = max(values), min(values)
         unit, factor = next(((u, f) for u, f in units if most >= f), units[-1])
+        if least > 0 and most >= FAR * least:
+            bottom, top = (Fraction(2) ** round_to(log2(v / factor)) for round_to, v in ((floor, least), (ceil, most)))
+            return Scale(bottom, top, Fraction(0), unit, factor, begin, end)
         low = Fraction(0 if name == "in-flight" else least, factor)
         spread = Fraction(most, factor) - low
         step = round_step(max(spread / 6, Fraction(most, factor) / 50, Fraction(1, 100)))
@@ -51,15 +62,19 @@ class Scale:
 
     def at(self, value: int | Fraction) -> float:
         """The pixel of a value in its base unit."""
-        share = (Fraction(value) / self.factor - self.low) / (self.high - self.low)
-        return self.begin + float(share) * (self.end - self.begin)
+        here = Fraction(value) / self.factor
+        if self.step:
+            share = float((here - self.low) / (self.high - self.low))
+        else:
+            share = log2(here / self.low) / log2(self.high / self.low)
+        return self.begin + share * (self.end - self.begin)
 
     def ticks(self) -> Iterator[tuple[float, str]]:
         """Pixel and text of each tick."""
         tick = self.low
         while tick <= self.high:
             yield self.at(tick * self.factor), f"{float(tick):.6g}"
-            tick += self.step
+            tick = tick + self.step if self.step else 2 * tick
 
 
 def draw(front: Front) -> str:
@@ -69,7 +84,8 @@ def draw(front: Front) -> str:
     x = Scale.of(x_name, [p.value(x_name) for p in front.points], LEFT, WIDTH - RIGHT)
     y = Scale.of(y_name, [p.value(y_name) for p in front.points] + bounds, HEIGHT - FOOT, TOP)
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
-    colours = {plan: COLOURS[i % len(COLOURS)] for i, plan in enumerate(dict.fromkeys(p.plan for p in front.points))}
+    present = {p.plan for p in front.points}
+    colours = {plan: COLOURS[i % len(COLOURS)] for i, plan in enumerate(PLANS[1:]) if plan in present}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{escape(FONT)}" fill="{INK}">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="6" fill="#ffffff"/>',
@@ -95,7 +111,7 @@ def _grid(x: Scale, y: Scale, x_name: str, y_name: str) -> Iterator[str]:
         yield f'<path d="M{LEFT} {pixel:.1f}H{WIDTH - RIGHT}" stroke="{RULE}" stroke-width=".6"/>'
         yield text_at(LEFT - 8, pixel + 3.6, text, size=10.5, anchor="end", colour=FAINT)
     yield text_at((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 20, _label(x_name, x), size=12, anchor="middle")
-    yield text_at(16, TOP - 10, _label(y_name, y), size=12)
+    yield text_at(16, TOP - 16, _label(y_name, y), size=12)
 
 
 def _label(name: str, scale: Scale) -> str:

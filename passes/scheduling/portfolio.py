@@ -114,9 +114,17 @@ def _shared(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
 
 def _pushed(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
     most = problem.accelerators * 3 // 8 if request.laps is None else request.laps
-    for laps in [most, *(most >> step for step in range(1, 4))] if request.front else [most]:
-        if laps:
-            yield from _sharing(problem, request, budget, laps)
+    if not most:
+        return
+    tight = request.limits.in_flight is not None
+    first = list(_sharing(problem, request, budget, most))
+    yield from first
+    if not request.front and not (tight and first):
+        return
+    # the estimate of what a range costs is careful: try what it leaves out, the schedule shows what it has
+    free = replace(request, limits=replace(request.limits, in_flight=None))
+    for laps in sorted({most >> step for step in range(0 if tight else 1, 4)} - {0}, reverse=True):
+        yield from _sharing(problem, free, budget, laps)
 
 
 def _whole(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:

@@ -126,6 +126,7 @@ def test_json_says_everything(build: Build, spec: dict[str, Any]) -> None:
         "plan": "",
         "engine": "",
         "seed": 0,
+        "limits": {},
     }
     assert document["operators"][2] == {
         "name": "b",
