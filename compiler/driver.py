@@ -31,7 +31,7 @@ class Driver:
         self.sources = sources
         self.timing = Timing()
         given = {name: getattr(args, name) for name in OPTIONS}
-        self.options = Options(max_memory=given.pop("memory"), **given)
+        self.options = Options(max_memory=given.pop("memory"), copies=given.pop("replicate"), **given)
 
     def run(self) -> int:
         """Do what the command line asks for; returns the exit code."""

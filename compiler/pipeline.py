@@ -79,7 +79,7 @@ class Options:
     solver: Solver | None = None
     granularity: Granularity | None = None
     chunks: int | None = None
-    replicate: int | None = None
+    copies: int | None = None
 
     @property
     def whole(self) -> bool:

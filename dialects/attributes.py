@@ -328,12 +328,7 @@ LIMITS = ("in_flight", "latency", "memory", "crossing")
 
 @irdl_attr_definition
 class LimitsAttr(BracketedAttribute):
-    """The most of each figure that a schedule was asked to have; only the limits that were given.
-
-    ```
-    #takt.limits<in_flight 8, latency 2000000, memory 1024, crossing 4096>
-    ```
-    """
+    """The most of each figure that a schedule may have, where given: ``#takt.limits<in_flight 8, latency 2000000>``."""
 
     name = "takt.limits"
 

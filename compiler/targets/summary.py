@@ -15,6 +15,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from compiler.targets.analysis import Analysis, StageRow
 from compiler.targets.text import counted, percent, ranges, rate, short_bytes, short_time
+from dialects.diagnostics import TaktError
 
 WIDEST = 130
 NARROWEST = 60
@@ -28,6 +29,8 @@ def emit(module: ModuleOp, *, width: int | None = None, colour: bool = False, mi
     With ``microbatches``, also the time of a step of so many: from the first start to the last end.
     ``colour`` adds terminal colours; leave it off when the text goes to a file.
     """
+    if microbatches is not None and microbatches < 1:
+        raise TaktError(f"a step of {microbatches} micro-batches: it has at least 1")
     columns = shutil.get_terminal_size((100, 24)).columns if width is None else width
     stream = StringIO()
     console = Console(

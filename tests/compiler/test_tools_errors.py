@@ -73,6 +73,7 @@ USAGE: list[tuple[tuple[str, ...], str]] = [
     ((*OK, "--solver", "cpsat"), "did you mean 'cp-sat'?"),
     ((*OK, "--objective", "periods"), "did you mean 'period'?"),
     ((*OK, "--objective", "step"), "--objective step needs --microbatches M"),
+    ((*OK, "--granularity", "blocks"), "did you mean 'block'?"),
     ((*OK, "--microbatches", "4"), "--microbatches is for --objective step"),
     ((*OK, "--objective", "latency", "--gap", "1%"), "--gap is about the period, and the objective is the latency"),
     ((*OK, "--max-latency", "30"), "'30' has no unit: write 30ms, or s, ms, us, ns"),
