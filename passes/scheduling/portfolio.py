@@ -76,7 +76,9 @@ def whole(problem: MemoryProblem) -> StagedProblem:
 
 def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
     numbers: list[int | None] = [request.stages]
-    for number in numbers:
+    for number in numbers:  # grows while it is walked
+        if number is not None and number != request.stages and budget.spent():
+            return
         plan = partition_stages(
             problem, stages=number, reserve=request.reserve, tolerance=request.objective.tolerance, budget=budget
         )
@@ -124,6 +126,8 @@ def _pushed(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
     # the estimate of what a range costs is careful: try what it leaves out, the schedule shows what it has
     free = replace(request, limits=replace(request.limits, in_flight=None))
     for laps in sorted({most >> step for step in range(0 if tight else 1, 4)} - {0}, reverse=True):
+        if budget.spent():
+            return
         yield from _sharing(problem, free, budget, laps)
 
 

@@ -88,6 +88,14 @@ def test_an_interrupt_that_a_solver_took_stops_the_families_after_it(monkeypatch
     assert budget.stopped
 
 
+def test_no_more_numbers_of_stages_once_the_budget_is_spent() -> None:
+    request = Request("stages", front=True)
+    assert len(collect(chain(9, 9, 9), request, Budget())) > 1
+    spent = Budget(work=1.0)
+    spent.spend(1.0)
+    assert len(collect(chain(9, 9, 9), request, spent)) == 1, "the first is always looked for"
+
+
 def test_no_family_is_asked_once_a_schedule_is_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FAMILIES["stages"][1]
     monkeypatch.setattr(portfolio, "FAMILIES", {"stages": FAMILIES["stages"], "shared": (never, engine)})
