@@ -15,7 +15,7 @@ from passes.scheduling.bounds import Bound
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.objective import figures_of
-from passes.scheduling.portfolio import FAMILIES, Candidate, Request, inside, kept
+from passes.scheduling.portfolio import FAMILIES, Candidate, Request, gathered, inside, kept
 from passes.scheduling.problem import StagedProblem
 
 
@@ -43,7 +43,8 @@ def schedule_inside(problem: StagedProblem, request: Request, budget: Budget) ->
     Raises :class:`InvalidProblem` when there is none, or none that keeps the limits.
     """
     if request.plan == "auto":
-        best = request.objective.best(kept(list(inside(problem, request, budget)), request.limits), lambda c: c.figures)
+        found = gathered(inside(problem, request, budget), budget)
+        best = request.objective.best(kept(found, request.limits), lambda c: c.figures)
         assert best is not None, "at least one schedule keeps the limits"
         return best
     bounded = request.limits.bounded(problem)

@@ -204,10 +204,15 @@ def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget
 def collect(
     problem: MemoryProblem, request: Request, budget: Budget, good_enough: Judge | None = None
 ) -> list[Candidate]:
-    """All :func:`candidates`, or those found until the user interrupted; with none the interrupt passes."""
+    """All :func:`candidates`, or those found until the user interrupted."""
+    return gathered(candidates(problem, request, budget, good_enough), budget)
+
+
+def gathered(source: Iterator[Candidate], budget: Budget) -> list[Candidate]:
+    """What ``source`` yields until it ends or the user interrupts; with nothing yet the interrupt passes."""
     found: list[Candidate] = []
     try:
-        for candidate in candidates(problem, request, budget, good_enough):
+        for candidate in source:
             found.append(candidate)
     except KeyboardInterrupt:
         if not found:

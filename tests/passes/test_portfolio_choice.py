@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from passes import choices
 from passes.scheduling import portfolio
 from passes.scheduling.budget import Budget
-from passes.scheduling.data import Cost, Dependence, InvalidProblem, Operation
+from passes.scheduling.data import Cost, Dependence, InvalidProblem, Operation, Solution
 from passes.scheduling.objective import Excess, Limits, figures_of
 from passes.scheduling.portfolio import (
     AXES,
@@ -21,6 +21,7 @@ from passes.scheduling.portfolio import (
     candidates,
     collect,
     front,
+    gathered,
     inside,
     kept,
     plan_of,
@@ -67,6 +68,17 @@ def test_an_interrupt_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch) -> N
     budget = Budget()
     found = collect(chain(9, 9, 9), Request(), budget)
     assert [c.plan for c in found] == ["stages", "shared"]
+    assert budget.stopped
+
+
+def test_an_interrupt_of_the_second_engine_keeps_the_schedule_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupts(problem: StagedProblem, *, budget: Budget) -> tuple[Solution, str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(FAMILIES, "laminar", (FAMILIES["laminar"][0], interrupts))
+    budget = Budget()
+    found = gathered(inside(whole(chain(9, 9, 9)), Request(), budget), budget)
+    assert [c.plan for c in found] == ["stages"]
     assert budget.stopped
 
 
