@@ -121,7 +121,7 @@ def _pushed(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
     tight = request.limits.in_flight is not None
     first = list(_sharing(problem, request, budget, most))
     yield from first
-    if not request.front and not (tight and first):
+    if not request.several or (tight and not first):
         return
     # the estimate of what a range costs is careful: try what it leaves out, the schedule shows what it has
     free = replace(request, limits=replace(request.limits, in_flight=None))

@@ -100,8 +100,10 @@ def test_objectives(taktc: Tool, dag: tuple[str, ...]) -> None:
     assert quick["latency"] < plain["latency"]
     assert quick["period"] > plain["period"]
     few = schedule(taktc, *dag, "--plan", "auto", "--objective", "step", "--microbatches", "2")
-    for other in (plain, quick):
+    four = schedule(taktc, *dag, "--plan", "auto", "--objective", "step", "--microbatches", "4")
+    for other in (plain, quick, *points(taktc, *dag, "--pareto", EVERY)):
         assert step(few, 2) <= step(other, 2) * 1.005
+        assert step(four, 4) <= step(other, 4) * 1.005
     many = schedule(taktc, *dag, "--plan", "auto", "--objective", "step", "--microbatches", "1000")
     assert step(many, 1000) < step(few, 1000)
 
