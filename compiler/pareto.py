@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.pipeline import Options
 from passes.instance import read_instance
-from passes.partition_stages import PartitionStagesPass
+from passes.partition_stages import PartitionStagesPass, check_options
 from passes.requests import bound_of, incumbents
 from passes.scheduling.bounds import Bound
 from passes.scheduling.data import InvalidProblem
@@ -61,10 +62,12 @@ def trade_off(module: ModuleOp, axes: tuple[str, ...], options: Options) -> Fron
     :class:`dialects.diagnostics.TaktError` when there is no schedule, or none within the limits.
     """
     instance = read_instance(module, "moldable")
-    asked = PartitionStagesPass(**options.of("partition-stages"))
+    given: dict[str, Any] = {"plan": "auto"} | options.of("partition-stages")
+    asked = PartitionStagesPass(**given)
     if options.time_limit is not None:  # all of it: no second pass follows
         asked = replace(asked, time_limit=options.time_limit)
-    request = replace(asked.request(options.plan or "auto", asked.stages), front=True)
+    check_options(instance, asked)
+    request = replace(asked.asked(), front=True)
     bound = bound_of(instance, asked.time_limit)
     try:
         found = collect(instance.problem, request, asked.budget(incumbents(bound.value, "front")))

@@ -123,13 +123,18 @@ def _problem(graph: GraphOp, platform: PlatformOp, operators: tuple[OperatorOp, 
                 dependences[found] = None
     inputs = [_input(op, number) for op in graph.inputs()]
     return MemoryProblem(
-        tuple(Operation(names[op], table(op)) for op in operators),
+        tuple(Operation(names[op], table(op), _block(op)) for op in operators),
         tuple(dependences),
         tuple(inputs),
         platform.count,
         platform.group_size,
         platform.memory.value.data,
     )
+
+
+def _block(op: OperatorOp) -> str:
+    """Name and number of the block that ``op`` was expanded from; empty when it stands in the model itself."""
+    return "" if op.block is None else f"{op.block.block.data}.{op.block.index.data}"
 
 
 def _input(op: InputOp, number: dict[OperatorOp, int]) -> Input:

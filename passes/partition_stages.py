@@ -10,11 +10,13 @@ from typing import Any, Literal
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr, i64
 
+from dialects.diagnostics import TaktError, at
 from dialects.structure import StageOp
-from passes.choices import Plan
+from passes.choices import Granularity, Plan
 from passes.instance import Instance, read_instance
 from passes.requests import SchedulerPass, bound_of, incumbents, near
 from passes.scheduling.blocks import pack_blocks
+from passes.scheduling.chunked import Shape, chunk_stages
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
 from passes.scheduling.portfolio import Request, solve
@@ -46,12 +48,42 @@ def one_stage(instance: Instance) -> None:
     grant(instance, [range(instance.platform.count)], [0] * len(instance.operators))
 
 
+CHUNKED = ("interleaved", "v")
+"""The plans that run several chunks on every block."""
+
+
+def check_options(instance: Instance, options: PartitionStagesPass) -> None:
+    """Refuse options that the plan cannot follow."""
+    if options.granularity == "block" and options.plan not in ("auto", "stages", *CHUNKED):
+        message = f"plan '{options.plan}' cannot keep the blocks of the model whole; 'stages', 'interleaved', 'v' can"
+        raise TaktError(at(instance.graph, message))
+    if options.chunks < 1:
+        raise TaktError(at(instance.graph, f"there cannot be {options.chunks} chunks on a block"))
+    if options.stages is not None and options.plan in CHUNKED:
+        message = f"plan '{options.plan}' chooses the number of its blocks itself"
+        raise TaktError(at(instance.graph, message, 'leave out the number of stages, or use plan "stages"'))
+
+
+def chunks_on_blocks(instance: Instance, options: PartitionStagesPass, shape: Shape) -> None:
+    """Several chunks on each of some blocks, passed again and again, or there and back."""
+    plan = chunk_stages(
+        instance.problem,
+        shape=shape,
+        chunks=options.chunks,
+        reserve=options.memory_reserve,
+        tolerance=options.tolerance,
+        granularity=options.granularity,
+        budget=options.budget(incumbents(area_bound(instance.problem).value, "partition")),
+    )
+    grant(instance, plan.blocks, plan.homes)
+
+
 def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
     """The contiguous partition of least period, or a plan that shares boundaries when that is clearly shorter."""
     problem = instance.problem
     budget = options.budget(incumbents(area_bound(problem).value, "partition"))
     rest: dict[str, Any] = {"reserve": options.memory_reserve, "tolerance": options.tolerance, "budget": budget}
-    plan = partition_stages(problem, stages=options.stages, **rest)
+    plan = partition_stages(problem, stages=options.stages, granularity=options.granularity, **rest)
     if options.plan in ("shared", "pushed"):
         laps = options.laps if options.laps is not None else problem.accelerators * 3 // 8
         sharing = share_boundaries(problem, laps=laps if options.plan == "pushed" else 0, **rest)
@@ -92,8 +124,13 @@ class PartitionStagesPass(SchedulerPass):
       plan: "auto", the best of all that follow; "stages", each on a block of its own; "shared", where
         neighbouring blocks may run operators at their boundary together; "pushed", where blocks may also
         run a few operators of later stages, each at the price of about one more micro-batch in flight;
-        "operators" or "laminar" for one stage of all accelerators (for schedule-periodic{plan="laminar"}).
-        Sharing that does not shorten the period by more than the tolerance, or breaks a limit, is not taken
+        "interleaved" and "v", where every block runs several chunks of the order, and a micro-batch passes
+        the blocks again and again, or there and back; "operators" or "laminar" for one stage of all
+        accelerators (for schedule-periodic{plan="laminar"}). Sharing that does not shorten the period by more
+        than the tolerance, or breaks a limit, is not taken
+      granularity: "operator" to cut anywhere, or "block" to keep all operators of a block of the model in one stage
+        (plans "auto", "stages", "interleaved" and "v")
+      chunks: chunks on every block in the plans "interleaved" and "v"
       laps: how many ranges of operators the plan "pushed" may move (default: three for eight accelerators)
       memory-reserve: bytes of each accelerator kept free of parameters, for live values
 
@@ -109,17 +146,33 @@ class PartitionStagesPass(SchedulerPass):
 
     stages: int | None = None
     plan: Literal[Plan, "operators"] = "stages"
+    granularity: Granularity = "operator"
+    chunks: int = 2
     laps: int | None = None
     memory_reserve: int = 0
 
+    def asked(self) -> Request:
+        """What the options ask of the scheduler."""
+        return replace(
+            self.request(self.plan),
+            stages=self.stages,
+            laps=self.laps,
+            chunks=self.chunks,
+            granularity=self.granularity,
+            reserve=self.memory_reserve,
+        )
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         instance = read_instance(op, "moldable")
-        request = self.request(self.plan, self.stages, self.laps, self.memory_reserve)
+        check_options(instance, self)
+        request = self.asked()
         try:
             if self.plan in ("operators", "laminar"):
                 one_stage(instance)
             elif self.plan == "auto" or request.several:
                 best_blocks(instance, self, request)
+            elif self.plan == "interleaved" or self.plan == "v":
+                chunks_on_blocks(instance, self, self.plan)
             else:
                 stages_on_blocks(instance, self)
         except InvalidProblem as failure:

@@ -57,9 +57,9 @@ class SchedulerPass(ModulePass):
         """The work and the time given."""
         return Budget(self.time_limit, listener, self.effort, self.seed)
 
-    def request(self, plan: str, stages: int | None = None, laps: int | None = None, reserve: int = 0) -> Request:
+    def request(self, plan: str) -> Request:
         """The request for a schedule of ``plan``."""
-        return Request(plan, self.goal(), self.limits(), stages=stages, laps=laps, reserve=reserve, solver=self.solver)
+        return Request(plan, self.goal(), self.limits(), solver=self.solver)
 
 
 def incumbents(bound: int, message: str = "") -> Listener:

@@ -63,8 +63,8 @@ class SchedulePeriodicPass(SchedulerPass):
     schedule. The limits are written into the schedule.
 
     options:
-      plan: "stages", "shared" and "pushed" run each operator at its fastest allotment on its block, or on two
-        blocks where it is shared (they differ in how the stages were cut); "laminar" packs operators on
+      plan: "stages", "shared", "pushed", "interleaved" and "v" run each operator at its fastest allotment on its
+        block, or on two where it is shared (they differ in how the stages were cut); "laminar" packs operators on
         nested blocks of accelerators inside each granted block: a smaller period, more micro-batches in flight;
         "auto" takes the best of those that can work in the granted blocks, and writes down which
 

@@ -29,6 +29,8 @@ class Operation:
 
     name: str
     table: Table
+    block: str = ""
+    """The block of the model that it was expanded from: equal and not empty for operations of one block."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ def schedule_blocks(problem: StagedProblem, *, budget: Budget | None = None) -> 
     best = aligned(problem, allotments, sets, order)
     if best is not None:
         budget.report(engine, best.period)
+    if best is not None and _crowded(problem):
+        return best, engine
     other = windows(problem, allotments, sets, order, None if best is None else best.period)
     if other is not None and (
         best is None or (other.period, problem.latency(other)) <= (best.period, problem.latency(best))
@@ -35,6 +37,16 @@ def schedule_blocks(problem: StagedProblem, *, budget: Budget | None = None) -> 
         budget.report(engine, best.period)
     assert best is not None, "without a limit there are always windows"
     return best, engine
+
+
+CROWDED = 2_000_000
+"""Operations times blocks from which on windows are not tried for stages that share blocks."""
+
+
+def _crowded(problem: StagedProblem) -> bool:
+    """Whether windows would only cost time: what a block runs again later does not fit in one, most often."""
+    blocks = len(set(problem.blocks))
+    return blocks < len(problem.blocks) and blocks * len(problem.operations) > CROWDED
 
 
 def choose_allotments(problem: StagedProblem) -> list[int]:

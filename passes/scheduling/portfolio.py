@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.budget import Budget
+from passes.scheduling.chunked import Shape, chunk_stages
 from passes.scheduling.data import InvalidProblem, Solution, Violation
+from passes.scheduling.grains import Granularity
 from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.laminar import schedule_laminar
 from passes.scheduling.objective import Figures, Limits, Objective, figures_of
@@ -39,6 +41,10 @@ class Request:
     """Number of stages of the plans that have them; None: any."""
     laps: int | None = None
     """Ranges that the plan ``pushed`` may pull forward; None: three for eight accelerators."""
+    chunks: int = 2
+    """Chunks on every block of the plans ``interleaved`` and ``v``."""
+    granularity: Granularity = "operator"
+    """Whether blocks of the model stay whole."""
     reserve: int = 0
     """Bytes of each accelerator kept free of parameters, at least."""
     solver: str | None = None
@@ -80,7 +86,12 @@ def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
         if number is not None and number != request.stages and budget.spent():
             return
         plan = partition_stages(
-            problem, stages=number, reserve=request.reserve, tolerance=request.objective.tolerance, budget=budget
+            problem,
+            stages=number,
+            reserve=request.reserve,
+            tolerance=request.objective.tolerance,
+            granularity=request.granularity,
+            budget=budget,
         )
         blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
         assert blocks is not None, "the widths were chosen so that they can be packed"
@@ -131,6 +142,28 @@ def _pushed(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
         yield from _sharing(problem, free, budget, laps)
 
 
+def _chunked(problem: MemoryProblem, request: Request, budget: Budget, shape: Shape) -> Iterator[StagedProblem]:
+    if request.stages is None:  # these choose the number of their blocks themselves
+        plan = chunk_stages(
+            problem,
+            shape=shape,
+            chunks=request.chunks,
+            reserve=request.reserve,
+            tolerance=request.objective.tolerance,
+            granularity=request.granularity,
+            budget=budget,
+        )
+        yield plan.staged(problem)
+
+
+def _interleaved(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
+    yield from _chunked(problem, request, budget, "interleaved")
+
+
+def _there_and_back(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
+    yield from _chunked(problem, request, budget, "v")
+
+
 def _whole(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
     yield whole(problem)
 
@@ -139,9 +172,15 @@ FAMILIES: dict[str, tuple[Family, Engine]] = {
     "stages": (_stages, schedule_blocks),
     "shared": (_shared, schedule_blocks),
     "pushed": (_pushed, schedule_blocks),
+    "interleaved": (_interleaved, schedule_blocks),
+    "v": (_there_and_back, schedule_blocks),
     "laminar": (_whole, schedule_laminar),
 }
 """Plan → where its blocks come from, and the engine that schedules inside them; from tame to free."""
+
+
+KEEP_BLOCKS = ("stages", "interleaved", "v")
+"""The plans that can keep blocks of the model whole."""
 
 
 def candidates(
@@ -157,6 +196,8 @@ def candidates(
         problem = bounded
         problem.check()
     names = list(FAMILIES) if request.plan == "auto" else [request.plan]
+    if request.plan == "auto" and request.granularity == "block":
+        names = [name for name in names if name in KEEP_BLOCKS]
     refusal: InvalidProblem | None = None
     found = False
     for number, name in enumerate(names):
@@ -286,7 +327,12 @@ def inside(problem: StagedProblem, request: Request, budget: Budget) -> Iterator
 
 def plan_of(problem: StagedProblem) -> str:
     """The tamest plan that grants such blocks."""
-    if len(set(problem.blocks)) < len(problem.blocks):
+    blocks = list(dict.fromkeys(problem.blocks))
+    if len(blocks) < len(problem.blocks):
+        rounds = -(-len(problem.blocks) // len(blocks))
+        again, back = blocks * rounds, [b for r in range(rounds) for b in (blocks[::-1] if r % 2 else blocks)]
+        if not problem.shared and list(problem.blocks) in (again, back):
+            return "interleaved" if list(problem.blocks) == again else "v"
         return "pushed"
     return "shared" if problem.shared else "stages"
 

@@ -13,7 +13,7 @@ problem by a dynamic program over positions and processors.)
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -25,7 +25,7 @@ from passes.scheduling.blocks import width_families
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.elementary import area_bound, least, usable
-from passes.scheduling.orders import topological_orders
+from passes.scheduling.grains import Granularity, cuttable_orders
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 from passes.scheduling.recurrence import recurrence_bound
 
@@ -108,16 +108,29 @@ class Choices:
 
 
 class Profile:
-    """Prefix sums, over one order, of time and of parameter bytes for each width."""
+    """Prefix sums, over one order, of time and of parameter bytes for each width.
 
-    def __init__(self, choices: Choices, order: Sequence[int], reserve: int = 0):
-        self.n, self.accelerators, self.widths = len(order), choices.accelerators, choices.widths
+    ``cuts`` are the positions of the order, first and last included, at which stages may begin and end
+    (None: any). Everything below counts in cuts: position ``i`` of the profile is ``cuts[i]`` of the order.
+    """
+
+    def __init__(self, choices: Choices, order: Sequence[int], reserve: int = 0, cuts: Sequence[int] | None = None):
+        self.cuts = range(len(order) + 1) if cuts is None else tuple(cuts)
+        self.n, self.accelerators, self.widths = len(self.cuts) - 1, choices.accelerators, choices.widths
         self.room = choices.memory - reserve if choices.memory else None
         self.most = choices.most
         rows = [choices.rows[choices.keys[v]] for v in order]
-        self.time = [list(accumulate((row[i][0] for row in rows), initial=0)) for i in range(len(self.widths))]
-        self.params = [list(accumulate((row[i][1] for row in rows), initial=0)) for i in range(len(self.widths))]
+        self.time = [self._sums(row[i][0] for row in rows) for i in range(len(self.widths))]
+        self.params = [self._sums(row[i][1] for row in rows) for i in range(len(self.widths))]
         self._arrays: list[tuple[Positions, Positions]] | None = None
+
+    def _sums(self, numbers: Iterable[int]) -> list[int]:
+        sums = list(accumulate(numbers, initial=0))
+        return [sums[at] for at in self.cuts]
+
+    def in_order(self, stages: Sequence[Stage]) -> tuple[Stage, ...]:
+        """``stages`` with positions of the order."""
+        return tuple(replace(s, begin=self.cuts[s.begin], end=self.cuts[s.end]) for s in stages)
 
     def extend(self, number: int, begin: int, period: int) -> int:
         """Furthest end of a stage of width ``widths[number]`` that begins at ``begin``."""
@@ -230,7 +243,7 @@ def exactly(profile: Profile, period: int, count: int) -> list[Stage] | None:
     ``j``, so each step is a sliding minimum.
     """
     n, never = profile.n, profile.accelerators + 1
-    begins = [_earliest(profile.extend_all(i, period)) for i in range(len(profile.widths))]
+    begins = [earliest(profile.extend_all(i, period)) for i in range(len(profile.widths))]
     cost = [np.full(n + 1, never, dtype=np.int64)]
     cost[0][0] = 0
     for _ in range(count):
@@ -261,7 +274,7 @@ def _last_stage(
     raise AssertionError("a cost without a stage that explains it")
 
 
-def _earliest(ends: Positions) -> Positions:
+def earliest(ends: Positions) -> Positions:
     """For each end the earliest beginning whose stage reaches it (the end itself when there is none)."""
     n = len(ends) - 1
     positions = np.arange(n + 1)
@@ -303,12 +316,14 @@ def partition_stages(
     reserve: int = 0,
     tolerance: float = 0.005,
     budget: Budget | None = None,
+    granularity: Granularity = "operator",
 ) -> StagePlan:
     """The contiguous stages of least period; within ``tolerance`` of it the fewest stages.
 
     Fewer stages hold fewer micro-batches at once. ``stages`` fixes their number; ``reserve`` bytes of
     each accelerator are kept free of parameters. Several topological orders of a branching graph are
     tried. Exact for each of those orders and each family of widths that can be packed on the platform.
+    With ``granularity`` "block" all operations of a block of the model are in one stage.
     Raises :class:`InvalidProblem` when no partition fits.
     """
     budget = budget or Budget()
@@ -319,16 +334,16 @@ def partition_stages(
     # Stages shorter than a cycle of carried values allows only add latency, and so length to the cycle.
     recurrence = recurrence_bound(problem)
     bound = max(1, area_bound(problem).value, recurrence.value if recurrence else 0)
-    for order in topological_orders(problem):
+    for order, cuts in cuttable_orders(problem, granularity):
         for choices in families:
             if best is not None and budget.spent():
                 return best
-            plan = _best_plan(bound, Profile(choices, order, reserve), order, stages, tolerance, budget)
+            plan = _best_plan(bound, Profile(choices, order, reserve, cuts), order, stages, tolerance, budget)
             if plan is not None and (best is None or _better(plan, best, tolerance)):
                 best = plan
                 budget.report("stages", plan.period)
     if best is None:
-        raise InvalidProblem([_no_partition(problem, stages, reserve)])
+        raise InvalidProblem([no_partition(problem, stages, reserve, granularity)])
     return best
 
 
@@ -366,7 +381,8 @@ def _best_plan(
             found = _fewer(profile, found, int(max(low, high) * (1 + tolerance)), budget)
     except KeyboardInterrupt:
         budget.stop()
-    return StagePlan(tuple(order), tuple(found), _period(found), profile.accelerators - sum(s.width for s in found))
+    idle = profile.accelerators - sum(s.width for s in found)
+    return StagePlan(tuple(order), profile.in_order(found), _period(found), idle)
 
 
 def _period(stages: Sequence[Stage]) -> int:
@@ -388,37 +404,44 @@ def _fewer(profile: Profile, found: list[Stage], limit: int, budget: Budget) -> 
     return best
 
 
-def _no_partition(problem: PeriodicProblem, count: int | None, reserve: int) -> Violation:
+def no_partition(
+    problem: PeriodicProblem, count: int | None, reserve: int, granularity: Granularity = "operator"
+) -> Violation:
     """Say why there is no partition: memory when more of it would help, the number of stages otherwise."""
     memory = problem.memory if isinstance(problem, MemoryProblem) else 0
     how_many = "contiguous stages" if count is None else f"{count} contiguous stages"
     if memory and isinstance(problem, MemoryProblem):
-        enough = _enough_memory(problem, count, reserve)
+        enough = _enough_memory(problem, count, reserve, granularity)
         if enough is not None:
             return Violation(
                 "memory",
-                f"the parameters do not fit: {how_many} need at least {enough} bytes on each of"
+                f"the parameters do not fit: {how_many}{_between(granularity)} need at least {enough} bytes on each of"
                 f" {problem.accelerators} accelerators"
                 + (f" ({reserve} of them reserved for live values)" if reserve else "")
                 + f", the platform has {memory}: {enough - memory} bytes are missing",
                 (),
                 enough - memory,
             )
-    return Violation(
-        "stages",
-        f"{len(problem.operations)} operations on {problem.accelerators} accelerators cannot be cut into {how_many}",
-    )
+    what = f"{len(problem.operations)} operations"
+    if granularity == "block":
+        what += f" in {max(len(cuts) for _, cuts in cuttable_orders(problem, granularity)) - 1} whole blocks"
+    return Violation("stages", f"{what} on {problem.accelerators} accelerators cannot be cut into {how_many}")
 
 
-def _enough_memory(problem: MemoryProblem, count: int | None, reserve: int) -> int | None:
+def _between(granularity: Granularity) -> str:
+    return " of whole blocks" if granularity == "block" else ""
+
+
+def _enough_memory(problem: MemoryProblem, count: int | None, reserve: int, granularity: Granularity) -> int | None:
     """The least memory with which some partition exists, over the orders and widths that are tried."""
     top = sum(max(c.params + c.output + c.workspace for c in o.table.values()) for o in problem.operations) + reserve
+    orders = cuttable_orders(problem, granularity)
 
     def fits(memory: int) -> bool:
         larger = replace(problem, memory=memory)
-        for order in topological_orders(problem):
+        for order, cuts in orders:
             for widths in width_families(larger):
-                profile = Profile(Choices(larger, widths), order, reserve)
+                profile = Profile(Choices(larger, widths), order, reserve, cuts)
                 found = cover(profile, profile.most) if count is None else exactly(profile, profile.most, count)
                 if found is not None:
                     return True

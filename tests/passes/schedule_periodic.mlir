@@ -9,7 +9,7 @@ takt.platform @p {accelerator = "a", accelerators = 4 : i64, memory = 1000 : i64
   links = [#takt.link<"all" 4, latency 0, bandwidth 1>]}
 
 // CHECK: takt.graph @m scheduled <10000 for 1, bound 9000 by "area", plan "stages", engine "alignment", seed 0>
-// NESTED: takt.graph @m scheduled <10000 for 1, bound 9000 by "area", plan "laminar", engine "buddy", seed 7>
+// NESTED: takt.graph @m scheduled <10000 for 1, bound 9000 by "area", plan "laminar", engine "cp-sat, least of its plan", seed 7>
 takt.graph @m staged {
   takt.stage 0 on [0:2]
   takt.stage 1 on [2:4]
@@ -19,10 +19,10 @@ takt.graph @m staged {
   // NESTED: %a = takt.op{{.*}} stage 0 slot <2 on [0:2] at 0>
   %a = takt.op(%x) cost <[1, 2] time [8000, 5000] params [40, 20] output [8, 4]> stage 0 : (tensor<8xi8>) -> tensor<8xi8>
   // CHECK: %b = takt.op{{.*}} stage 1 slot <1 on [2:3] at 5000>
-  // NESTED: %b = takt.op{{.*}} stage 1 slot <1 on [2:3] at 10000>
+  // NESTED: %b = takt.op{{.*}} stage 1 slot <1 on [2:3] at 5000>
   %b = takt.op(%a) cost <[1, 3] time [9000, 8000] params [80, 40] output [8, 4]> stage 1 : (tensor<8xi8>) -> tensor<8xi8>
   // CHECK: %c = takt.op{{.*}} stage 2 slot <2 on [0:2] at 15000>
-  // NESTED: %c = takt.op{{.*}} stage 2 slot <2 on [0:2] at 25000>
+  // NESTED: %c = takt.op{{.*}} stage 2 slot <2 on [0:2] at 15000>
   %c = takt.op(%b) cost <[2] time [5000] params [20] output [4]> stage 2 : (tensor<8xi8>) -> tensor<8xi8>
   takt.output %c : tensor<8xi8>
 }

@@ -180,6 +180,9 @@ def test_blocks_tell_their_plan() -> None:
     assert plan_of(problem.staged([(0,), (1,)], [0, 0, 1])) == "stages"
     assert plan_of(problem.staged([(0,), (1,)], [0, 0, 1], {1: 1})) == "shared"
     assert plan_of(problem.staged([(0,), (1,), (0,)], [0, 1, 2])) == "pushed"
+    assert plan_of(problem.staged([(0,), (1,), (0,), (1,)], [0, 1, 2])) == "interleaved"
+    assert plan_of(problem.staged([(0,), (1,), (1,), (0,)], [0, 1, 2])) == "v"
+    assert plan_of(problem.staged([(0,), (1,), (0,), (1,)], [0, 1, 2], {1: 2})) == "pushed"
 
 
 def test_none_within_the_limits_is_an_error() -> None:

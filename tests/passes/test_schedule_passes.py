@@ -19,6 +19,7 @@ from dialects.schedule_rules import in_flight, latency, peak_memory
 from dialects.structure import GraphOp, InputOp, OutputOp, PlatformOp, StageOp, find_graph, find_platform, make_platform
 from dialects.takt import Takt
 from passes import get_all_passes
+from passes.choices import PLANS
 from passes.instance import DoesNotFit, read_staged
 from passes.partition_stages import PartitionStagesPass
 from passes.progress import listening
@@ -143,6 +144,54 @@ def test_shared_boundaries_pass_the_checker(module: ModuleOp, plan: Literal["sha
     assert schedule.bound.data <= schedule.pattern.data <= rival.pattern.data
 
 
+@settings(max_examples=40, deadline=None)
+@given(module=modules(), plan=st.sampled_from(["interleaved", "v"]), chunks=st.integers(1, 3))
+def test_chunks_pass_the_checker(module: ModuleOp, plan: Literal["interleaved", "v"], chunks: int) -> None:
+    PartitionStagesPass(plan=plan, chunks=chunks).apply(CONTEXT, module)
+    stages = [s.accelerators() for s in accepted(module).stages()]
+    assert all(stages.count(block) <= chunks for block in stages)
+    SchedulePeriodicPass(plan=plan).apply(CONTEXT, module)
+    schedule = accepted(module).schedule
+    assert schedule is not None
+    assert schedule.plan.data == plan
+    assert schedule.bound.data <= schedule.pattern.data
+
+
+BLOCKS = """
+takt.graph @m moldable {
+  %x = takt.input : tensor<8xi8>
+  %a = takt.op(%x) block <"half", 0> cost <[1] time [100] params [1] output [8]> : (tensor<8xi8>) -> tensor<8xi8>
+  %b = takt.op(%a) block <"half", 0> cost <[1] time [300] params [1] output [8]> : (tensor<8xi8>) -> tensor<8xi8>
+  %c = takt.op(%b) block <"half", 1> cost <[1] time [100] params [1] output [8]> : (tensor<8xi8>) -> tensor<8xi8>
+  %d = takt.op(%c) block <"half", 1> cost <[1] time [300] params [1] output [8]> : (tensor<8xi8>) -> tensor<8xi8>
+  takt.output %d : tensor<8xi8>
+}
+"""
+
+
+@pytest.mark.parametrize("plan", ["stages", "interleaved", "v"])
+def test_blocks_of_the_model_stay_whole(plan: Literal["stages", "interleaved", "v"]) -> None:
+    module = parse(BLOCKS)
+    PartitionStagesPass(plan=plan, granularity="block").apply(CONTEXT, module)
+    assert [op.stage.value.data for op in accepted(module).operators() if op.stage is not None] == [0, 0, 1, 1]
+    finer = parse(BLOCKS)
+    PartitionStagesPass(plan=plan).apply(CONTEXT, finer)
+    assert len(list(accepted(finer).stages())) > 2
+
+
+@pytest.mark.parametrize("plan", ["shared", "pushed", "operators"])
+def test_other_plans_refuse_whole_blocks(plan: Literal["shared", "pushed", "operators"]) -> None:
+    with pytest.raises(TaktError, match=f"'{plan}' cannot keep .* whole; 'stages', 'interleaved', 'v' can"):
+        PartitionStagesPass(plan=plan, granularity="block").apply(CONTEXT, parse(BLOCKS))
+
+
+def test_chunked_plans_choose_their_blocks() -> None:
+    with pytest.raises(TaktError, match="chooses the number of its blocks itself"):
+        PartitionStagesPass(plan="v", stages=2).apply(CONTEXT, parse(BLOCKS))
+    with pytest.raises(TaktError, match="cannot be 0 chunks"):
+        PartitionStagesPass(plan="v", chunks=0).apply(CONTEXT, parse(BLOCKS))
+
+
 @settings(max_examples=80, deadline=None)
 @given(module=modules(), plan=st.sampled_from(["stages", "laminar"]))
 def test_one_stage_of_single_operators_passes_the_checker(module: ModuleOp, plan: Plan) -> None:
@@ -227,7 +276,7 @@ def test_auto_is_no_worse_than_stages(module: ModuleOp) -> None:
     assert stages is not None
     assert best is not None
     assert best.pattern.data <= stages.pattern.data * 1.01 + 1
-    assert best.plan.data in ("stages", "shared", "pushed", "laminar")
+    assert best.plan.data in PLANS[1:]
 
 
 def test_the_least_latency_is_the_critical_path_on_wide_blocks() -> None:
