@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.budget import Budget
@@ -326,15 +327,16 @@ def inside(problem: StagedProblem, request: Request, budget: Budget) -> Iterator
 
 
 def plan_of(problem: StagedProblem) -> str:
-    """The tamest plan that grants such blocks."""
-    blocks = list(dict.fromkeys(problem.blocks))
-    if len(blocks) < len(problem.blocks):
-        rounds = -(-len(problem.blocks) // len(blocks))
-        again, back = blocks * rounds, [b for r in range(rounds) for b in (blocks[::-1] if r % 2 else blocks)]
-        if not problem.shared and list(problem.blocks) in (again, back):
-            return "interleaved" if list(problem.blocks) == again else "v"
-        return "pushed"
-    return "shared" if problem.shared else "stages"
+    """The tamest plan that grants such blocks: what the blocks are, whoever chose them."""
+    passed = [block for block, _ in groupby(problem.blocks)]
+    blocks = list(dict.fromkeys(passed))
+    if len(blocks) == len(passed):
+        return "shared" if problem.shared else "stages"
+    rounds = max(passed.count(block) for block in blocks)
+    back = [b for r in range(rounds) for b in (blocks[::-1] if r % 2 else blocks)]
+    if not problem.shared and passed == blocks * rounds:
+        return "interleaved"
+    return "v" if not problem.shared and passed == [block for block, _ in groupby(back)] else "pushed"
 
 
 AXES = ("period", "in-flight", "latency", "memory", "crossing")

@@ -334,7 +334,8 @@ def test_a_schedule_that_exceeds_a_limit_is_refused_with_units(limit: dict[str, 
     ("stages", "plan"),
     [
         ("takt.stage 1 on [1:2]", "stages"),
-        ("takt.stage 1 on [0:1]\n  takt.stage 2 on [1:2]", "pushed"),
+        ("takt.stage 1 on [1:2]\n  takt.stage 2 on [0:1]", "v"),
+        ("takt.stage 1 on [1:2]\n  takt.stage 2 on [0:1]\n  takt.stage 3 on [2:3]", "pushed"),
         ("", "shared"),
     ],
 )
