@@ -65,6 +65,8 @@ class Task:
     workspace: int
     results: tuple[int, ...]
     times: tuple[tuple[int, int], ...]
+    group: str | None = None
+    """Tasks of one group share their parameters."""
 
     @property
     def end(self) -> int:
@@ -169,11 +171,17 @@ class ScheduleView:
 
     @cached_property
     def parameters(self) -> Mapping[int, int]:
-        """Accelerator → bytes of parameters it holds."""
+        """Accelerator → bytes of parameters it holds; tasks of one group hold the greatest of theirs once."""
         held = dict.fromkeys(range(self.platform.accelerators), 0)
+        largest: dict[tuple[int, str], int] = {}
         for task in self.tasks:
             for p in {p for copy in task.copies for p in copy}:
-                held[p] = held.get(p, 0) + task.params
+                more = task.params
+                if task.group is not None:
+                    before = largest.get((p, task.group), 0)
+                    more = max(0, task.params - before)
+                    largest[p, task.group] = before + more
+                held[p] = held.get(p, 0) + more
         return held
 
     @cached_property
@@ -274,6 +282,7 @@ def _task(op: OperatorOp, name: str, index: int) -> Task:
         workspace=entry.workspace,
         results=tuple(_bytes(r) for r in op.results),
         times=tuple((k, e.time) for k, e in op.cost.table().items()),
+        group=None if op.group is None else op.group.data,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, OpResult
@@ -153,6 +153,29 @@ def _allotments_fit(subject: Subject) -> Iterator[Finding]:
             yield Finding(op, f"'{subject.names[op]}' has a cost for {most} accelerators, but the platform has {count}")
 
 
+def _group_allotment(subject: Subject) -> Iterator[Finding]:
+    for group, members in subject.groups.items():
+        common: set[int] | None = None
+        for op in members:
+            if op.cost is None:
+                continue
+            own = set(op.cost.table())
+            rest = own if common is None else common & own
+            if not rest:
+                yield Finding(
+                    op,
+                    f"'{subject.names[op]}' has costs for {_listed(own)} accelerators, but the operators before it in "
+                    f"group '{group}' for {_listed(common or ())} only",
+                    "operators that share parameters run on the same accelerators",
+                )
+                break
+            common = rest
+
+
+def _listed(allotments: Iterable[int]) -> str:
+    return ", ".join(str(k) for k in sorted(allotments))
+
+
 # --- level 3: stages -------------------------------------------------------------------------
 
 
@@ -300,6 +323,23 @@ def _allotment_exists(subject: Subject) -> Iterator[Finding]:
             )
 
 
+def _group_block(subject: Subject) -> Iterator[Finding]:
+    for group, members in subject.groups.items():
+        homes = [home for op in members if (home := subject.home(op)) is not None]
+        tables = [op.cost.table().keys() for op in members if op.cost is not None]
+        if len(homes) < len(members) or len(tables) < len(members):
+            continue
+        usable = frozenset[int].intersection(*homes)
+        common = set(tables[0]).intersection(*tables[1:])
+        if common and min(common) > len(usable):
+            yield Finding(
+                members[0],
+                f"the operators of group '{group}' need at least {min(common)} accelerators together, but all of them "
+                f"may use only {len(usable)}{f': {show_set(sorted(usable))}' if usable else ''}",
+                "put them in one stage, or in stages of one block",
+            )
+
+
 # --- nothing from a later level --------------------------------------------------------------
 
 
@@ -352,6 +392,7 @@ MOLDABLE_RULES = (
     Rule("platform-present", "The module has a platform.", _platform_present),
     Rule("cost-present", "Every operator has a cost table.", _cost_present),
     Rule("allotments-fit", "No allotment exceeds the number of accelerators.", _allotments_fit),
+    Rule("group-allotment", "The operators of a group have an allotment in common.", _group_allotment),
 )
 
 STAGED_RULES = (
@@ -371,5 +412,10 @@ STAGED_RULES = (
         "allotment-exists",
         "Every operator has an admissible allotment no wider than the block it may use.",
         _allotment_exists,
+    ),
+    Rule(
+        "group-block",
+        "The operators of a group have a common allotment no wider than the accelerators that all of them may use.",
+        _group_block,
     ),
 )

@@ -1,6 +1,6 @@
 """Memory of a periodic schedule: lifetimes of values, and the peak on every accelerator.
 
-What lives when is defined in ``docs/ir.md`` ("memory"): parameters always; a workspace during a
+What lives when is defined in ``docs/ir.md`` ("memory"): parameters always, of a group once; a workspace during a
 run; a result on its producer's set from the producer's start to the last consumer there; a copy on
 each other set that reads it, from the producer's end to the last consumer there; a graph input on
 each set that reads it, from the first to the last consumer. What is read from a state ``distance``
@@ -136,12 +136,20 @@ class Memory:
 
     @cached_property
     def parameters(self) -> list[int]:
-        """Parameter bytes of each group."""
+        """Parameter bytes of each group of accelerators; operators of one group store the greatest of theirs there."""
         held: Bytes = np.zeros(len(self.groups), dtype=self._dtype)
+        common: dict[str, Bytes] = {}
         for placed in self.placement.placed.values():
+            name = None if placed.op.group is None else placed.op.group.data
             for index in set(placed.sets):
-                held[self.groups_of_set[index]] += placed.cost.params
-        return [int(v) for v in held]
+                where = self.groups_of_set[index]
+                if name is None:
+                    held[where] += placed.cost.params
+                    continue
+                if name not in common:
+                    common[name] = np.zeros(len(self.groups), dtype=self._dtype)
+                common[name][where] = np.maximum(common[name][where], placed.cost.params)
+        return [int(v) for v in sum(common.values(), held)]
 
     @cached_property
     def _sweep(self) -> tuple[list[int], list[int]]:

@@ -63,6 +63,15 @@ class Subject:
         return {op: i for i, op in enumerate(self.graph.body.block.ops)}
 
     @cached_property
+    def groups(self) -> Mapping[str, tuple[OperatorOp, ...]]:
+        """The operators that share parameters, in program order, by the name of their group."""
+        found: dict[str, list[OperatorOp]] = {}
+        for op in self.operators:
+            if op.group is not None:
+                found.setdefault(op.group.data, []).append(op)
+        return {name: tuple(members) for name, members in found.items()}
+
+    @cached_property
     def stages(self) -> Mapping[int, StageOp]:
         """Stage by index; the first where an index is repeated."""
         found: dict[int, StageOp] = {}

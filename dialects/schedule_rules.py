@@ -75,6 +75,20 @@ def _sets_fixed(subject: Subject) -> Iterator[Finding]:
             seen.update(members)
 
 
+def _group_set(subject: Subject) -> Iterator[Finding]:
+    for group, members in subject.groups.items():
+        slotted = [(op, op.slot.copies()) for op in members if op.slot is not None]
+        for op, copies in slotted[1:]:
+            first, expected = slotted[0]
+            if copies != expected:
+                sets, wanted = (", ".join(show_set(c) for c in each) for each in (copies, expected))
+                yield Finding(
+                    op,
+                    f"'{subject.names[op]}' runs on {sets}, but shares the parameters of group '{group}' with "
+                    f"'{subject.names[first]}', which runs on {wanted}",
+                )
+
+
 def _inside_granted_block(subject: Subject) -> Iterator[Finding]:
     fits: dict[tuple[frozenset[int], bytes], bool] = {}
     for op in subject.operators:
@@ -386,6 +400,7 @@ SCHEDULE_RULES = (
         "the sets of different copies are disjoint.",
         _sets_fixed,
     ),
+    Rule("group-set", "All operators of a group have the same sets, copy by copy.", _group_set),
     Rule(
         "inside-granted-block",
         "Every set lies inside the block granted to the operator's stage, or inside the union of two blocks "

@@ -182,7 +182,7 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A part of a written cost: ``time``, ``params``, ``output`` or ``memory`` and its value."""
+    """``time``, ``params``, ``output`` or ``memory`` of a written cost, or ``group``, and its value."""
 
     place: Place
     kind: str

@@ -1,13 +1,15 @@
-"""Written costs: ``time [...] params ... output ... memory ...`` after an operator."""
+"""What is written after an operator: its cost ``time [...] params ... output ... memory ...``, and its ``group``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dialects.attributes import CostAttr, CostEntry
+from dialects.operators import is_group_name
 from frontend import ast
-from frontend.evaluate import Lookup, Problem, amount, evaluate, whole
+from frontend.evaluate import Lookup, Problem, amount, describe, evaluate, whole
 from frontend.report import note
 from frontend.units import SIZE, TIME
 
@@ -49,10 +51,11 @@ def written_cost(node: ast.Assign, scope: Lookup, accelerators: int | None) -> W
             first = note(clauses[clause.kind].place, "first written here")
             raise Problem(clause.place, f"'{clause.kind}' is written twice", notes=(first,))
         clauses[clause.kind] = clause
+    clauses.pop("group", None)
     if not clauses:
         return None
     if "time" not in clauses:
-        first = node.clauses[0]
+        first = next(iter(clauses.values()))
         raise Problem(first.place, f"'{first.kind}' needs a table of times before it", "write time [812us, 430us, ...]")
     times = _by_allotment(clauses["time"], scope, TIME, accelerators)
     workspace: Mapping[int, int] = {}
@@ -66,6 +69,30 @@ def written_cost(node: ast.Assign, scope: Lookup, accelerators: int | None) -> W
         None if output is None else _outputs(output, scope, len(node.targets)),
         workspace,
     )
+
+
+def written_group(node: ast.Assign, scope: Lookup) -> str | None:
+    """The name of the operators with which a statement shares parameters; raises Problem or Poisoned.
+
+    A text, or a list of texts and whole numbers, which are joined by dots.
+    """
+    clause = next((c for c in node.clauses if c.kind == "group"), None)
+    if clause is None:
+        return None
+    value = None if isinstance(clause.value, ast.Table) else evaluate(clause.value, scope)
+    parts: list[Any] = value if isinstance(value, list) else [value]
+    good = all(isinstance(part, str | int) and not isinstance(part, bool) and part != "" for part in parts)
+    if not good or not any(isinstance(part, str) for part in parts):
+        shown = "a table" if value is None else describe(value)
+        raise Problem(
+            clause.value.place,
+            f"a group is named by a text, or by a list of a text and whole numbers, got {shown}",
+            'write group "tied", or group ["layer", i] for one group an iteration',
+        )
+    name = ".".join(str(part) for part in parts)
+    if not is_group_name(name):
+        raise Problem(clause.value.place, "the name of a group is printable ASCII text")
+    return name
 
 
 def _bytes(clause: ast.Clause, scope: Lookup) -> int:

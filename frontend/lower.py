@@ -15,7 +15,7 @@ from dialects.operators import OperatorOp, Tensor, show
 from dialects.structure import MOST_DISTANCE, GraphOp, InputOp, NextOp, OutputOp, StateOp
 from frontend import ast
 from frontend.binding import bind
-from frontend.costs import written_cost
+from frontend.costs import written_cost, written_group
 from frontend.evaluate import Poisoned, Problem, Value, describe, evaluate, is_number, whole
 from frontend.operators import Operators
 from frontend.program import OPERATOR_CLASSES, Unit
@@ -67,6 +67,8 @@ class Lowering:
         self._constants = constants
         self._outputs: list[SSAValue] = []
         self._hints: set[str] = set()
+        self._groups: dict[str, tuple[frozenset[int], Place]] = {}
+        """Group → allotments that all its operators with written times have, and where the first of them is."""
         self._block_calls: dict[str, int] = {}
         self._call_counts: dict[int, Mapping[str, int]] = {}
         self._locations: dict[int, FileLineColLoc] = {}
@@ -244,6 +246,9 @@ class Lowering:
                 good = False
         try:
             cost = written_cost(node, scope, self.accelerators)
+            group = written_group(node, scope)
+            if group is not None and cost is not None:
+                self._join(group, node, frozenset(cost.times))
             if len(operands) == len(positional) or good:
                 self.operators.check_arity(cls, call, len(positional))
         except Problem as problem:
@@ -252,8 +257,23 @@ class Lowering:
         if not good:
             raise Poisoned
         assert arguments is not None
-        op = self.operators.create(cls, node, operands, arguments, cost, frame.block)  # pyright: ignore
+        op = self.operators.create(cls, node, operands, arguments, cost, group, frame.block)  # pyright: ignore
         self._append(op, node.place, node.targets, scope, frame)
+
+    def _join(self, group: str, node: ast.Assign, allotments: frozenset[int]) -> None:
+        """Refuse an operator whose written times leave its group without an allotment."""
+        place = next(c.value.place for c in node.clauses if c.kind == "group")
+        common, first = self._groups.get(group, (allotments, place))
+        rest = common & allotments
+        if not rest:
+            own, theirs = (", ".join(str(k) for k in sorted(each)) for each in (allotments, common))
+            raise Problem(
+                place,
+                f"operators of group '{group}' run on the same accelerators, but this one has times for {own}"
+                f" and those before it for {theirs}",
+                notes=(note(first, "the first of them is here"),),
+            )
+        self._groups[group] = rest, first
 
     # --- repetitions -----------------------------------------------------------------------------
 
@@ -317,7 +337,8 @@ class Lowering:
         block, unit = frame.unit.blocks[call.callee.name]
         name = block.name.name
         if node.clauses:
-            message = f"only an operator carries a written cost; '{name}' is a block"
+            what = "is in a group" if node.clauses[0].kind == "group" else "carries a written cost"
+            message = f"only an operator {what}; '{name}' is a block"
             raise Problem(node.clauses[0].place, message)
         if frame.depth >= MAX_DEPTH:
             raise Problem(call.callee.place, f"blocks and repetitions nest deeper than {MAX_DEPTH} levels")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from xdsl.dialects.builtin import IntegerAttr, i64
+from xdsl.dialects.builtin import IntegerAttr, StringAttr, i64
 from xdsl.ir import Attribute, SSAValue
 
 from dialects.attributes import BlockAttr
@@ -115,6 +115,7 @@ class Operators:
         operands: Sequence[SSAValue],
         arguments: Mapping[str, Any],
         cost: WrittenCost | None,
+        group: str | None,
         block: BlockAttr | None,
     ) -> OperatorOp:
         """The operator of a statement; raises Problem when the shapes do not fit."""
@@ -132,6 +133,8 @@ class Operators:
                 f"but {names} name{' is' if names == 1 else 's are'} assigned",
             )
         if cost is None and properties is not None:
+            if group is not None:
+                properties = {**properties, "group": StringAttr(group)}
             if block is not None:
                 properties = {**properties, "block": block}
             return cls.create(operands=operands, result_types=inference.results, properties=properties)
@@ -140,7 +143,7 @@ class Operators:
             params = params if cost.params is None else cost.params
             sizes = cost.outputs or tuple(tensor_bytes(t) for t in inference.results)
             attribute = cost.attribute(params, sum(sizes))
-        return cls.make(operands, arguments, inference.results, params, block=block, cost=attribute)
+        return cls.make(operands, arguments, inference.results, params, group=group, block=block, cost=attribute)
 
     def _opaque(
         self, cls: type[OperatorOp], node: ast.Assign, arguments: Mapping[str, Any], cost: WrittenCost | None

@@ -32,9 +32,15 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
 
         return VerifyLevelPass
 
+    def verify_schedule() -> type[ModulePass]:
+        from passes.verify_schedule import VerifySchedulePass
+
+        return VerifySchedulePass
+
     return {
         "annotate-costs": annotate_costs,
         "partition-stages": partition_stages,
         "schedule-periodic": schedule_periodic,
         "verify-level": verify_level,
+        "verify-schedule": verify_schedule,
     }

@@ -121,6 +121,10 @@ def _problem(graph: GraphOp, platform: PlatformOp, operators: tuple[OperatorOp, 
                 size = tensor_bytes(value.type)  # pyright: ignore
                 found = Dependence(number[value.op], v, size, distance, value.index)
                 dependences[found] = None
+    groups: dict[str, list[int]] = {}
+    for v, op in enumerate(operators):
+        if op.group is not None:
+            groups.setdefault(op.group.data, []).append(v)
     inputs = [_input(op, number) for op in graph.inputs()]
     return MemoryProblem(
         tuple(Operation(names[op], table(op), _block(op)) for op in operators),
@@ -129,6 +133,7 @@ def _problem(graph: GraphOp, platform: PlatformOp, operators: tuple[OperatorOp, 
         platform.count,
         platform.group_size,
         platform.memory.value.data,
+        together=tuple(tuple(members) for members in groups.values() if len(members) > 1),
     )
 
 

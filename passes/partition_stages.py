@@ -92,7 +92,7 @@ def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
             return
     blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
     assert blocks is not None, "the widths were chosen so that they can be packed"
-    grant(instance, blocks, plan.homes())
+    grant(instance, plan.granted(blocks), plan.homes())
 
 
 def best_blocks(instance: Instance, options: PartitionStagesPass, request: Request) -> None:
@@ -116,7 +116,8 @@ class PartitionStagesPass(SchedulerPass):
     A stage is a run of operators in a topological order; it is granted a block of accelerators, and
     each of its operators will run at its fastest allotment that fits the block. The period is the
     longest stage. Within `tolerance` of the least period the fewest stages are taken, since fewer
-    stages hold fewer micro-batches at once. With the plan "auto", another objective or a limit, whole
+    stages hold fewer micro-batches at once. Operators of one group are granted one block, on which
+    stages far apart may take turns. With the plan "auto", another objective or a limit, whole
     schedules are made of several partitions, and the blocks of the best one are granted.
 
     options:

@@ -14,7 +14,6 @@ import os
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,16 +45,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 # --- dnn-partitioning ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Rigid:
-    """Operations on one accelerator each, and the groups of them that must share one."""
+def read_partitioning(path: Path, accelerators: int) -> PeriodicProblem:
+    """A graph of ``dnn-partitioning``, without communication and memory; times there are ms.
 
-    problem: PeriodicProblem
-    together: tuple[tuple[int, ...], ...]
-
-
-def read_partitioning(path: Path, accelerators: int) -> Rigid:
-    """A graph of ``dnn-partitioning``, without communication and memory; times there are ms."""
+    Operations on one accelerator each; those of one colour must share one.
+    """
     data = json.loads(path.read_text())
     number = {node["id"]: v for v, node in enumerate(data["nodes"])}
     classes: dict[Any, list[int]] = {}
@@ -67,8 +61,8 @@ def read_partitioning(path: Path, accelerators: int) -> Rigid:
             classes.setdefault(color, []).append(v)
     edges = {(number[e["sourceId"]], number[e["destId"]]) for e in data["edges"]}
     dependences = tuple(Dependence(u, v) for u, v in sorted(edges))
-    problem = PeriodicProblem(tuple(operations), dependences, (), accelerators)
-    return Rigid(problem, tuple(tuple(members) for members in classes.values()))
+    together = tuple(tuple(members) for members in classes.values() if len(members) > 1)
+    return PeriodicProblem(tuple(operations), dependences, (), accelerators, together=together)
 
 
 # --- piper -----------------------------------------------------------------------------------

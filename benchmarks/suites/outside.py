@@ -55,12 +55,9 @@ def partitioning(options: Options) -> Table:
         k = int(row["k_accelerators"])
         given = instances.read_partitioning(folder / f"{row['instance']}.json", k)
         begun = time.perf_counter()
-        solution, found = schedule_rigid(
-            given.problem, together=given.together, budget=Budget(options.seconds), seed=options.seed
-        )
+        solution, found = schedule_rigid(given, budget=Budget(options.seconds), seed=options.seed)
         spent = time.perf_counter() - begun
-        given.problem.verify(solution)
-        assert all(len({solution.sets[v] for v in group}) == 1 for group in given.together)
+        given.verify(solution)
         ours, known = found.load / 1e6, _number(row["noncontig_zero_comm_best_known"])
         contiguous = _number(row["contiguous_opt_zero_comm(authors_DP)"])
         assert known is not None

@@ -25,7 +25,7 @@ def stages(problem: MemoryProblem, budget: Budget) -> Solution | None:
     plan = partition_stages(problem, tolerance=0.0, budget=budget)
     blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
     assert blocks is not None
-    return schedule_blocks(problem.staged(blocks, plan.homes()))[0]
+    return schedule_blocks(problem.staged(plan.granted(blocks), plan.homes()))[0]
 
 
 def shared(problem: MemoryProblem, budget: Budget) -> Solution | None:

@@ -117,6 +117,7 @@ def _operator(task: Task) -> dict[str, Any]:
         "output": task.output,
         "workspace": task.workspace,
         "results": task.results,
+        **({} if task.group is None else {"group": task.group}),
     }
 
 

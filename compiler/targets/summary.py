@@ -68,7 +68,7 @@ def _figures(analysis: Analysis, microbatches: int | None) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    params = sum(t.params * t.allotment * len(t.copies) for t in view.tasks)
+    params = sum(view.parameters.values())
     table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of parameters as placed")
     table.add_row("period", Text.assemble((short_time(view.period), "bold"), f"  ({rate(view.period)})"))
     if view.microbatches > 1:

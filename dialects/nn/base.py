@@ -13,7 +13,7 @@ from functools import cache
 from math import prod
 from typing import Any, ClassVar, Protocol, Self, cast, runtime_checkable
 
-from xdsl.dialects.builtin import IntegerAttr, TensorType, bf16, f16, f32, f64, i1, i8, i32, i64
+from xdsl.dialects.builtin import IntegerAttr, StringAttr, TensorType, bf16, f16, f32, f64, i1, i8, i32, i64
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
@@ -32,7 +32,7 @@ from dialects.attributes import BlockAttr, CostAttr, SlotAttr, parse_integer
 
 Tensor = TensorType[Attribute]
 
-COMMON = ("params", "block", "cost", "stage", "shared", "slot")
+COMMON = ("params", "group", "block", "cost", "stage", "shared", "slot")
 """Properties every operator has; all others are the operator's own arguments."""
 
 
@@ -102,6 +102,11 @@ def show(tensor: Tensor) -> str:
     return f"tensor<{dims}, {tensor.element_type}>" if dims else f"tensor<{tensor.element_type}>"
 
 
+def is_group_name(name: str) -> bool:
+    """Whether a text can name a group: xDSL reads no other characters back from a string attribute."""
+    return bool(name) and name.isascii() and name.isprintable()
+
+
 def operator_names(operators: Iterable[OperatorOp] | HasOperators) -> dict[OperatorOp, str]:
     """A unique name for each operator of a graph (or of an iterable of them, in program order).
 
@@ -137,7 +142,7 @@ class OperatorOp(IRDLOperation, ABC):
     """Base of all operators.
 
     ```
-    %q = takt.linear(%x) {features = 4096, bias = false} params 33554432 block <"decoder", 3>
+    %q = takt.linear(%x) {features = 4096, bias = false} params 33554432 group "tied" block <"decoder", 3>
            cost <[1, 2] time [812000, 430000]> stage 2 slot <2 on [4:6] at 9000>
            : (tensor<1x128x4096xbf16>) -> tensor<1x128x4096xbf16>
     ```
@@ -151,6 +156,8 @@ class OperatorOp(IRDLOperation, ABC):
 
     params = prop_def(IntegerAttr.constr(i64), default_value=IntegerAttr(0, i64))
     """Parameter bytes of the whole operator."""
+    group = opt_prop_def(StringAttr)
+    """Operators that name one group share their parameters: one allotment, one set, stored once."""
     block = opt_prop_def(BlockAttr)
     """Which call of which block of the source this operator came from."""
     cost = opt_prop_def(CostAttr)
@@ -203,6 +210,7 @@ class OperatorOp(IRDLOperation, ABC):
         results: Sequence[Tensor],
         params: int,
         *,
+        group: str | None = None,
         block: BlockAttr | None = None,
         cost: CostAttr | None = None,
     ) -> Self:
@@ -212,6 +220,8 @@ class OperatorOp(IRDLOperation, ABC):
             value = arguments.get(name, default)
             if value is not None:
                 given[name] = constraint.encode(value)
+        if group is not None:
+            given["group"] = StringAttr(group)
         if block is not None:
             given["block"] = block
         if cost is not None:
@@ -242,6 +252,8 @@ class OperatorOp(IRDLOperation, ABC):
             raise VerifyException(f"'{self.kind()}' needs at least one result")
         if self.params.value.data < 0:
             raise VerifyException("parameter bytes must not be negative")
+        if self.group is not None and not is_group_name(self.group.data):
+            raise VerifyException("the name of a group is printable ASCII text and not empty")
         try:
             for value in (*self.inputs, *self.outputs):
                 check_tensor(value.type)
@@ -269,6 +281,9 @@ class OperatorOp(IRDLOperation, ABC):
                 printer.print_list(given, lambda argument: _print_argument(printer, *argument))
         if self.params.value.data:
             printer.print_string(f" params {self.params.value.data}")
+        if self.group is not None:
+            printer.print_string(" group ")
+            printer.print_string_literal(self.group.data)
         if self.block is not None:
             printer.print_string(" block ")
             self.block.print_parameters(printer)
@@ -314,6 +329,8 @@ class OperatorOp(IRDLOperation, ABC):
                 parser.raise_error(f"'{cls.kind()}' needs the argument '{name}'", start)
         if parser.parse_optional_keyword("params") is not None:
             params = parse_integer(parser)
+        if parser.parse_optional_keyword("group") is not None:
+            properties["group"] = StringAttr(parser.parse_str_literal())
         if parser.parse_optional_keyword("block") is not None:
             properties["block"] = BlockAttr.parse_body(parser)
         if parser.parse_optional_keyword("cost") is not None:

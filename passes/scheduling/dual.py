@@ -24,7 +24,7 @@ from passes.scheduling.elementary import Bound, OperationClass, area_bound, oper
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 
 Column = tuple[int, int, int, int]
-"""Allotment, time, parameter bytes, live bytes."""
+"""Allotment, time, parameter bytes, live bytes times ns."""
 
 PRECISION = 10**6
 """Weights are rounded to this fraction."""
@@ -97,7 +97,7 @@ def _thresholds(period: int, times: Sequence[int]) -> list[int]:
 
 def memory_measure(period: int, memory: int) -> Measure:
     """Parameters, and output and workspace for the part of the period that the operation runs."""
-    return Measure("memory", lambda c: c[2] * period + c[3] * c[1], memory * period)
+    return Measure("memory", lambda c: c[2] * period + c[3], memory * period)
 
 
 def proves(

@@ -1,7 +1,8 @@
 """Elementary lower bounds on the period: longest operation, area, memory.
 
 All sums run over classes of operations with equal tables, so that a model of a hundred equal blocks
-costs what one block costs.
+costs what one block costs. Operations that share parameters count as one of their added times, since
+they run on the same accelerators in every period.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class OperationClass:
-    """Operations with equal tables: (allotment, time, parameter bytes, live bytes) of possible ones, and how many."""
+    """Items with equal tables: (allotment, time, parameter bytes, live bytes times ns) of possible ones, how many."""
 
     columns: tuple[tuple[int, int, int, int], ...]
     count: int
@@ -55,15 +56,15 @@ def possible(table: Table, accelerators: int, memory: int = 0) -> dict[int, int]
 
 
 def operation_classes(problem: MoldableProblem) -> list[OperationClass]:
-    """The classes of ``problem``, in order of first appearance."""
+    """The classes of ``problem``, in order of first appearance; a group of operations is one item."""
     memory = problem.memory if isinstance(problem, MemoryProblem) else 0
     by_table: dict[int, tuple[tuple[int, int, int, int], ...]] = {}
     found: Counter[tuple[tuple[int, int, int, int], ...]] = Counter()
-    for operation in problem.operations:
-        table = operation.table
+    for item, table in zip(problem.items, problem.item_tables, strict=True):
         if id(table) not in by_table:
+            rows = [problem.operations[v].table for v in item]
             by_table[id(table)] = tuple(
-                (k, time, table[k].params, table[k].output + table[k].workspace)
+                (k, time, table[k].params, sum((r[k].output + r[k].workspace) * r[k].time for r in rows))
                 for k, time in sorted(possible(table, problem.accelerators, memory).items())
             )
         found[by_table[id(table)]] += 1
@@ -82,9 +83,18 @@ def least(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 
 def longest_bound(problem: PeriodicProblem) -> Bound:
-    """The longest operation at its fastest allotment: no operation may take more than a period."""
+    """The longest operation (or group) at its fastest allotment: none may take more than a period."""
     value = max((min(t for _, t, _, _ in c.columns) for c in operation_classes(problem) if c.columns), default=0)
-    return Bound("longest operation", value, "all other operations")
+    return Bound(_longest_name(problem, value), value, "all other operations")
+
+
+def _longest_name(problem: PeriodicProblem, value: int) -> str:
+    """Whether an operation takes ``value`` at its fastest allotment, or only a group all together."""
+    memory = problem.memory if isinstance(problem, MemoryProblem) else 0
+    alone = {id(t): t for item, t in zip(problem.items, problem.item_tables, strict=True) if len(item) == 1}
+    times = (possible(table, problem.accelerators, memory).values() for table in alone.values())
+    longest = max((min(t) for t in times if t), default=0)
+    return "longest group" if problem.together and longest < value else "longest operation"
 
 
 def _stairs(c: OperationClass) -> tuple[list[int], list[int]]:
@@ -112,7 +122,7 @@ def area_bound(problem: PeriodicProblem) -> Bound:
     high = max(longest, sum(c.count * min(k * t for k, t, _, _ in c.columns) for c in classes if c.columns))
     value = least(longest, high, fits)
     if value == longest:
-        return Bound("longest operation", value, "how operations pack, memory")
+        return Bound(_longest_name(problem, value), value, "how operations pack, memory")
     return Bound("area", value, "how operations pack, memory")
 
 
@@ -126,7 +136,7 @@ def memory_bound(problem: PeriodicProblem) -> Bound | None:
         return None
     classes = [c for c in operation_classes(problem) if c.columns]
     params = sum(c.count * min(k * p for k, _, p, _ in c.columns) for c in classes)
-    live = sum(c.count * min(k * b * t for k, t, _, b in c.columns) for c in classes)
+    live = sum(c.count * min(k * b for k, _, _, b in c.columns) for c in classes)
     room = problem.memory * problem.accelerators - params
     value = -(-live // room) if room > 0 else 0
     return Bound("memory", value, "values that wait for their readers, and that parameters are not divisible")

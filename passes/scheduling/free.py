@@ -117,7 +117,7 @@ def sets_bound(problem: PeriodicProblem, budget: Budget | None = None) -> Bound 
     budget = budget or Budget(work=2.0)
     memory = problem.memory if isinstance(problem, MemoryProblem) else 0
     count = problem.accelerators
-    tables = [possible(o.table, count, memory) for o in problem.operations]
+    tables = [possible(table, count, memory) for table in problem.item_tables]
     if not tables or not all(tables) or sum(comb(count, k) for t in tables for k in t) > MOST_SETS:
         return None
     known = pack(
@@ -231,9 +231,10 @@ def schedule_free(
 def _any_sets(problem: StagedProblem, known: int, bound: int, budget: Budget) -> tuple[Solution | None, bool] | None:
     """A schedule of a period below ``known`` (None when there is none), and whether nothing shorter exists."""
     block = problem.blocks[0]
-    tables = [usable(o.table, len(block), problem.memory) or usable(o.table, len(block)) for o in problem.operations]
+    count = len(block)
+    tables = [usable(t, count, problem.memory) or usable(t, count) for t in problem.item_tables]
     work = budget.work_left()
-    chosen = choose_sets(tables, len(block), max(1, bound), known, 10.0 if work is None else work / 2, budget)
+    chosen = choose_sets(tables, count, max(1, bound), known, 10.0 if work is None else work / 2, budget)
     if chosen is None:
         return None
     if chosen.bound >= known:
@@ -243,18 +244,17 @@ def _any_sets(problem: StagedProblem, known: int, bound: int, budget: Budget) ->
     if chosen.load < known:
         times = [t[len(s)] for t, s in zip(tables, members, strict=True)]
         offsets = on_circle(members, times, chosen.load, 10.0 if work is None else work / 2, budget)
-        solution = None if offsets is None else _solution(problem, block, members, times, offsets, chosen.load)
+        solution = None if offsets is None else _solution(problem, block, members, offsets, chosen.load)
         if solution is not None:
             return solution, chosen.bound == chosen.load
     work = budget.work_left()
-    found = together(tables, len(block), chosen.bound, known, 10.0 if work is None else work, budget)
+    found = together(tables, count, chosen.bound, known, 10.0 if work is None else work, budget)
     if found is None:
         return None
     period, sets, offsets, least = found
     if period >= known:
         return None, least >= known
-    times = [t[len(s)] for t, s in zip(tables, sets, strict=True)]
-    solution = _solution(problem, block, sets, times, offsets, period)
+    solution = _solution(problem, block, sets, offsets, period)
     return None if solution is None else (solution, least == period)
 
 
@@ -262,14 +262,23 @@ def _solution(
     problem: StagedProblem,
     block: Sequence[int],
     sets: Sequence[Sequence[int]],
-    times: Sequence[int],
     offsets: Sequence[int],
     period: int,
 ) -> Solution | None:
-    """The least starts for these offsets; None when carried values come too late with them."""
+    """The least starts for these sets and offsets of items; None when carried values come too late with them.
+
+    The members of a group follow each other from its offset on, in topological order.
+    """
+    position = {v: i for i, v in enumerate(problem.topological)}
+    members: list[tuple[int, ...]] = [()] * len(problem.operations)
+    begin = [0] * len(problem.operations)
+    for item, chosen, offset in zip(problem.items, sets, offsets, strict=True):
+        for v in sorted(item, key=position.__getitem__):
+            members[v], begin[v] = tuple(block[p] for p in chosen), offset % period
+            offset += problem.operations[v].table[len(chosen)].time
+    times = [o.table[len(s)].time for o, s in zip(problem.operations, members, strict=True)]
     try:
-        starts = from_offsets(problem, times, offsets, period)
+        starts = from_offsets(problem, times, begin, period)
     except CycleTooLong:
         return None
-    members = tuple(tuple(block[p] for p in s) for s in sets)
-    return Solution(period, tuple(len(s) for s in sets), members, starts)
+    return Solution(period, tuple(len(s) for s in members), tuple(members), starts)

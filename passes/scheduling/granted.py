@@ -16,8 +16,9 @@ def schedule_blocks(problem: StagedProblem, *, budget: Budget | None = None) -> 
     """A schedule of small period, and the engine that found it.
 
     Each operation runs at its fastest allotment on its block (a shared one on both blocks when that is
-    allowed). Blocks used by one stage run it once a window; when several stages share a block their
-    operations are packed on the circle instead. Of the two the shorter period wins, then latency.
+    allowed), a group at its fastest common one on what all its operations may use. Blocks used by one stage
+    run it once a window; when several stages share a block their operations are packed on the circle instead.
+    Of the two the shorter period wins, then latency.
     """
     budget = budget or Budget()
     allotments = choose_allotments(problem)
@@ -50,35 +51,53 @@ def _crowded(problem: StagedProblem) -> bool:
 
 
 def choose_allotments(problem: StagedProblem) -> list[int]:
-    """The fastest allotment of each operation inside what it was granted."""
+    """The fastest allotment of each operation inside what it was granted; of a group the fastest in all."""
     chosen: dict[tuple[int, int], int] = {}
-    allotments: list[int] = []
-    for v, operation in enumerate(problem.operations):
-        width = len(problem.granted(v))
-        key = (id(operation.table), width)
+    allotments = [0] * len(problem.operations)
+    for item, table in zip(problem.items, problem.item_tables, strict=True):
+        width = len(problem.granted_to(item))
+        key = (id(table), width)
         if key not in chosen:
-            times = usable(operation.table, width, problem.memory) or usable(operation.table, width)
+            times = usable(table, width, problem.memory) or usable(table, width)
             k = fastest(times, width)
             assert k is not None, "check() has seen that an allotment fits the block"
             chosen[key] = k
-        allotments.append(chosen[key])
+        for v in item:
+            allotments[v] = chosen[key]
     return allotments
 
 
 def place(problem: StagedProblem, allotments: list[int]) -> list[tuple[int, ...]]:
     """The first accelerators of the block for each operation; a shared one that fits its home stays there.
 
-    A set no wider than a group must not straddle one; blocks do not, so only the union of two may.
+    A set no wider than a group must not straddle one; blocks do not, so only the union of two may. Operations
+    that share parameters get one set, of what all of them may use.
     """
     cache: dict[tuple[int, int | None, int], tuple[int, ...]] = {}
-    sets: list[tuple[int, ...]] = []
-    for v, k in enumerate(allotments):
+    sets: list[tuple[int, ...]] = [()] * len(allotments)
+    for item in problem.items:
+        v, k = item[0], allotments[item[0]]
+        if len(item) > 1:
+            common = _common_set(problem, item, k)
+            for member in item:
+                sets[member] = common
+            continue
         key = (problem.homes[v], problem.shared.get(v), k)
         if key not in cache:
             home = problem.blocks[problem.homes[v]]
             cache[key] = home[:k] if k <= len(home) else problem.granted(v)[:k]
-        sets.append(cache[key])
+        sets[v] = cache[key]
     return sets
+
+
+def _common_set(problem: StagedProblem, item: tuple[int, ...], k: int) -> tuple[int, ...]:
+    """``k`` accelerators that all operations of a group may use, inside one block where that is possible."""
+    allowed = problem.granted_to(item)
+    stages = [s for v in item for s in (problem.homes[v], problem.shared.get(v)) if s is not None]
+    for block in dict.fromkeys(problem.blocks[s] for s in stages):
+        if k <= len(block) and set(block) <= set(allowed):
+            return block[:k]
+    return allowed[:k]
 
 
 def stage_order(problem: StagedProblem) -> list[int]:

@@ -247,19 +247,26 @@ def _fill(choice: Sequence[Choice], blocks: Blocks) -> tuple[list[int], list[int
     return load, first
 
 
-def _offsets(places: Sequence[Place], order: Sequence[int]) -> list[int]:
-    """Start of each operation in the period: blocks from the widest inwards, inside a block in ``order``."""
-    offsets = [0] * len(places)
+def _offsets(
+    problem: StagedProblem,
+    order: Sequence[int],
+    width: Sequence[int],
+    at: Sequence[int],
+    allotments: Sequence[int],
+    offsets: list[int],
+) -> None:
+    """Set the starts in the period of the operations in ``order``, which run on blocks (``width``, ``at``).
+
+    Blocks from the widest inwards, inside a block in ``order``.
+    """
     free: defaultdict[int, int] = defaultdict(int)
-    for width in sorted({c.width for c, _ in places}, reverse=True):
+    for wide in sorted({width[v] for v in order}, reverse=True):
         for v in order:
-            choice, first = places[v]
-            if choice.width == width:
-                offsets[v] = free[first]
-                after = offsets[v] + choice.time
-                for p in range(first, first + width):
+            if width[v] == wide:
+                offsets[v] = free[at[v]]
+                after = offsets[v] + problem.operations[v].table[allotments[v]].time
+                for p in range(at[v], at[v] + wide):
                     free[p] = after
-    return offsets
 
 
 def schedule_laminar(
@@ -284,14 +291,14 @@ def schedule_laminar(
         raise InvalidProblem([Violation("blocks", message, (v,))])
     n = len(problem.operations)
     position = {v: i for i, v in enumerate(problem.topological)}
-    allotments, offsets = [0] * n, [0] * n
+    allotments, offsets, width, at = [0] * n, [0] * n, [0] * n, [0] * n
     sets: list[tuple[int, ...]] = [()] * n
     members: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-    for v in range(n):
-        members[problem.granted(v)].append(v)
+    for i, item in enumerate(problem.items):
+        members[problem.granted_to(item)].append(i)
     period, engine, least = 1, "buddy", 0
-    for number, (block, inside) in enumerate(members.items()):
-        tables = [problem.operations[v].table for v in inside]
+    for number, (block, items) in enumerate(members.items()):
+        tables = [problem.item_tables[i] for i in items]
         part = budget.part(1 / (len(members) - number))
         packing = pack(
             tables,
@@ -310,11 +317,13 @@ def schedule_laminar(
         least = max(least, packing.bound)
         if packing.period >= period:
             period, engine = packing.period, packing.engine
-        order = sorted(range(len(inside)), key=lambda i: position[inside[i]])
-        for i, offset in enumerate(_offsets(packing.places, order)):
-            choice, first = packing.places[i]
-            v, k = inside[i], choice.allotment
-            allotments[v], sets[v], offsets[v] = k, block[first : first + k], offset
+        inside = sorted((v for i in items for v in problem.items[i]), key=position.__getitem__)
+        for i, (choice, first) in zip(items, packing.places, strict=True):
+            for v in problem.items[i]:
+                allotments[v] = choice.allotment
+                sets[v] = block[first : first + choice.allotment]
+                width[v], at[v] = choice.width, first
+        _offsets(problem, inside, width, at, allotments, offsets)
     if least == period > bound:
         engine += LEAST
     times = [o.table[k].time for o, k in zip(problem.operations, allotments, strict=True)]

@@ -89,15 +89,14 @@ def balance(
 def schedule_rigid(
     problem: PeriodicProblem,
     *,
-    together: Sequence[Sequence[int]] = (),
     budget: Budget | None = None,
     seed: int = 0,
     workers: int = 2,
 ) -> tuple[Solution, Assignment]:
-    """A schedule of ``problem`` with every operation on one accelerator; items of the assignment are the groups.
+    """A schedule of ``problem`` with every operation on one accelerator; items of the assignment are its items.
 
-    ``together`` lists groups of operations that must share an accelerator. Raises :class:`InvalidProblem`
-    when an operation cannot run on one accelerator. Memory is not looked at.
+    Operations that share parameters share an accelerator. Raises :class:`InvalidProblem` when an operation
+    cannot run on one accelerator. Memory is not looked at.
     """
     n = len(problem.operations)
     for v, operation in enumerate(problem.operations):
@@ -105,8 +104,7 @@ def schedule_rigid(
             message = f"operation '{operation.name}' cannot run on a single accelerator"
             raise InvalidProblem([Violation("allotment", message, (v,))])
     times = [o.table[1].time for o in problem.operations]
-    grouped = {v for group in together for v in group}
-    items = [tuple(group) for group in together] + [(v,) for v in range(n) if v not in grouped]
+    items = problem.items
     weights = [sum(times[v] for v in item) for item in items]
     found = balance(weights, problem.accelerators, budget=budget, seed=seed, workers=workers)
     home = {v: p for item, p in zip(items, found.accelerator, strict=True) for v in item}

@@ -86,17 +86,22 @@ def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
     for number in numbers:  # grows while it is walked
         if number is not None and number != request.stages and budget.spent():
             return
-        plan = partition_stages(
-            problem,
-            stages=number,
-            reserve=request.reserve,
-            tolerance=request.objective.tolerance,
-            granularity=request.granularity,
-            budget=budget,
-        )
+        try:
+            plan = partition_stages(
+                problem,
+                stages=number,
+                reserve=request.reserve,
+                tolerance=request.objective.tolerance,
+                granularity=request.granularity,
+                budget=budget,
+            )
+        except InvalidProblem:
+            if number == request.stages or not problem.together:
+                raise
+            continue  # groups allow some numbers of stages and not others
         blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
         assert blocks is not None, "the widths were chosen so that they can be packed"
-        yield problem.staged(blocks, plan.homes())
+        yield problem.staged(plan.granted(blocks), plan.homes())
         if number is None and request.several:
             numbers += _fewer(len(plan.stages), request.limits.in_flight)
 
@@ -110,6 +115,9 @@ def _fewer(stages: int, most: int | None) -> list[int]:
 
 
 def _sharing(problem: MemoryProblem, request: Request, budget: Budget, laps: int) -> Iterator[StagedProblem]:
+    if problem.together:
+        message = "plans that share boundaries cannot keep operations that share parameters on one set: use plan stages"
+        raise InvalidProblem([Violation("plan", message, problem.together[0])])
     plan = share_boundaries(
         problem,
         laps=laps,

@@ -21,8 +21,9 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from passes.scheduling.data import Dependence, Input, InvalidProblem, Operation, Solution, Violation
+from passes.scheduling.data import Dependence, Input, InvalidProblem, Operation, Solution, Table, Violation
 from passes.scheduling.lifetimes import Holding, held_sets, peak_of
+from passes.scheduling.together import Items, apart, broken_groups, item_tables, items_of, once, stored
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -193,15 +194,30 @@ class MoldableProblem(Problem):
     accelerators: int = 1
     group_size: int = 0
     """Size of the innermost group of accelerators; 0: one group of all."""
+    together: tuple[tuple[int, ...], ...] = field(default=(), kw_only=True)
+    """Groups of operations that share parameters: one allotment, one set, parameters stored once."""
 
     @property
     def group(self) -> int:
         """Size of the innermost group, at most the number of accelerators."""
         return min(self.group_size or self.accelerators, self.accelerators)
 
+    @cached_property
+    def items(self) -> Items:
+        """What is placed as one: the sorted operations of each group, and every other operation alone."""
+        return items_of(len(self.operations), self.together)
+
+    @cached_property
+    def item_tables(self) -> tuple[Table, ...]:
+        """Table of each item: of a group times added and parameters once (see ``merged``); equal items share one."""
+        return item_tables(self.operations, self.items)
+
     def input_violations(self) -> Iterator[Violation]:
-        yield from super().input_violations()
+        earlier = list(super().input_violations())
+        yield from earlier
         yield from self.check_accelerators()
+        if not earlier:
+            yield from broken_groups(self.operations, self.together, self.accelerators)
 
     def check_accelerators(self) -> Iterator[Violation]:
         """Every operation has an allotment that the platform can give."""
@@ -221,6 +237,7 @@ class MoldableProblem(Problem):
         found = list(self.verify_shape(solution)) or [
             *self.verify_allotments(solution),
             *self.verify_sets(solution),
+            *self.verify_together(solution),
         ]
         return found or list(self.verify_times(solution))
 
@@ -233,6 +250,10 @@ class MoldableProblem(Problem):
                 )
             elif any(not 0 <= p < self.accelerators for p in members):
                 yield Violation("sets", f"operation '{operation.name}' uses accelerators outside the platform", (v,))
+
+    def verify_together(self, s: Solution) -> Iterator[Violation]:
+        """Operations that share parameters run on one set."""
+        yield from apart(self.operations, self.items, s)
 
 
 @dataclass(frozen=True)
@@ -303,17 +324,17 @@ class MemoryProblem(PeriodicProblem):
             yield from self.check_parameters()
 
     def check_parameters(self) -> Iterator[Violation]:
-        """Each operation alone, and the parameters of all together, fit in memory."""
+        """Each operation (or group) alone, and the parameters of all together, fit in memory."""
         total = 0
-        for v, operation in enumerate(self.operations):
-            columns = [(k, c) for k, c in operation.table.items() if k <= self.accelerators]
+        for (v, *others), table in zip(self.items, self.item_tables, strict=True):
+            columns = [(k, c) for k, c in table.items() if k <= self.accelerators]
             least = min(c.params + (c.output + c.workspace if c.time else 0) for _, c in columns)
             total += min(k * c.params for k, c in columns)
             if least > self.memory:
                 yield Violation(
                     "memory",
-                    f"operation '{operation.name}' alone needs at least {least} bytes on an accelerator of"
-                    f" {self.memory}: {least - self.memory} bytes are missing",
+                    f"{'the group of ' if others else ''}operation '{self.operations[v].name}' alone needs at least"
+                    f" {least} bytes on an accelerator of {self.memory}: {least - self.memory} bytes are missing",
                     (v,),
                     least - self.memory,
                 )
@@ -353,16 +374,15 @@ class MemoryProblem(PeriodicProblem):
     def peak_memory(self, s: Solution) -> dict[int, tuple[int, int]]:
         """Accelerator → (parameter bytes, peak bytes of live values in the steady state)."""
         held: defaultdict[tuple[int, ...], list[Holding]] = defaultdict(list)
-        params: defaultdict[tuple[int, ...], int] = defaultdict(int)
         for members, holding in self.holdings(s):
             held[members].append(holding)
-        for v, members in enumerate(s.sets):
-            params[members] += self.operations[v].table[s.allotments[v]].params
+        params = stored(self.operations, self.items, s)
         keys = list({**held, **params})
         found: dict[int, tuple[int, int]] = {}
         for members, sharing in held_sets(keys):
             live = [h for i in sharing for h in held[keys[i]]]
-            result = (sum(params[keys[i]] for i in sharing), peak_of(live, s.period))
+            mine = once(pair for i in sharing for pair in params.get(keys[i], ()))
+            result = (mine, peak_of(live, s.period))
             found.update(dict.fromkeys(members, result))
         return found
 
@@ -427,11 +447,16 @@ class StagedProblem(MemoryProblem):
         other = self.shared.get(v)
         return home if other is None else tuple(sorted({*home, *self.blocks[other]}))
 
+    def granted_to(self, item: Sequence[int]) -> tuple[int, ...]:
+        """The accelerators that all operations of ``item`` may use."""
+        return tuple(sorted(set(self.granted(item[0])).intersection(*(self.granted(v) for v in item[1:]))))
+
     def input_violations(self) -> Iterator[Violation]:
         found = list(super().input_violations())
         yield from found
         if not found:
-            yield from self.check_blocks()
+            found = list(self.check_blocks())
+            yield from found or self.check_common_blocks()
 
     def check_blocks(self) -> Iterator[Violation]:
         """Homes exist, blocks are equal or disjoint, and every operation fits on what it was granted."""
@@ -453,6 +478,14 @@ class StagedProblem(MemoryProblem):
                     f" stage {self.homes[v]} grants {len(self.granted(v))}",
                     (v,),
                 )
+
+    def check_common_blocks(self) -> Iterator[Violation]:
+        """The operations of a group fit on what all of them were granted."""
+        for item, table in zip(self.items, self.item_tables, strict=True):
+            if len(item) > 1 and min(table) > (width := len(self.granted_to(item))):
+                a, b = (f"'{self.operations[v].name}'" for v in item[:2])
+                message = f"{a} and {b} share parameters and need {min(table)} accelerators, all may use {width}"
+                yield Violation("blocks", message, item)
 
     def verify_sets(self, s: Solution) -> Iterator[Violation]:
         yield from super().verify_sets(s)

@@ -8,7 +8,7 @@ parallel computations", Journal of the ACM 15 (1968)).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from passes.scheduling.data import Dependence
 from passes.scheduling.elementary import Bound, least, possible
@@ -67,13 +67,21 @@ def least_starts(
 
 
 def shortest_times(problem: PeriodicProblem) -> list[int]:
-    """Each operation at its fastest allotment that the platform can give."""
+    """Each operation at its fastest allotment that the platform can give, and that its group has in common."""
     memory = problem.memory if isinstance(problem, MemoryProblem) else 0
-    known: Mapping[int, int] = {
-        id(o.table): min((possible(o.table, problem.accelerators, memory) or {1: 0}).values())
-        for o in problem.operations
-    }
-    return [known[id(o.table)] for o in problem.operations]
+    allotments: dict[int, list[int]] = {}
+    known: dict[tuple[int, int], int] = {}
+    times = [0] * len(problem.operations)
+    for item, table in zip(problem.items, problem.item_tables, strict=True):
+        if id(table) not in allotments:
+            allotments[id(table)] = list(possible(table, problem.accelerators, memory))
+        for v in item:
+            own = problem.operations[v].table
+            key = (id(table), id(own))
+            if key not in known:
+                known[key] = min((own[k].time for k in allotments[id(table)]), default=0)
+            times[v] = known[key]
+    return times
 
 
 def recurrence_bound(problem: PeriodicProblem) -> Bound | None:

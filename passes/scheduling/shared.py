@@ -56,8 +56,11 @@ def share_boundaries(
 
     Several topological orders are tried without laps, then laps are allowed step by step on the best of
     them. None when no plan was found: operations that fit no block, parameters that do not fit, or always
-    more than ``max_in_flight`` micro-batches in flight.
+    more than ``max_in_flight`` micro-batches in flight; and for operations that share parameters, whose sets the
+    search does not know how to keep together.
     """
+    if problem.together:
+        return None
     budget = budget or Budget()
     bound = max(1, area_bound(problem).value)
     candidates: list[SharedPlan] = []

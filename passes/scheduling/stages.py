@@ -8,6 +8,10 @@ finds the least one with ``reach[P] = n``. Extending further never hurts what fo
 rest takes no longer; so the result is the exact optimum over that order and those widths.
 (Subhlok and Vondran, "Optimal mapping of sequences of data parallel tasks", PPoPP 1995, solve the same
 problem by a dynamic program over positions and processors.)
+
+Operations that share parameters are on one block. Either the order is not cut between the first and the last
+of them, or they are moved to the first before it is cut, since loads do not depend on precedence. Then a
+micro-batch comes back to that block, whose stages take turns on it.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from passes.scheduling.elementary import area_bound, least, usable
 from passes.scheduling.grains import Granularity, cuttable_orders
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 from passes.scheduling.recurrence import recurrence_bound
+from passes.scheduling.together import gathered, runs
 
 Positions = NDArray[Any]
 
@@ -50,11 +55,19 @@ class StagePlan:
     stages: tuple[Stage, ...]
     period: int
     idle: int
+    turns: tuple[int, ...] = ()
+    """Block of each stage, numbered by first use, where some take turns on one; (): each stage has its own."""
 
     @property
     def widths(self) -> list[int]:
-        """Accelerators of each stage."""
-        return [s.width for s in self.stages]
+        """Accelerators of each block."""
+        if not self.turns:
+            return [s.width for s in self.stages]
+        return list({block: s.width for block, s in zip(self.turns, self.stages, strict=True)}.values())
+
+    def granted(self, blocks: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """The block of each stage, of ``blocks`` that have the :attr:`widths`."""
+        return [blocks[block] for block in self.turns] if self.turns else list(blocks)
 
     def homes(self) -> list[int]:
         """Stage of each operation, by the operation's number."""
@@ -95,11 +108,22 @@ class Choices:
     def __init__(self, problem: PeriodicProblem, widths: Sequence[int]):
         memory = problem.memory if isinstance(problem, MemoryProblem) else 0
         self.accelerators, self.memory, self.widths = problem.accelerators, memory, tuple(widths)
-        self.keys = [id(o.table) for o in problem.operations]
-        chosen: dict[int, list[tuple[int, int] | None]] = {}
-        for key, table in {id(o.table): o.table for o in problem.operations}.items():
-            allotments = fastest_by_width(usable(table, problem.accelerators, memory), widths)
-            chosen[key] = [None if k is None else (table[k].time, table[k].params) for k in allotments]
+        self.groups = [item for item in problem.items if len(item) > 1]
+        self.keys = [(0, 0, True)] * len(problem.operations)
+        chosen: dict[tuple[int, int, bool], list[tuple[int, int] | None]] = {}
+        fastest_of: dict[int, list[int | None]] = {}
+        for item, table in zip(problem.items, problem.item_tables, strict=True):
+            if id(table) not in fastest_of:
+                fastest_of[id(table)] = fastest_by_width(usable(table, problem.accelerators, memory), widths)
+            for v in item:
+                own = problem.operations[v].table
+                first = v == item[0]  # which stands for the parameters of the whole group
+                key = self.keys[v] = (id(table), id(own), first)
+                if key not in chosen:
+                    chosen[key] = [
+                        None if k is None else (own[k].time, table[k].params if first else 0)
+                        for k in fastest_of[id(table)]
+                    ]
         longest = {key: max((b[0] for b in best if b is not None), default=0) for key, best in chosen.items()}
         self.most = max(1, sum(longest[key] for key in self.keys))
         """No contiguous partition needs a longer period."""
@@ -115,7 +139,8 @@ class Profile:
     """
 
     def __init__(self, choices: Choices, order: Sequence[int], reserve: int = 0, cuts: Sequence[int] | None = None):
-        self.cuts = range(len(order) + 1) if cuts is None else tuple(cuts)
+        everywhere = range(len(order) + 1) if cuts is None else cuts
+        self.cuts = _outside(choices.groups, order, everywhere) if choices.groups else tuple(everywhere)
         self.n, self.accelerators, self.widths = len(self.cuts) - 1, choices.accelerators, choices.widths
         self.room = choices.memory - reserve if choices.memory else None
         self.most = choices.most
@@ -150,6 +175,18 @@ class Profile:
         if self.room is not None:
             ends = np.minimum(ends, np.searchsorted(params, params + self.room, side="right") - 1)
         return np.maximum(ends, np.arange(self.n + 1))
+
+
+def _outside(groups: Sequence[Sequence[int]], order: Sequence[int], cuts: Sequence[int]) -> tuple[int, ...]:
+    """Those of ``cuts`` that tear no group apart."""
+    position = {v: i for i, v in enumerate(order)}
+    inside = [0] * (len(order) + 1)
+    for group in groups:
+        span = [position[v] for v in group]
+        inside[min(span) + 1] += 1
+        inside[max(span) + 1] -= 1
+    open_groups = list(accumulate(inside))
+    return tuple(at for at in cuts if not open_groups[at])
 
 
 def _array(numbers: list[int]) -> Positions:
@@ -320,7 +357,8 @@ def partition_stages(
 ) -> StagePlan:
     """The contiguous stages of least period; within ``tolerance`` of it the fewest stages.
 
-    Fewer stages hold fewer micro-batches at once. ``stages`` fixes their number; ``reserve`` bytes of
+    Fewer stages hold fewer micro-batches at once. ``stages`` fixes their number (of stages that take turns on
+    one block only the commonest numbers of blocks are tried); ``reserve`` bytes of
     each accelerator are kept free of parameters. Several topological orders of a branching graph are
     tried. Exact for each of those orders and each family of widths that can be packed on the platform.
     With ``granularity`` "block" all operations of a block of the model are in one stage.
@@ -338,10 +376,19 @@ def partition_stages(
         for choices in families:
             if best is not None and budget.spent():
                 return best
-            plan = _best_plan(bound, Profile(choices, order, reserve, cuts), order, stages, tolerance, budget)
-            if plan is not None and (best is None or _better(plan, best, tolerance)):
-                best = plan
-                budget.report("stages", plan.period)
+            plans = [_best_plan(bound, Profile(choices, order, reserve, cuts), order, stages, tolerance, budget)]
+            line = gathered(order, problem.items)
+            if line != order and granularity == "operator":
+                profile = Profile(choices, line, reserve)
+                for count in [None] if stages is None else sorted({stages - 1, (stages + 1) // 2} - {0}):
+                    plan = _best_plan(bound, profile, line, count, tolerance, budget)
+                    plans.append(plan and _in_turns(plan, choices, order))
+            for plan in plans:
+                if plan is None or (stages is not None and len(plan.stages) != stages):
+                    continue
+                if best is None or _better(plan, best, tolerance):
+                    best = plan
+                    budget.report("stages", plan.period)
     if best is None:
         raise InvalidProblem([no_partition(problem, stages, reserve, granularity)])
     return best
@@ -383,6 +430,20 @@ def _best_plan(
         budget.stop()
     idle = profile.accelerators - sum(s.width for s in found)
     return StagePlan(tuple(order), profile.in_order(found), _period(found), idle)
+
+
+def _in_turns(plan: StagePlan, choices: Choices, order: Sequence[int]) -> StagePlan:
+    """``plan``, which cuts another order of the operations, as stages of ``order``: what runs on one block in turn."""
+    stages: list[Stage] = []
+    turns: list[int] = []
+    names: dict[int, int] = {}
+    for begin, end, block in runs(order, plan.homes()):
+        width = plan.stages[block].width
+        number = choices.widths.index(width)
+        load = sum(choices.rows[choices.keys[v]][number][0] for v in order[begin:end])
+        stages.append(Stage(begin, end, width, load))
+        turns.append(names.setdefault(block, len(names)))
+    return StagePlan(tuple(order), tuple(stages), plan.period, plan.idle, tuple(turns))
 
 
 def _period(stages: Sequence[Stage]) -> int:
@@ -440,8 +501,11 @@ def _enough_memory(problem: MemoryProblem, count: int | None, reserve: int, gran
     def fits(memory: int) -> bool:
         larger = replace(problem, memory=memory)
         for order, cuts in orders:
+            line, at = order, cuts
+            if count is None and granularity == "operator" and (line := gathered(order, problem.items)) != order:
+                at = None
             for widths in width_families(larger):
-                profile = Profile(Choices(larger, widths), order, reserve, cuts)
+                profile = Profile(Choices(larger, widths), line, reserve, at)
                 found = cover(profile, profile.most) if count is None else exactly(profile, profile.most, count)
                 if found is not None:
                     return True

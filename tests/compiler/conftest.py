@@ -28,6 +28,7 @@ class Operator:
     workspace: int = 0
     stage: int | None = None
     block: tuple[str, int] | None = None
+    group: str | None = None
 
 
 @dataclass
@@ -100,6 +101,7 @@ def _operator(spec: Operator, values: dict[str, SSAValue]) -> OpaqueOp:
         {},
         [TensorType(i8, [size]) for size in spec.results],
         spec.params,
+        group=spec.group,
         block=None if spec.block is None else BlockAttr(StringAttr(spec.block[0]), IntAttr(spec.block[1])),
         cost=CostAttr.from_table({allotment: entry}),
     )

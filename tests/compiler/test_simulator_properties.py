@@ -74,6 +74,7 @@ def schedules(draw: st.DrawFn, operator: Any) -> dict[str, Any]:
                 params=draw(sizes),
                 output=draw(sizes),
                 workspace=draw(sizes),
+                group=draw(st.sampled_from([None, None, "x", "y"])),
             )
         )
         ends[f"v{v}"] = start + time

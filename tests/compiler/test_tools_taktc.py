@@ -257,6 +257,7 @@ def test_list_passes(taktc: Tool) -> None:
         "partition-stages",
         "schedule-periodic",
         "verify-level",
+        "verify-schedule",
     ]
     assert all(len(line.split()) > 4 for line in lines)
 

@@ -71,6 +71,7 @@ class Sketch:
         results: Sequence[int] = (0,),
         stage: int | None = None,
         shared: int | None = None,
+        group: str | None = None,
         sets: Sequence[Sequence[int]] | None = None,
         start: int = 0,
     ) -> SSAValue:
@@ -79,7 +80,7 @@ class Sketch:
             k: CostEntry(e) if isinstance(e, int) else CostEntry(*e) for k, e in (table or {1: 100, 2: 60}).items()
         }
         types = [TensorType(i8, [size]) for size in results]
-        op = OpaqueOp.make(operands, {}, types, 0, cost=CostAttr.from_table(entries))
+        op = OpaqueOp.make(operands, {}, types, 0, group=group, cost=CostAttr.from_table(entries))
         if stage is not None:
             op.properties["stage"] = IntegerAttr(stage, i64)
         if shared is not None:

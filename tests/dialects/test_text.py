@@ -92,11 +92,12 @@ def operators(draw: st.DrawFn, available: list[SSAValue], level: int) -> Operato
     x = draw(st.sampled_from(available))
     block = draw(st.none() | st.builds(BlockAttr, words.map(StringAttr), st.integers(0, 99).map(IntAttr)))
     cost = draw(costs()) if level or kind == "op" else None
+    group = draw(st.none() | plain.filter(bool))
     if kind == "op":
         sizes = draw(st.lists(st.integers(0, 9), min_size=1, max_size=3))
         reads = draw(st.lists(st.sampled_from(available), max_size=3))
         types = [TensorType(i8, [n]) for n in sizes]
-        op: OperatorOp = OpaqueOp.make(reads, {}, types, draw(small), block=block, cost=cost)
+        op: OperatorOp = OpaqueOp.make(reads, {}, types, draw(small), group=group, block=block, cost=cost)
     else:
         cls, arguments, count = {
             "linear": (
@@ -117,7 +118,7 @@ def operators(draw: st.DrawFn, available: list[SSAValue], level: int) -> Operato
             arguments = {"features": 3}
         filled = {n: arguments.get(n, d) for n, (_, d, _) in cls.signature().items()}
         inferred = cls.infer([x.type] * count, filled)
-        op = cls.make([x] * count, arguments, inferred.results, inferred.params, block=block, cost=cost)
+        op = cls.make([x] * count, arguments, inferred.results, inferred.params, group=group, block=block, cost=cost)
     if level >= 2:
         op.properties["stage"] = IntegerAttr(draw(st.integers(0, 1)), i64)
         if draw(st.booleans()):

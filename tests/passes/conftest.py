@@ -60,6 +60,7 @@ def optimal_period() -> Callable[[MemoryProblem], int]:
         period = model.new_int_var(1, horizon, "T")
         base = [model.new_int_var(0, horizon, "") for _ in range(problem.accelerators)]
         intervals: list[list[Any]] = [[] for _ in base]
+        chosen: list[tuple[dict[int, Any], list[Any]]] = []
         for o in problem.operations:
             use = {k: model.new_bool_var("") for k in o.table}
             model.add_exactly_one(use.values())
@@ -70,10 +71,14 @@ def optimal_period() -> Callable[[MemoryProblem], int]:
             on = [model.new_bool_var("") for _ in base]
             model.add(sum(on) == sum(k * b for k, b in use.items()))
             model.add(time <= period)
+            chosen.append((use, on))
             for p, here in enumerate(on):
                 intervals[p].append(model.new_optional_interval_var(start, time, end, here, ""))
                 model.add(base[p] <= start).only_enforce_if(here)
                 model.add(end <= base[p] + period).only_enforce_if(here)
+        for v, w in ((group[0], w) for group in problem.together for w in group[1:]):
+            for a, b in zip(chosen[v][1], chosen[w][1], strict=True):
+                model.add(a == b)
         for line in intervals:
             model.add_no_overlap(line)
         model.minimize(period)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -62,8 +63,8 @@ def problem(times: list[int], accelerators: int, edges: list[tuple[int, int]]) -
 
 
 def test_a_schedule_keeps_groups_together_and_verifies() -> None:
-    chain = problem([3, 4, 5, 4, 3, 1], 2, [(v, v + 1) for v in range(5)])
-    solution, found = schedule_rigid(chain, together=[(0, 4), (1, 3)], workers=1)
+    chain = replace(problem([3, 4, 5, 4, 3, 1], 2, [(v, v + 1) for v in range(5)]), together=((0, 4), (1, 3)))
+    solution, found = schedule_rigid(chain, workers=1)
     chain.verify(solution)
     assert solution.sets[0] == solution.sets[4]
     assert solution.sets[1] == solution.sets[3]

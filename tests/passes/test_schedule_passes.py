@@ -129,6 +129,23 @@ def test_partition_and_schedule_pass_the_checker(module: ModuleOp) -> None:
 
 
 @settings(max_examples=80, deadline=None)
+@given(module=modules(), data=st.data())
+def test_groups_pass_the_checker_in_every_partition(module: ModuleOp, data: st.DataObject) -> None:
+    common: dict[str, set[int]] = {}
+    for op in accepted(module).operators():
+        group = data.draw(st.sampled_from([None, "x", "y"]))
+        assert op.cost is not None
+        if group is not None and (rest := common.get(group, set(op.cost.table())) & set(op.cost.table())):
+            op.group, common[group] = StringAttr(group), rest
+    PartitionStagesPass(plan=data.draw(st.sampled_from(["stages", "shared", "operators"]))).apply(CONTEXT, module)
+    accepted(module)
+    SchedulePeriodicPass().apply(CONTEXT, module)
+    schedule = accepted(module).schedule
+    assert schedule is not None
+    assert schedule.bound.data <= schedule.pattern.data
+
+
+@settings(max_examples=80, deadline=None)
 @given(module=modules(), plan=st.sampled_from(["shared", "pushed"]))
 def test_shared_boundaries_pass_the_checker(module: ModuleOp, plan: Literal["shared", "pushed"]) -> None:
     apart = module.clone()
