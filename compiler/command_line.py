@@ -11,12 +11,15 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from fractions import Fraction
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+from dialects.units import SIZES, TIMES
 
 if TYPE_CHECKING:
     from compiler.diagnostics import SourceCache
@@ -87,6 +90,76 @@ def seconds(text: str) -> float:
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got '{text}'")
     return value
+
+
+def duration(text: str) -> int:
+    """An argparse type: a time with its unit, in whole ns."""
+    return _quantity(text, {unit: scale for unit, scale in TIMES}, "a time", ("ms", "30ms"))
+
+
+def size(text: str) -> int:
+    """An argparse type: a size with its unit, in whole bytes."""
+    units = {f"{letter}B": 1000**power for power, letter in enumerate(("", "K", "M", "G", "T"))}
+    return _quantity(text, units | {unit: scale for unit, scale in SIZES}, "a size", ("GiB", "60GiB"))
+
+
+def _quantity(text: str, units: Mapping[str, int], kind: str, example: tuple[str, str]) -> int:
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected {kind} such as {example[1]}, got '{text}'")
+    number, unit = match.groups()
+    if not unit:
+        raise argparse.ArgumentTypeError(f"'{text}' has no unit: write {number}{example[0]}, or {', '.join(units)}")
+    if unit not in units:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' has an unknown unit: units are {', '.join(units)}{did_you_mean(unit, units)}"
+        )
+    value = int(Fraction(number) * units[unit])
+    if not 1 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"expected {kind} such as {example[1]}, got '{text}'")
+    return value
+
+
+def share(text: str) -> float:
+    """An argparse type: a share of at least 0 and below 1, written as a percentage or a fraction."""
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = -1.0
+    if value >= 1 and not text.endswith("%"):
+        raise argparse.ArgumentTypeError(f"'{text}' is {value:.0%}: write {text}%, or a fraction below 1")
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a share such as 1% or 0.01, got '{text}'")
+    return value
+
+
+def amount(text: str) -> float:
+    """An argparse type: a positive number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got '{text}'")
+    return value
+
+
+def names_of(known: Sequence[str], least: int) -> Callable[[str], tuple[str, ...]]:
+    """An argparse type: at least ``least`` of the names ``known``, separated by commas."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(","))
+        for name in names:
+            if name not in known:
+                message = f"there is no '{name}'{did_you_mean(name, known)}; choose from {', '.join(known)}"
+                raise argparse.ArgumentTypeError(message)
+            if names.count(name) > 1:
+                raise argparse.ArgumentTypeError(f"'{name}' is given twice")
+        if len(names) < least:
+            raise argparse.ArgumentTypeError(f"expected at least {least} of {', '.join(known)}, got '{text}'")
+        return names
+
+    return parse
 
 
 def assignment(text: str) -> tuple[str, str]:

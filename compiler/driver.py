@@ -18,6 +18,7 @@ from compiler.loading import Input, load_module, read_input
 from compiler.output import PhaseDumps, Reporter, Timing, print_ir
 from compiler.pass_text import all_passes, find_pass, list_passes, own_passes, parse_passes, pass_help
 from compiler.pipeline import Options, level_of, new_context, run_passes, run_pipeline, verify
+from compiler.schedule_options import OPTIONS, schedule_texts
 from dialects.diagnostics import Diagnostic, TaktError
 from dialects.structure import LEVELS
 
@@ -29,7 +30,8 @@ class Driver:
         self.args = args
         self.sources = sources
         self.timing = Timing()
-        self.options = Options(args.plan, args.stages, args.max_in_flight, args.time_limit, args.seed)
+        given = {name: getattr(args, name) for name in OPTIONS}
+        self.options = Options(max_memory=given.pop("memory"), copies=given.pop("replicate"), **given)
 
     def run(self) -> int:
         """Do what the command line asks for; returns the exit code."""
@@ -40,6 +42,7 @@ class Driver:
         if args.pass_help:
             sys.stdout.write(pass_help(find_pass(args.pass_help, all_passes())))
             return OK
+        self.options.check()
         check_output(args.output)
         steps = parse_passes(args.passes, all_passes()) if args.passes is not None else None
         given = read_input(args.input, self.sources, args.input_format)
@@ -65,9 +68,34 @@ class Driver:
                 module = run_passes(context, module, steps, reporter)
             else:
                 module = run_pipeline(context, module, to=self._goal(), options=self.options, observer=reporter)
-        return self._finish(module)
+        return self._finish(module) if args.pareto is None else self._trade_off(module)
+
+    def _trade_off(self, module: ModuleOp) -> int:
+        """Find the front that was asked for, and write it as a table, as JSON or as a picture."""
+        from compiler.pareto import trade_off
+
+        args = self.args
+        started = time.perf_counter()
+        with self._progress():
+            found = trade_off(module, args.pareto, self.options)
+        self.timing.note("pareto", time.perf_counter() - started)
+        if args.emit == "svg":
+            from compiler.targets.front_svg import draw
+
+            text = draw(found)
+        else:
+            from compiler.targets.front import json_text, table
+
+            colour = args.output in (None, "-") and wants_colour(sys.stdout)
+            text = json_text(found) if args.emit == "json" else table(found, colour=colour)
+        write_output(args.output, text)
+        if args.timing:
+            sys.stderr.write(self.timing.table())
+        return OK
 
     def _goal(self) -> str:
+        if self.args.pareto is not None:
+            return "moldable"
         return "model" if self.args.emit == "model" else self.args.compile_to or LEVELS[-1]
 
     def _check_start(self, given: Input, module: ModuleOp) -> None:
@@ -83,14 +111,7 @@ class Driver:
         args = self.args
         if args.dump_phases_to is None:
             return None
-        chosen = {
-            "--plan": args.plan,
-            "--stages": args.stages,
-            "--max-in-flight": args.max_in_flight,
-            "--time-limit": args.time_limit,
-            "--seed": args.seed,
-        }
-        options = [part for name, value in chosen.items() if value is not None for part in (name, str(value))]
+        options = [word for pair in schedule_texts(args).items() for word in pair]
         return PhaseDumps(Path(args.dump_phases_to), options, passes)
 
     def _progress(self) -> AbstractContextManager[None]:
@@ -113,7 +134,7 @@ class Driver:
             write_output(args.output, text)
         scheduled = level_of(module) == LEVELS[-1]
         if kind == "mlir" and scheduled and not args.quiet and not simulated_only:
-            sys.stderr.write(target("summary")(module, colour=wants_colour(sys.stderr)))
+            sys.stderr.write(self._summary(module, wants_colour(sys.stderr)))
         if args.simulate is not None:
             from compiler.comparison import compare
 
@@ -133,9 +154,12 @@ class Driver:
             raise TaktError(
                 Diagnostic(f"--emit {kind} needs a schedule, and the graph is at level '{level_of(module)}'")
             )
-        if kind == "summary" and self.args.output in (None, "-"):
-            return target(kind)(module, colour=wants_colour(sys.stdout))
+        if kind == "summary":
+            return self._summary(module, self.args.output in (None, "-") and wants_colour(sys.stdout))
         return target(kind)(module)
+
+    def _summary(self, module: ModuleOp, colour: bool) -> str:
+        return target("summary")(module, colour=colour, microbatches=self.args.microbatches)
 
 
 def target(kind: str) -> Callable[..., str]:

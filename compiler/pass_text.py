@@ -43,6 +43,11 @@ def make_pass(name: str, options: Mapping[str, Any] | None = None) -> ModulePass
     return cls(**given)
 
 
+def option_names(name: str) -> tuple[str, ...]:
+    """The options of takt's pass ``name``, as Python writes them."""
+    return tuple(f.name for f in dataclasses.fields(find_pass(name, own_passes())) if f.init)
+
+
 def find_pass(name: str, passes: PassFactories) -> type[ModulePass]:
     """The class of the pass called ``name``; UsageError when there is none."""
     if name not in passes:

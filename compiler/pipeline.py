@@ -16,25 +16,28 @@ schedule-periodic     scheduled       allotments, accelerators and starts are ch
 
 After every step the module is held to the written spec of its level. The one thing decided by looking
 back is memory: how much the values in flight need is known only with a schedule, so when it does not fit,
-partition and schedule are repeated with more memory kept free for them.
+partition and schedule are repeated with more memory kept free for them. (With ``--plan auto``, another
+objective or limits the first of the two makes whole schedules, and does so itself.)
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import DiagnosticException, VerifyException
 
-from compiler.pass_text import make_pass
+from compiler.command_line import UsageError
+from compiler.pass_text import make_pass, option_names
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.levels import verify_level
 from dialects.structure import LEVELS, find_graph
+from passes.choices import Goal, Granularity, Plan, Solver
 from passes.instance import DoesNotFit
 
 PHASES: tuple[tuple[str, str], ...] = (
@@ -44,41 +47,61 @@ PHASES: tuple[tuple[str, str], ...] = (
 )
 """The passes of the pipeline, in order, each with the level it reaches."""
 
+SOLVING = ("partition-stages", "schedule-periodic")
+"""The passes that look for a schedule; the options are theirs."""
+
 MEMORY_ROUNDS = 5
 """How often partition and schedule are repeated to make a schedule fit in memory."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose about a compilation; None leaves the choice to the pass."""
+    """What a user may choose about a compilation; None leaves the choice to the pass.
 
-    plan: Literal["stages", "shared", "pushed", "laminar"] | None = None
+    Times are ns, but for ``time_limit``, in seconds; sizes bytes; shares fractions.
+    """
+
+    plan: Plan | None = None
     """Stages on blocks of their own, sharing boundaries, also taking over some operators of later stages;
-    or operators packed on nested blocks of the whole platform."""
+    operators packed on nested blocks of the whole platform; or the best of these."""
     stages: int | None = None
     max_in_flight: int | None = None
     time_limit: float | None = None
     seed: int | None = None
+    objective: Goal | None = None
+    microbatches: int | None = None
+    max_latency: int | None = None
+    max_memory: int | None = None
+    max_crossing: int | None = None
+    tolerance: float | None = None
+    gap: float | None = None
+    effort: float | None = None
+    solver: Solver | None = None
+    granularity: Granularity | None = None
+    chunks: int | None = None
+    copies: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether ``partition-stages`` makes whole schedules, and so sees itself what fits in memory."""
+        limits = (self.max_in_flight, self.max_latency, self.max_memory, self.max_crossing)
+        return self.plan == "auto" or self.objective in ("step", "latency") or any(v is not None for v in limits)
 
     def of(self, pass_name: str) -> dict[str, Any]:
         """The part of them that the pass ``pass_name`` takes. Both solving passes get half the time."""
-        half = None if self.time_limit is None else self.time_limit / 2
-        if pass_name == "partition-stages":
-            plan = "operators" if self.plan == "laminar" else self.plan
-            return {
-                "plan": plan,
-                "stages": self.stages,
-                "max_in_flight": self.max_in_flight,
-                "time_limit": half,
-            }
-        if pass_name == "schedule-periodic":
-            return {
-                "plan": self.plan,
-                "max_in_flight": self.max_in_flight,
-                "time_limit": half,
-                "seed": self.seed,
-            }
-        return {}
+        if pass_name not in SOLVING:
+            return {}
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.time_limit is not None:
+            given["time_limit"] = self.time_limit / 2
+        return {name: v for name, v in given.items() if v is not None and name in option_names(pass_name)}
+
+    def check(self) -> None:
+        """Raise UsageError for what no pass can do."""
+        given = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        for name in given:
+            if not any(name in option_names(step) for step in SOLVING):
+                raise UsageError(f"no pass has an option '{name.replace('_', '-')}'")
 
 
 class Observer:
@@ -175,7 +198,7 @@ def run_pipeline(
         assert graph is not None
         raise TaktError(at(graph, f"the input is at level '{LEVELS[have]}' already, past '{to}'"))
     todo = [name for name, level in PHASES if have < LEVELS.index(level) <= want]
-    if todo[-2:] == ["partition-stages", "schedule-periodic"]:
+    if todo[-2:] == [*SOLVING]:
         for name in todo[:-2]:
             run_pass(context, module, make_pass(name), observer)
         return partition_and_schedule(context, module, options, observer)
@@ -193,7 +216,7 @@ def partition_and_schedule(context: Context, module: ModuleOp, options: Options,
     """
     reserve = 0
     refusal: TaktError | None = None
-    for _ in range(MEMORY_ROUNDS):
+    for _ in range(1 if options.whole else MEMORY_ROUNDS):
         attempt = module.clone()
         try:
             keep = {"memory_reserve": reserve} if reserve else {}

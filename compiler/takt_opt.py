@@ -90,11 +90,12 @@ class SvgTarget(TaktTarget):
 
 @dataclass(frozen=True)
 class SummaryTarget(TaktTarget):
-    """A table for people, ``width`` columns wide (else as wide as the terminal)."""
+    """A table for people, ``width`` columns wide (else as wide as the terminal), with the time of a step."""
 
     name = "summary"
 
     width: int | None = None
+    microbatches: int | None = None
 
 
 TARGETS: tuple[type[TaktTarget], ...] = (JsonTarget, PerfettoTarget, SvgTarget, SummaryTarget)

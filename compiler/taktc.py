@@ -6,22 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from compiler.command_line import (
-    INTERRUPTED,
-    ArgumentParser,
-    assignment,
-    guarded,
-    natural,
-    positive,
-    seconds,
-)
+from compiler.command_line import INTERRUPTED, ArgumentParser, assignment, guarded, positive
+from compiler.schedule_options import add_schedule_options, check_schedule_options, schedule_texts
 
 LEVELS = ("model", "moldable", "staged", "scheduled")
-PLANS = ("stages", "shared", "pushed", "laminar")
-PLAN_HELP = (
-    "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
-    " also run some operators of later stages; laminar: operators packed on nested blocks of all"
-)
 EMITS = ("ast", "model", "mlir", "generic", "json", "perfetto", "svg", "summary")
 
 USAGE = "taktc MODEL [--platform FILE] [-o FILE] [--emit KIND] [options]"
@@ -35,6 +23,10 @@ examples:
   taktc gpt.takt --platform dgx.takt --set layers=48       override a parameter of the model
   taktc gpt.takt --platform dgx.takt --emit svg -o gpt.svg the steady state as a picture
   taktc gpt.takt --platform dgx.takt --simulate 200        prediction and simulation side by side
+  taktc gpt.takt --platform dgx.takt --plan auto --max-in-flight 16 --memory 60GiB
+                                                           the best plan within limits
+  taktc gpt.takt --platform dgx.takt --pareto period,in-flight
+                                                           what a shorter period costs
   taktc gpt.takt --platform dgx.takt --dump-phases-to ir   one file a level ...
   taktc ir/gpt.1.moldable.mlir --emit summary              ... and compile on from one of them
   taktc gpt.takt --platform dgx.takt -p annotate-costs     these passes and no others
@@ -59,12 +51,7 @@ def build_parser() -> ArgumentParser:
     add("--print-debuginfo", action="store_true", help="keep source locations in printed IR")
     add("--simulate", metavar="N", type=positive, help="run N micro-batches in the simulator and compare")
     add("--quiet", action="store_true", help="no summary, no progress; only the result and errors")
-    add = parser.add_argument_group("schedule").add_argument
-    add("--plan", choices=PLANS, metavar="PLAN", help=PLAN_HELP)
-    add("--stages", metavar="N", type=positive, help="number of stages (default: chosen)")
-    add("--max-in-flight", metavar="N", type=positive, help="most micro-batches begun and not finished")
-    add("--time-limit", metavar="S", type=seconds, help="seconds for the solver")
-    add("--seed", metavar="N", type=natural, help="seed of the solver")
+    add_schedule_options(parser)
     add = parser.add_argument_group("pipeline").add_argument
     add("--compile-from", choices=LEVELS, metavar="LEVEL", help="refuse IR input that is not at LEVEL")
     add("--compile-to", choices=LEVELS, metavar="LEVEL", help=f"stop at LEVEL: {', '.join(LEVELS)}")
@@ -97,17 +84,9 @@ def check_usage(parser: ArgumentParser, args: argparse.Namespace) -> None:
     if args.emit in ("ast", "model") and args.passes is not None:
         parser.error(f"--emit {args.emit} stops at the front end; no pass can run before it")
     if args.passes is not None:
-        fixed = {
-            "--compile-to": args.compile_to,
-            "--plan": args.plan,
-            "--stages": args.stages,
-            "--max-in-flight": args.max_in_flight,
-            "--time-limit": args.time_limit,
-            "--seed": args.seed,
-        }
-        for option, value in fixed.items():
-            if value is not None:
-                parser.error(f"{option} belongs to the standard pipeline; with -p, write it as an option of the pass")
+        for option in ["--compile-to"] * (args.compile_to is not None) + list(schedule_texts(args)):
+            parser.error(f"{option} belongs to the standard pipeline; with -p, write it as an option of the pass")
+    check_schedule_options(parser, args)
     if args.platform == "-" and args.input == "-":
         parser.error("the model and the platform cannot both come from stdin")
 

@@ -8,7 +8,7 @@ Times are integer nanoseconds, sizes integer bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import ceil, lcm
@@ -129,6 +129,8 @@ class ScheduleView:
     edges: tuple[Edge, ...]
     inputs: tuple[InputView, ...]
     outputs: tuple[OutputView, ...]
+    limits: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The limits it was asked to keep: ``in_flight``, ``latency`` (ns), ``memory`` and ``crossing`` (bytes)."""
 
     @property
     def period(self) -> Fraction:
@@ -246,6 +248,7 @@ def view_of(module: ModuleOp) -> ScheduleView:
         edges=_edges(graph, names),
         inputs=_inputs(graph, names),
         outputs=_outputs(graph, names),
+        limits=schedule.limits.given(),
     )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Self
+from typing import Self, cast
 
-from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, IntAttr, IntegerType, StringAttr, i64
+from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, DictionaryAttr, IntAttr, IntegerType, StringAttr, i64
 from xdsl.ir import Attribute, ParametrizedAttribute
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
@@ -322,6 +322,56 @@ class SlotAttr(BracketedAttribute):
         _check_integers(allotment=(self.allotment, 1), start=(self.start, -(2**63)))
 
 
+LIMITS = ("in_flight", "latency", "memory", "crossing")
+"""What a schedule may be held to: micro-batches in flight, latency in ns, bytes on an accelerator, bytes that cross."""
+
+
+@irdl_attr_definition
+class LimitsAttr(BracketedAttribute):
+    """The most of each figure that a schedule may have, where given: ``#takt.limits<in_flight 8, latency 2000000>``."""
+
+    name = "takt.limits"
+
+    most: DictionaryAttr
+
+    @staticmethod
+    def make(most: Mapping[str, int | None]) -> LimitsAttr:
+        """Those of ``most``, by the names of :data:`LIMITS`, that are not None."""
+        return LimitsAttr(DictionaryAttr({name: IntAttr(v) for name in LIMITS if (v := most.get(name)) is not None}))
+
+    def given(self) -> dict[str, int]:
+        """Name → the most allowed, in the order of :data:`LIMITS`."""
+        found = cast(Mapping[str, IntAttr], self.most.data)
+        return {name: found[name].data for name in LIMITS if name in found}
+
+    @classmethod
+    def parse_fields(cls, parser: AttrParser) -> Self:
+        found: dict[str, IntAttr] = {}
+        position = parser.pos
+        name = parser.parse_optional_keyword_in(LIMITS)
+        while name is not None:
+            if name in found:
+                parser.raise_error(f"the limit '{name}' is given twice", position)
+            found[name] = IntAttr(parse_integer(parser))
+            if parser.parse_optional_punctuation(",") is None:
+                break
+            position = parser.pos
+            name = parser.expect(
+                lambda: parser.parse_optional_keyword_in(LIMITS), f"expected one of {', '.join(LIMITS)}"
+            )
+        return cls(DictionaryAttr(found))
+
+    def print_parameters(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            printer.print_string(", ".join(f"{name} {most}" for name, most in self.given().items()))
+
+    def verify(self) -> None:
+        for name, most in self.most.data.items():
+            if name not in LIMITS or not isinstance(most, IntAttr):
+                raise VerifyException(f"limits are integers called {', '.join(LIMITS)}, got '{name}'")
+            _check_integers(**{name: (cast(IntAttr, most), 0)})
+
+
 @irdl_attr_definition
 class ScheduleAttr(BracketedAttribute):
     """The periodic schedule of a graph and its certificate.
@@ -329,6 +379,7 @@ class ScheduleAttr(BracketedAttribute):
     The pattern of ``pattern`` ns repeats every ``microbatches`` micro-batches, so the period is
     ``pattern / microbatches``. ``bound`` is a proven lower bound on the period in ns, rounded up to
     the next integer when that is still a bound, and ``bound_by`` names the argument that proves it.
+    ``limits`` are those it was asked to keep; none are written when there are none.
 
     ```
     #takt.schedule<8123000 for 1, bound 7912345 by "area", plan "stages", engine "stage-dp", seed 0>
@@ -344,6 +395,20 @@ class ScheduleAttr(BracketedAttribute):
     plan: StringAttr
     engine: StringAttr
     seed: IntAttr
+    limits: LimitsAttr
+
+    def __init__(
+        self,
+        pattern: IntAttr,
+        microbatches: IntAttr,
+        bound: IntAttr,
+        bound_by: StringAttr,
+        plan: StringAttr,
+        engine: StringAttr,
+        seed: IntAttr,
+        limits: LimitsAttr | None = None,
+    ) -> None:
+        super().__init__(pattern, microbatches, bound, bound_by, plan, engine, seed, limits or LimitsAttr.make({}))
 
     @classmethod
     def parse_fields(cls, parser: AttrParser) -> Self:
@@ -366,7 +431,11 @@ class ScheduleAttr(BracketedAttribute):
         plan, engine = word("plan"), word("engine")
         parser.parse_punctuation(",")
         parser.parse_keyword("seed")
-        return cls(pattern, microbatches, bound, bound_by, plan, engine, integer())
+        seed, limits = integer(), None
+        if parser.parse_optional_punctuation(",") is not None:
+            parser.parse_keyword("within")
+            limits = LimitsAttr.parse_body(parser)
+        return cls(pattern, microbatches, bound, bound_by, plan, engine, seed, limits)
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
@@ -377,6 +446,9 @@ class ScheduleAttr(BracketedAttribute):
             printer.print_string(", engine ")
             printer.print_string_literal(self.engine.data)
             printer.print_string(f", seed {self.seed.data}")
+            if self.limits.given():
+                printer.print_string(", within ")
+                self.limits.print_parameters(printer)
 
     def verify(self) -> None:
         _check_integers(

@@ -6,10 +6,12 @@ It reads the scheduled IR and nothing else; no solver's data, no solver's code. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from functools import wraps
 from typing import TYPE_CHECKING
 
 from dialects.attributes import show_set
+from dialects.operators import tensor_bytes
 from dialects.placement import MOST_COPIES, Placed, Placement, in_flight, latency, loads
 from dialects.rules import Finding, Rule, Subject
 from dialects.structure import GraphOp, PlatformOp
@@ -324,6 +326,54 @@ def _shortage(memory: Memory, group: int, total: int, platform: PlatformOp) -> s
     )
 
 
+@_timed
+def _limits(placement: Placement, subject: Subject) -> Iterator[Finding]:
+    """Every limit that the schedule carries; each figure is computed only where it is limited."""
+    schedule = subject.graph.schedule
+    most = {} if schedule is None else schedule.limits.given()
+    if (flying := -(-placement.latency // placement.period)) > most.get("in_flight", flying):
+        yield Finding(
+            subject.graph, f"{flying} micro-batches are in flight, the schedule claims at most {most['in_flight']}"
+        )
+    if "latency" in most and placement.latency > most["latency"] * placement.ticks:
+        yield Finding(
+            subject.graph,
+            f"the latency is {_time(placement, placement.latency)}, "
+            f"the schedule claims at most {show_time(most['latency'])}",
+        )
+    if "memory" in most and placement.placed:
+        from dialects.memory import Memory  # numpy, only where memory is asked for
+
+        memory = Memory(placement)
+        for group, members in enumerate(memory.groups):
+            total = memory.parameters[group] + memory.peaks[group]
+            if total > most["memory"]:
+                yield Finding(
+                    subject.graph,
+                    f"an accelerator of {show_set(members)} needs {show_bytes(total)} of memory, "
+                    f"the schedule claims at most {show_bytes(most['memory'])}",
+                )
+    if "crossing" in most and (crossing := _crossing(placement)) > most["crossing"]:
+        yield Finding(
+            subject.graph,
+            f"{float(crossing):.17g} bytes cross between accelerator sets per micro-batch, "
+            f"the schedule claims at most {most['crossing']}",
+        )
+
+
+def _crossing(placement: Placement) -> Fraction:
+    """Bytes per micro-batch of results read on another set than their producer's, once for each such set."""
+    total = 0
+    for instance in range(placement.repetition):
+        for placed in placement.placed.values():
+            home = placed.sets[instance % placed.copies]
+            for result in placed.op.outputs:
+                readers = placement.consumers(result)
+                there = {c.sets[(instance + distance) % c.copies] for c, distance in readers}
+                total += tensor_bytes(result.type) * len(there - {home})
+    return Fraction(total, placement.repetition)
+
+
 def peak_memory(graph: GraphOp, platform: PlatformOp) -> dict[int, tuple[int, int]]:
     """For each accelerator of ``platform``: parameter bytes, and the peak of all other bytes in the steady state.
 
@@ -386,6 +436,12 @@ SCHEDULE_RULES = (
         "memory",
         "On every accelerator, parameters and the peak of live values and workspaces fit in memory.",
         _memory,
+    ),
+    Rule(
+        "limits",
+        "The schedule keeps the limits it carries: micro-batches in flight, latency, bytes on every accelerator, and "
+        "bytes per micro-batch that cross between accelerator sets.",
+        _limits,
     ),
 )
 """The rules of level 4, in the order in which they are checked."""

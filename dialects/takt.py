@@ -2,12 +2,12 @@
 
 from xdsl.ir import Dialect
 
-from dialects.attributes import BlockAttr, CostAttr, LinkAttr, ScheduleAttr, SlotAttr
+from dialects.attributes import BlockAttr, CostAttr, LimitsAttr, LinkAttr, ScheduleAttr, SlotAttr
 from dialects.operators import OPERATORS
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, StageOp, StateOp
 
 Takt = Dialect(
     "takt",
     [PlatformOp, GraphOp, InputOp, StateOp, StageOp, *OPERATORS, NextOp, OutputOp],
-    [BlockAttr, CostAttr, LinkAttr, ScheduleAttr, SlotAttr],
+    [BlockAttr, CostAttr, LimitsAttr, LinkAttr, ScheduleAttr, SlotAttr],
 )

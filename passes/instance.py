@@ -12,7 +12,9 @@ from dialects.attributes import CostAttr
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.operators import OperatorOp, operator_names, tensor_bytes
 from dialects.structure import GraphOp, InputOp, PlatformOp, find_graph, find_platform
+from dialects.units import show_bytes, show_time
 from passes.scheduling.data import Cost, Dependence, Input, InvalidProblem, Operation, Table, Violation
+from passes.scheduling.objective import Excess
 from passes.scheduling.problem import MemoryProblem, StagedProblem
 
 
@@ -41,10 +43,35 @@ class Instance:
 
     def _diagnostic(self, violation: Violation) -> Diagnostic:
         where = self.operators[violation.operations[0]] if violation.operations else self.graph
+        if isinstance(violation, Excess):
+            return at(where, *_exceeded(violation), rule=violation.rule)
         hint = None
         if violation.missing:
             hint = "use more accelerators, accelerators with more memory, a smaller model, or another plan"
         return at(where, violation.message, hint, rule=violation.rule)
+
+
+def _exceeded(excess: Excess) -> tuple[str, str]:
+    """What to say of a limit that the nearest schedule exceeds, and what to change."""
+    found, allowed = excess.found, excess.allowed
+    hint = "allow more, or take fewer and wider stages: --plan auto tries all plans, --stages sets their number"
+    if excess.rule == "in-flight":
+        return f"the nearest schedule has {found} micro-batches in flight, more than the {allowed} allowed", hint
+    if excess.rule == "latency":
+        times = f"a latency of {show_time(found)}, more than the {show_time(allowed)}"
+        message = f"the nearest schedule has {times} allowed"
+        return message, "allow a longer one; --objective latency finds how short it can be made"
+    if excess.rule == "memory":
+        message = (
+            f"the nearest schedule needs {show_bytes(found)} on an accelerator, more than the {show_bytes(allowed)}"
+            f" allowed: {show_bytes(excess.missing)} are missing"
+        )
+        return message, "allow more, use more accelerators, or allow fewer micro-batches in flight"
+    message = (
+        f"in the nearest schedule {show_bytes(found)} of a micro-batch cross between accelerator sets,"
+        f" more than the {show_bytes(allowed)} allowed"
+    )
+    return message, hint
 
 
 def read_instance(module: ModuleOp, level: str) -> Instance:

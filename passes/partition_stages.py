@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr, i64
-from xdsl.passes import ModulePass
 
 from dialects.diagnostics import TaktError, at
 from dialects.structure import StageOp
+from passes.choices import Granularity, Plan
 from passes.instance import Instance, read_instance, with_copies
-from passes.progress import report
+from passes.requests import SchedulerPass, bound_of, incumbents, near
 from passes.scheduling.blocks import pack_blocks
-from passes.scheduling.budget import Budget
 from passes.scheduling.chunked import Shape, chunk_stages
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
-from passes.scheduling.grains import Granularity
+from passes.scheduling.portfolio import OPERATOR_PLANS, Request, solve
 from passes.scheduling.replicated import replicate_stages
 from passes.scheduling.shared import share_boundaries
 from passes.scheduling.stages import partition_stages
@@ -56,64 +55,50 @@ CHUNKED = ("interleaved", "v")
 
 def check_options(instance: Instance, options: PartitionStagesPass) -> None:
     """Refuse options that the plan cannot follow."""
-    if options.granularity == "block" and options.plan not in ("stages", *CHUNKED):
+    if options.granularity == "block" and options.plan not in ("auto", "stages", *CHUNKED):
         message = f"plan '{options.plan}' cannot keep the blocks of the model whole; 'stages', 'interleaved', 'v' can"
         raise TaktError(at(instance.graph, message))
     if options.chunks < 1:
         raise TaktError(at(instance.graph, f"there cannot be {options.chunks} chunks on a block"))
-    if options.stages is not None and options.plan in CHUNKED:
-        message = f"plan '{options.plan}' chooses the number of its blocks itself"
+    if options.stages is not None and options.plan in (*CHUNKED, "replicated"):
+        message = f"plan '{options.plan}' chooses the number of its stages itself"
         raise TaktError(at(instance.graph, message, 'leave out the number of stages, or use plan "stages"'))
 
 
 def chunks_on_blocks(instance: Instance, options: PartitionStagesPass, shape: Shape) -> None:
     """Several chunks on each of some blocks, passed again and again, or there and back."""
-    problem = instance.problem
-    bound = area_bound(problem).value
-    budget = Budget(options.time_limit, lambda engine, period: report(engine, period, bound, "partition"))
-    try:
-        plan = chunk_stages(
-            problem,
-            shape=shape,
-            chunks=options.chunks,
-            reserve=options.memory_reserve,
-            tolerance=options.tolerance,
-            granularity=options.granularity,
-            budget=budget,
-        )
-    except InvalidProblem as failure:
-        raise instance.error(failure) from None
+    plan = chunk_stages(
+        instance.problem,
+        shape=shape,
+        chunks=options.chunks,
+        reserve=options.memory_reserve,
+        tolerance=options.tolerance,
+        granularity=options.granularity,
+        budget=options.budget(incumbents(area_bound(instance.problem).value, "partition")),
+    )
     grant(instance, plan.blocks, plan.homes)
 
 
 def copies_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
     """Contiguous stages of least period, each granted the accelerators of all its copies."""
-    if options.stages is not None:
-        message = "the plan 'replicated' chooses the number of stages itself: leave out 'stages', or take another plan"
-        raise TaktError(message)
     problem = with_copies(instance.problem, options.copies)
-    bound = area_bound(problem).value
-    budget = Budget(options.time_limit, lambda engine, period: report(engine, period, bound, "partition"))
-    try:
-        plan = replicate_stages(problem, reserve=options.memory_reserve, tolerance=options.tolerance, budget=budget)
-    except InvalidProblem as failure:
-        raise instance.error(failure) from None
+    plan = replicate_stages(
+        problem,
+        reserve=options.memory_reserve,
+        tolerance=options.tolerance,
+        budget=options.budget(incumbents(area_bound(problem).value, "partition")),
+    )
     grant(instance, plan.blocks, plan.homes)
 
 
 def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
     """The contiguous partition of least period, or a plan that shares boundaries when that is clearly shorter."""
     problem = instance.problem
-    bound = area_bound(problem).value
-    budget = Budget(options.time_limit, lambda engine, period: report(engine, period, bound, "partition"))
+    budget = options.budget(incumbents(area_bound(problem).value, "partition"))
     rest: dict[str, Any] = {"reserve": options.memory_reserve, "tolerance": options.tolerance, "budget": budget}
-    try:
-        plan = partition_stages(problem, stages=options.stages, granularity=options.granularity, **rest)
-    except InvalidProblem as failure:
-        raise instance.error(failure) from None
+    plan = partition_stages(problem, stages=options.stages, granularity=options.granularity, **rest)
     if options.plan in ("shared", "pushed"):
         laps = options.laps if options.laps is not None else problem.accelerators * 3 // 8
-        rest["max_in_flight"] = options.max_in_flight
         sharing = share_boundaries(problem, laps=laps if options.plan == "pushed" else 0, **rest)
         if sharing is not None and sharing.period * (1 + options.tolerance) < plan.period:
             grant(instance, sharing.blocks, sharing.homes, sharing.shared)
@@ -123,34 +108,48 @@ def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
     grant(instance, plan.granted(blocks), plan.homes())
 
 
+def best_blocks(instance: Instance, options: PartitionStagesPass, request: Request) -> None:
+    """The blocks of the best schedule by objective and limits, of the plan asked for or of every plan."""
+    cheap = replace(options.budget(incumbents(0)).part(1 / 4), work=None)
+    bound = bound_of(request.allowing(instance.problem), cheap, request)
+    request = replace(request, bound=bound.value)
+    budget = options.budget(incumbents(bound.value, "partition"))
+    enough = near(bound, options.gap)
+    try:
+        best = solve(instance.problem, request, budget, enough)
+    except InvalidProblem:
+        if options.plan not in ("shared", "pushed"):
+            raise
+        best = solve(instance.problem, replace(request, plan="stages"), budget, enough)
+    grant(instance, best.staged.blocks, best.staged.homes, best.staged.shared)
+
+
 @dataclass(frozen=True)
-class PartitionStagesPass(ModulePass):
+class PartitionStagesPass(SchedulerPass):
     """Cut the model into contiguous stages of least period: level moldable to staged.
 
     A stage is a run of operators in a topological order; it is granted a block of accelerators, and
     each of its operators will run at its fastest allotment that fits the block. The period is the
     longest stage. Within `tolerance` of the least period the fewest stages are taken, since fewer
     stages hold fewer micro-batches at once. Operators of one group are granted one block, on which
-    stages far apart may take turns.
+    stages far apart may take turns. With the plan "auto", another objective or a limit, whole
+    schedules are made of several partitions, and the blocks of the best one are granted.
 
     options:
       stages: number of stages (default: as many as the period asks for)
-      plan: "stages", each on a block of its own; "shared", where neighbouring blocks may run operators at their
-        boundary together; "pushed", where blocks may also run a few operators of later stages, each at
-        the price of about one more micro-batch in flight; "interleaved" and "v", where every block runs several
-        chunks of the order, and a micro-batch passes the blocks again and again, or there and back;
-        "replicated", where copies of a stage serve micro-batches in turn, at the price of its parameters on every
-        copy; "operators" for one stage of all accelerators (for schedule-periodic{plan="laminar"}). "shared" and
-        "pushed" are not taken where they are not shorter than stages of their own by more than the tolerance
+      plan: "auto", the best of all that follow; "stages", each on a block of its own; "shared", where
+        neighbouring blocks may run operators at their boundary together; "pushed", where blocks may also
+        run a few operators of later stages, each at the price of about one more micro-batch in flight;
+        "interleaved" and "v", where every block runs several chunks of the order, and a micro-batch passes
+        the blocks again and again, or there and back; "replicated", where copies of a stage serve micro-batches
+        in turn, at the price of its parameters on every copy; "operators", or the plans that map single
+        operators, "list", "laminar" and "free", for one stage of all accelerators. Sharing that does not shorten
+        the period by more than the tolerance, or breaks a limit, is not taken
       granularity: "operator" to cut anywhere, or "block" to keep all operators of a block of the model in one stage
-        (plans "stages", "interleaved" and "v")
+        (plans "auto", "stages", "interleaved" and "v")
       chunks: chunks on every block in the plans "interleaved" and "v"
-      copies: most copies of a stage in the plan "replicated" (default: as many as there are accelerators)
       laps: how many ranges of operators the plan "pushed" may move (default: three for eight accelerators)
-      max-in-flight: the plans "shared" and "pushed" move no more than leaves this many micro-batches in flight
       memory-reserve: bytes of each accelerator kept free of parameters, for live values
-      tolerance: periods within this fraction of the least count as equal
-      time-limit: seconds after which the best partition found so far is taken
 
     rewrite:
       takt.graph @m moldable {                   takt.graph @m staged {
@@ -163,24 +162,37 @@ class PartitionStagesPass(ModulePass):
     name = "partition-stages"
 
     stages: int | None = None
-    plan: Literal["stages", "shared", "pushed", "interleaved", "v", "replicated", "operators"] = "stages"
+    plan: Literal[Plan, "operators"] = "stages"
     granularity: Granularity = "operator"
     chunks: int = 2
-    copies: int | None = None
     laps: int | None = None
-    max_in_flight: int | None = None
     memory_reserve: int = 0
-    tolerance: float | int = 0.005
-    time_limit: float | int = 60
+
+    def asked(self) -> Request:
+        """What the options ask of the scheduler."""
+        return replace(
+            self.request(self.plan),
+            stages=self.stages,
+            laps=self.laps,
+            chunks=self.chunks,
+            granularity=self.granularity,
+            reserve=self.memory_reserve,
+        )
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         instance = read_instance(op, "moldable")
         check_options(instance, self)
-        if self.plan == "operators":
-            one_stage(instance)
-        elif self.plan in CHUNKED:
-            chunks_on_blocks(instance, self, self.plan)
-        elif self.plan == "replicated":
-            copies_on_blocks(instance, self)
-        else:
-            stages_on_blocks(instance, self)
+        request = self.asked()
+        try:
+            if self.plan in ("operators", *OPERATOR_PLANS):
+                one_stage(instance)
+            elif self.plan == "auto" or request.several:
+                best_blocks(instance, self, request)
+            elif self.plan == "interleaved" or self.plan == "v":
+                chunks_on_blocks(instance, self, self.plan)
+            elif self.plan == "replicated":
+                copies_on_blocks(instance, self)
+            else:
+                stages_on_blocks(instance, self)
+        except InvalidProblem as failure:
+            raise instance.error(failure) from None

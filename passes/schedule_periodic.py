@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
-from xdsl.passes import ModulePass
 
-from dialects.attributes import ScheduleAttr, SlotAttr
-from passes.instance import Instance, read_staged, with_copies
-from passes.progress import report
-from passes.scheduling.bounds import Bound, best_bound
+from dialects.attributes import LimitsAttr, ScheduleAttr, SlotAttr
+from passes.choices import Plan
+from passes.instance import Instance, read_staged
+from passes.requests import SchedulerPass, bound_of, incumbents
+from passes.scheduling.bounds import Bound
 from passes.scheduling.budget import Budget
-from passes.scheduling.data import InvalidProblem, Solution, Violation
-from passes.scheduling.granted import schedule_blocks
-from passes.scheduling.granted_copies import schedule_replicated
-from passes.scheduling.laminar import schedule_laminar
-
-Plan = Literal["stages", "shared", "pushed", "interleaved", "v", "replicated", "laminar"]
-
-ENGINES: dict[str, Callable[..., tuple[Solution, str]]] = {
-    "replicated": schedule_replicated,
-    "laminar": schedule_laminar,
-}
-"""What schedules the plans that do not simply run each operator at its fastest allotment on its block."""
+from passes.scheduling.data import InvalidProblem
+from passes.scheduling.portfolio import Candidate, Request, gathered, inside, kept, schedule_within
+from passes.scheduling.problem import StagedProblem
 
 
-def write_schedule(instance: Instance, solution: Solution, bound: Bound, plan: str, engine: str, seed: int) -> None:
+def write_schedule(instance: Instance, found: Candidate, bound: Bound, seed: int, limits: LimitsAttr) -> None:
     """Write slots and the schedule into the graph."""
+    solution = found.solution
     for v, (op, start) in enumerate(zip(instance.operators, solution.starts, strict=True)):
         op.slot = SlotAttr.make(solution.copies(v), start)
     instance.graph.schedule = ScheduleAttr(
@@ -38,36 +28,43 @@ def write_schedule(instance: Instance, solution: Solution, bound: Bound, plan: s
         IntAttr(1),
         IntAttr(bound.value),
         StringAttr(bound.name),
-        StringAttr(plan),
-        StringAttr(engine),
+        StringAttr(found.plan),
+        StringAttr(found.engine),
         IntAttr(seed),
+        limits,
     )
     instance.graph.level = StringAttr("scheduled")
 
 
-def check_in_flight(found: int, most: int | None) -> None:
-    """Raise :class:`InvalidProblem` when a schedule begins more micro-batches than it may."""
-    if most is not None and found > most:
-        message = f"the schedule found has {found} micro-batches in flight, more than the {most} allowed"
-        raise InvalidProblem([Violation("in-flight", f"{message}; fewer, wider stages (--stages) have fewer")])
+def schedule_inside(problem: StagedProblem, request: Request, budget: Budget) -> Candidate:
+    """The best schedule in the granted blocks: by the engine of the plan, or of ``auto`` by any that works there.
+
+    Raises :class:`InvalidProblem` when there is none, or none that keeps the limits.
+    """
+    if request.plan == "auto":
+        found = gathered(inside(problem, request, budget), budget)
+        best = request.objective.best(kept(found, request.limits), lambda c: c.figures)
+        assert best is not None, "at least one schedule keeps the limits"
+        return best
+    return kept([schedule_within(problem, request, budget)], request.limits)[0]
 
 
 @dataclass(frozen=True)
-class SchedulePeriodicPass(ModulePass):
+class SchedulePeriodicPass(SchedulerPass):
     """Choose allotments, accelerator sets and starts: level staged to scheduled.
 
     The schedule repeats with the period; operators keep to the blocks of their stages. It is verified
-    before it is written, memory included: what does not fit is an error, never a schedule.
+    before it is written, memory included: what does not fit or exceeds a limit is an error, never a
+    schedule. The limits are written into the schedule.
 
     options:
       plan: "stages", "shared", "pushed", "interleaved" and "v" run each operator at its fastest allotment on its
         block, or on two where it is shared (they differ in how the stages were cut); "replicated" chooses how
-        many copies of what a block runs serve micro-batches in turn, on how many accelerators each; "laminar"
-        packs operators on nested blocks inside each granted block: a smaller period, more micro-batches in flight
-      copies: most copies of an operator in the plan "replicated" (default: as many as there are accelerators)
-      max-in-flight: refuse a schedule with more micro-batches in flight
-      time-limit: seconds after which the best schedule found so far is taken
-      seed: seed of every random choice
+        many copies of what a block runs serve micro-batches in turn, on how many accelerators each; "list" starts
+        operators as early as it can, for a short latency; "laminar" packs operators on nested blocks of
+        accelerators inside each granted block, "free" on any sets where operators are few: a smaller period, more
+        micro-batches in flight; "auto" takes the best of those that can work in the granted blocks, and writes
+        down which
 
     rewrite:
       %a = takt.op(...) cost <...> stage 0   ->   %a = takt.op(...) cost <...> stage 0 slot <2 on [0:2] at 0>
@@ -76,24 +73,14 @@ class SchedulePeriodicPass(ModulePass):
     name = "schedule-periodic"
 
     plan: Plan = "stages"
-    copies: int | None = None
-    max_in_flight: int | None = None
-    time_limit: float | int = 60
-    seed: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         instance, problem = read_staged(op)
-        if self.plan == "replicated":
-            problem = with_copies(problem, self.copies)
-        bound = best_bound(problem, Budget(self.time_limit / 4))
-        budget = Budget(
-            self.time_limit, lambda engine, period: report(engine, period, bound.value), work=10.0, seed=self.seed
-        )
+        request = self.request(self.plan)
+        bound = bound_of(request.allowing(problem), self.budget(incumbents(0)).part(1 / 4), request)
+        budget = self.budget(incumbents(bound.value))
         try:
-            solve = ENGINES.get(self.plan, schedule_blocks)
-            solution, engine = solve(problem, budget=budget)
-            problem.verify(solution)
-            check_in_flight(problem.in_flight(solution), self.max_in_flight)
+            found = schedule_inside(problem, replace(request, bound=bound.value), budget)
         except InvalidProblem as failure:
             raise instance.error(failure) from None
-        write_schedule(instance, solution, bound, self.plan, engine, self.seed)
+        write_schedule(instance, found, bound, self.seed, LimitsAttr.make(asdict(self.limits())))

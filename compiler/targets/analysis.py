@@ -184,7 +184,7 @@ class Analysis:
         used = self.view.platform.accelerators - len(self.idle)
         return (
             f"{counted(len(self.idle), 'accelerator')} of {self.view.platform.accelerators} "
-            f"run{'s' if len(self.idle) == 1 else ''} nothing: the same period needs only {used}."
+            f"{'is' if len(self.idle) == 1 else 'are'} left idle: the same period needs only {used}."
         )
 
     def _memory_advice(self) -> str:

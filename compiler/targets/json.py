@@ -18,7 +18,7 @@ from compiler.view import ScheduleView, Task, view_of
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform
 
-VERSION = 2
+VERSION = 3
 
 
 def emit(module: ModuleOp) -> str:
@@ -62,6 +62,7 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
             "plan": view.plan,
             "engine": view.engine,
             "seed": view.seed,
+            "limits": dict(view.limits),
         },
         "stages": [{"index": s.index, "accelerators": s.granted} for s in view.stages],
         "accelerators": [

@@ -15,6 +15,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from compiler.targets.analysis import Analysis, StageRow
 from compiler.targets.text import counted, percent, ranges, rate, short_bytes, short_time
+from dialects.diagnostics import TaktError
 
 WIDEST = 130
 NARROWEST = 60
@@ -22,11 +23,14 @@ MOST_STAGES = 32
 """Rows of the stage table; of more stages the middle is left out."""
 
 
-def emit(module: ModuleOp, *, width: int | None = None, colour: bool = False) -> str:
+def emit(module: ModuleOp, *, width: int | None = None, colour: bool = False, microbatches: int | None = None) -> str:
     """The summary of a scheduled module, ``width`` columns wide (None: the terminal's).
 
+    With ``microbatches``, also the time of a step of so many: from the first start to the last end.
     ``colour`` adds terminal colours; leave it off when the text goes to a file.
     """
+    if microbatches is not None and microbatches < 1:
+        raise TaktError(f"a step of {microbatches} micro-batches: it has at least 1")
     columns = shutil.get_terminal_size((100, 24)).columns if width is None else width
     stream = StringIO()
     console = Console(
@@ -41,7 +45,7 @@ def emit(module: ModuleOp, *, width: int | None = None, colour: bool = False) ->
     )
     analysis = Analysis(module)
     console.print(_title(analysis))
-    console.print(Padding(_figures(analysis), (0, 0, 0, 2)))
+    console.print(Padding(_figures(analysis, microbatches), (0, 0, 0, 2)))
     if analysis.stages:
         console.print(_stages(analysis, console.width))
     if analysis.heaviest:
@@ -59,7 +63,7 @@ def _title(analysis: Analysis) -> Text:
     return text
 
 
-def _figures(analysis: Analysis) -> Table:
+def _figures(analysis: Analysis, microbatches: int | None) -> Table:
     view = analysis.view
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -73,10 +77,30 @@ def _figures(analysis: Analysis) -> Table:
     table.add_row("bounds", _bounds(analysis))
     flight = "1 micro-batch" if view.in_flight == 1 else f"{view.in_flight} micro-batches"
     table.add_row("latency", f"{short_time(view.latency)}, {flight} in flight")
+    if microbatches is not None:
+        step = view.latency + (microbatches - 1) * view.period
+        table.add_row("step", f"{short_time(step)} for {counted(microbatches, 'micro-batch', 'micro-batches')}")
+    if view.limits:
+        table.add_row("limits", _limits(analysis))
     table.add_row("memory", _memory(analysis))
     table.add_row("load", _load(analysis))
     table.add_row("transfers", f"{short_bytes(round(view.crossing))} cross between accelerator sets per micro-batch")
     return table
+
+
+def _limits(analysis: Analysis) -> str:
+    """Every limit kept, behind what is used of it: ``in flight 8 of 10``."""
+    view = analysis.view
+    fullest = sum(analysis.memory.get(analysis.fullest, (0, 0)))
+    used: dict[str, tuple[str, str]] = {}
+    for name, most in view.limits.items():
+        if name == "in_flight":
+            used["in flight"] = (str(view.in_flight), str(most))
+        elif name == "latency":
+            used[name] = (short_time(view.latency), short_time(most))
+        else:
+            used[name] = (short_bytes(fullest if name == "memory" else round(view.crossing)), short_bytes(most))
+    return ", ".join(f"{name} {found} of {most}" for name, (found, most) in used.items())
 
 
 def _above(analysis: Analysis) -> str:

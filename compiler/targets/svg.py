@@ -102,8 +102,8 @@ class _Page:
             f"{view.in_flight} in flight",
         ]
         title = f"{view.graph} on {p.name}: {p.accelerators} x {p.accelerator}"
-        yield _text(16, 28, title, size=17, weight="600")
-        yield _text(16, 49, "   ·   ".join(figures), size=12.5, colour=FAINT)
+        yield text_at(16, 28, title, size=17, weight="600")
+        yield text_at(16, 49, "   ·   ".join(figures), size=12.5, colour=FAINT)
 
     def backgrounds(self) -> Iterator[str]:
         """Row bands, labels on the left, load on the right."""
@@ -127,21 +127,21 @@ class _Page:
         whole = middle
         if group.content and bottom - top >= 22:
             content = _fitted(group.content, (LEFT - 44) / 5.1)
-            yield _text(16, middle + 12, content, size=8.5, colour=FAINT)
+            yield text_at(16, middle + 12, content, size=8.5, colour=FAINT)
             middle -= 4
         label = f"stage {group.index}" if group.index is not None else f"{ranges(members)}"
         each = self.row >= 9
         if bottom - top >= 9:
             size = 12 if bottom - top >= 15 else 9
-            yield _text(16, middle + 0.36 * size, label, size=size, weight="600")
+            yield text_at(16, middle + 0.36 * size, label, size=size, weight="600")
         if each:
             size = min(11.0, self.row * 0.72)
             for row, p in enumerate(members, start=first):
-                yield _text(
+                yield text_at(
                     LEFT - 8, self.tops[row] + self.row / 2 + 0.36 * size, str(p), size=size, anchor="end", colour=FAINT
                 )
         elif group.index is not None and bottom - top >= 9:
-            yield _text(LEFT - 8, whole + 3.5, ranges(members), size=9, anchor="end", colour=FAINT)
+            yield text_at(LEFT - 8, whole + 3.5, ranges(members), size=9, anchor="end", colour=FAINT)
 
     def loads(self, group: Group, first: int, top: float, bottom: float) -> Iterator[str]:
         """A bar and a figure for each row, or one for the group where rows are thin or all alike."""
@@ -160,7 +160,7 @@ class _Page:
             yield f'<rect {place} width="{room * min(1.0, load):.1f}" fill="{fill}"/>'
             size = min(11.0, (high - low) * 0.72)
             if size >= 6:
-                yield _text(x + room + 5, (low + high) / 2 + 0.36 * size, percent(load), size=size, colour=INK)
+                yield text_at(x + room + 5, (low + high) / 2 + 0.36 * size, percent(load), size=size, colour=INK)
 
     # --- operators ---------------------------------------------------------------------------
 
@@ -227,12 +227,12 @@ class _Page:
                 f'<path d="M{left + 1:.1f} {y}l7 -4v8zM{right - 1:.1f} {y}l-7 -4v8z" fill="{INK}"/>'
                 f'<path d="M{left:.1f} {y}H{middle - half:.1f}M{middle + half:.1f} {y}H{right:.1f}" stroke="{INK}"/>'
             )
-            yield _text(middle, y + 4.5, text, size=12.5, anchor="middle", weight="600")
+            yield text_at(middle, y + 4.5, text, size=12.5, anchor="middle", weight="600")
 
     def axis(self) -> Iterator[str]:
         """Ticks at round times, counted from the start of the period."""
         low, high = self.chart.low, self.chart.high
-        step = _round_step((high - low) / 11)
+        step = round_step((high - low) / 11)
         unit, factor = next(((u, f) for u, f in reversed(TIMES) if high < 1000 * f), TIMES[0])
         y = self.bottom + 5
         yield f'<path d="M{LEFT} {y:.1f}H{self.x(high):.1f}" stroke="{RULE}"/>'
@@ -240,39 +240,39 @@ class _Page:
         while tick <= high:
             yield f'<path d="M{self.x(Fraction(tick)):.1f} {y:.1f}v5" stroke="{FAINT}"/>'
             value = f"{float(Fraction(tick) / factor):.6g}"
-            yield _text(self.x(Fraction(tick)), y + 18, value, size=10.5, anchor="middle", colour=FAINT)
+            yield text_at(self.x(Fraction(tick)), y + 18, value, size=10.5, anchor="middle", colour=FAINT)
             tick += step
-        yield _text(self.x(high) + 10, y + 18, unit, size=10.5, colour=FAINT)
-        yield _text(self.x(high) + 10, TOP - 12, "load", size=10.5, colour=FAINT)
-        yield _text(LEFT - 8, TOP - 12, "accelerator", size=10.5, colour=FAINT, anchor="end")
+        yield text_at(self.x(high) + 10, y + 18, unit, size=10.5, colour=FAINT)
+        yield text_at(self.x(high) + 10, TOP - 12, "load", size=10.5, colour=FAINT)
+        yield text_at(LEFT - 8, TOP - 12, "accelerator", size=10.5, colour=FAINT, anchor="end")
 
     def legend(self) -> Iterator[str]:
         y = self.bottom + 56
         x = float(LEFT)
-        yield _text(x, y, "micro-batch", size=11.5, colour=FAINT)
+        yield text_at(x, y, "micro-batch", size=11.5, colour=FAINT)
         x += 76
         newest = self.chart.rounds - 1
         shown = min(self.view.in_flight + newest, len(PALETTE))
         for i in range(newest, newest - max(1, shown), -1):
             name = _relative(i)
             yield f'<rect class="m{-i % len(PALETTE)}" x="{x:.1f}" y="{y - 10:.1f}" width="13" height="13" rx="2"/>'
-            yield _text(x + 18, y, name, size=11.5)
+            yield text_at(x + 18, y, name, size=11.5)
             x += 18 + len(name) * 7 + 14
         if self.view.in_flight + newest > len(PALETTE):
-            yield _text(x, y, "and so on in turn", size=11.5, colour=FAINT)
+            yield text_at(x, y, "and so on in turn", size=11.5, colour=FAINT)
             x += 112
         x += 10
         yield f'<rect x="{x:.1f}" y="{y - 10:.1f}" width="13" height="13" rx="2" fill="#eceff2" stroke="{RULE}"/>'
-        yield _text(x + 18, y, "idle", size=11.5)
+        yield text_at(x + 18, y, "idle", size=11.5)
         if self.x(self.chart.high) - x > 330:
             note = "n enters at 0; faded: the periods before and after"
-            yield _text(self.x(self.chart.high), y, note, size=11, colour=FAINT, anchor="end")
+            yield text_at(self.x(self.chart.high), y, note, size=11, colour=FAINT, anchor="end")
 
 
 # --- small things ----------------------------------------------------------------------------
 
 
-def _text(x: float, y: float, text: str, *, size: float, anchor: str = "", colour: str = "", weight: str = "") -> str:
+def text_at(x: float, y: float, text: str, *, size: float, anchor: str = "", colour: str = "", weight: str = "") -> str:
     extra = f' text-anchor="{anchor}"' if anchor else ""
     extra += f' fill="{colour}"' if colour else ""
     extra += f' font-weight="{weight}"' if weight else ""
@@ -316,7 +316,7 @@ def _short_names(piece: Piece) -> Sequence[str]:
     return [f"{first.name}..{piece.tasks[-1].name}"]
 
 
-def _round_step(least: Fraction) -> Fraction:
+def round_step(least: Fraction) -> Fraction:
     """The smallest of 1, 2, 5 times a power of ten that is at least ``least``."""
     power = Fraction(1)
     while power * 10 <= least:

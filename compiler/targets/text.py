@@ -45,9 +45,9 @@ def ranges(members: Iterable[int]) -> str:
     return " ".join(f"{low}:{high}" for low, high in found)
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
     """``1 operator``, ``2 operators``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def span_of(tasks: Sequence[Task]) -> str:

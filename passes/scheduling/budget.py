@@ -36,6 +36,11 @@ class Budget:
         """Let the time be over now, because the user interrupted."""
         self.seconds = 0.0
 
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`stop` was called, or no time was given from the start."""
+        return self.seconds == 0.0
+
     def spend(self, work: float) -> None:
         """Count ``work`` units as done."""
         self.used += work

@@ -156,7 +156,9 @@ def dual_bound(problem: PeriodicProblem, budget: Budget | None = None) -> Bound 
     """The greatest period that :func:`proves` excludes, plus one; None when the area bound is as good.
 
     A proof for one period excludes every shorter one, since a schedule can always be stretched by idle
-    time; so the search may stop anywhere, and it stops at a precision of 1/10000.
+    time; so the search may stop anywhere, and it stops at a precision of 1/10000. Of periods in which all
+    operations can run one after the other only memory excludes some, and where it excludes all of them there
+    is no schedule: the search ends soon after.
     """
     budget = budget or Budget()
     classes = [c for c in operation_classes(problem) if c.columns]
@@ -173,8 +175,9 @@ def dual_bound(problem: PeriodicProblem, budget: Budget | None = None) -> Bound 
 
     low = area_bound(problem).value - 1
     high, step = low + 1, max(1, low // 100)
+    most = low + 1 + sum(c.count * max(column[1] for column in c.columns) for c in classes)
     by: tuple[str, ...] | None = None
-    while high > 0 and not budget.spent() and (found := excluded(high)) is not None:
+    while 0 < high <= most and not budget.spent() and (found := excluded(high)) is not None:
         low, by, high, step = high, found, high + step, 2 * step
     if by is None:
         return None

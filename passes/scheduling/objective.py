@@ -8,11 +8,13 @@ holds fewer micro-batches at once is preferred (lexicographic order with a toler
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from passes.scheduling.data import Solution, Violation
 from passes.scheduling.problem import MemoryProblem
+
+MemoryKind = TypeVar("MemoryKind", bound=MemoryProblem)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,14 @@ def figures_of(problem: MemoryProblem, solution: Solution) -> Figures:
 
 
 @dataclass(frozen=True)
+class Excess(Violation):
+    """A limit that a schedule exceeds, with the value found and the most allowed, in the unit of the figure."""
+
+    found: int = 0
+    allowed: int = 0
+
+
+@dataclass(frozen=True)
 class Limits:
     """Most of each figure that a schedule may have; None: any. Units as in :class:`Figures`."""
 
@@ -42,23 +52,31 @@ class Limits:
     memory: int | None = None
     crossing: int | None = None
 
-    def broken(self, found: Figures) -> Iterator[Violation]:
+    def broken(self, found: Figures) -> Iterator[Excess]:
         """The limits that a schedule of these figures exceeds."""
         if self.in_flight is not None and found.in_flight > self.in_flight:
             message = f"{found.in_flight} micro-batches are in flight, more than the {self.in_flight} allowed"
-            yield Violation("in-flight", message)
+            yield Excess("in-flight", message, found=found.in_flight, allowed=self.in_flight)
         if self.latency is not None and found.latency > self.latency:
-            yield Violation("latency", f"the latency is {found.latency} ns, more than the {self.latency} allowed")
+            message = f"the latency is {found.latency} ns, more than the {self.latency} allowed"
+            yield Excess("latency", message, found=found.latency, allowed=self.latency)
         if self.memory is not None and found.memory > self.memory:
             message = f"an accelerator holds {found.memory} bytes, more than the {self.memory} allowed"
-            yield Violation("memory", message, (), found.memory - self.memory)
+            missing = found.memory - self.memory
+            yield Excess("memory", message, (), missing, found.memory, self.memory)
         if self.crossing is not None and found.crossing > self.crossing:
             message = f"{found.crossing} bytes cross between accelerator sets, more than the {self.crossing} allowed"
-            yield Violation("crossing", message)
+            yield Excess("crossing", message, found=found.crossing, allowed=self.crossing)
 
     def keeps(self, found: Figures) -> bool:
         """Whether a schedule of these figures exceeds no limit."""
         return not any(self.broken(found))
+
+    def bounded(self, problem: MemoryKind) -> MemoryKind:
+        """``problem`` on accelerators that have no more memory than is allowed."""
+        if self.memory is None or 0 < problem.memory <= self.memory:
+            return problem
+        return replace(problem, memory=self.memory)
 
 
 Item = TypeVar("Item")
@@ -72,6 +90,11 @@ class Objective:
     microbatches: int = 1
     tolerance: float = 0.005
     """Values within this fraction of the least count as equal."""
+
+    @property
+    def batch(self) -> int:
+        """Micro-batches whose time together is made small; one where the latency of one is."""
+        return self.microbatches if self.kind == "step" else 1
 
     def value(self, found: Figures) -> int:
         """Period, ``(m - 1)·period + latency``, or latency, in ns."""

@@ -126,6 +126,7 @@ def test_json_says_everything(build: Build, spec: dict[str, Any]) -> None:
         "plan": "",
         "engine": "",
         "seed": 0,
+        "limits": {},
     }
     assert document["operators"][2] == {
         "name": "b",
@@ -210,7 +211,7 @@ def test_many_stages_are_left_out_in_the_middle(build: Build, operator: Any) -> 
     ("change", "sentence"),
     [
         ({"bound": 40_000}, "within 0.00 % of its lower bound (area)"),
-        ({"accelerators": 6}, "2 accelerators of 6 run nothing: the same period needs only 4"),
+        ({"accelerators": 6}, "2 accelerators of 6 are left idle: the same period needs only 4"),
         (
             {"memory": 2**21 + 2**20 + 400},
             "Memory is nearly full: accelerator 0 needs 3.00 MiB of 3.00 MiB, mostly param",

@@ -222,7 +222,8 @@ def test_plan_option(taktc: Tool, dag: tuple[str, ...]) -> None:
 def test_max_in_flight(taktc: Tool, dag: tuple[str, ...]) -> None:
     limited = (*dag, "--plan", "pushed", "--emit", "json", "--max-in-flight")
     assert json.loads(taktc(*limited, "4").out)["schedule"]["in_flight"] <= 4
-    refused = taktc(*limited, "1")
+    assert json.loads(taktc(*limited, "1").out)["schedule"]["in_flight"] == 1
+    refused = taktc(*limited, "1", "--stages", "3")
     assert refused.code == 1
     assert refused.out == ""
     assert "micro-batches in flight, more than the 1 allowed" in refused.err

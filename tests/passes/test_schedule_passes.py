@@ -20,10 +20,11 @@ from dialects.attributes import CostAttr, CostEntry, LinkAttr
 from dialects.diagnostics import TaktError
 from dialects.levels import check_level
 from dialects.operators import OpaqueOp
-from dialects.schedule_rules import peak_memory
+from dialects.schedule_rules import in_flight, latency, peak_memory
 from dialects.structure import GraphOp, InputOp, OutputOp, PlatformOp, StageOp, find_graph, find_platform, make_platform
 from dialects.takt import Takt
 from passes import get_all_passes
+from passes.choices import PLANS
 from passes.instance import DoesNotFit, read_staged, with_copies
 from passes.partition_stages import PartitionStagesPass
 from passes.progress import listening
@@ -364,6 +365,129 @@ def test_what_does_not_fit_is_refused_and_never_scheduled(module: ModuleOp, plan
     else:
         assert refusal.missing > 0
         assert "bytes are missing" in str(refusal)
+
+
+@settings(max_examples=40, deadline=None)
+@given(module=modules(), flying=st.integers(1, 4), latency=st.none() | st.integers(1, 300), crossing=st.integers(0, 40))
+def test_limits_hold_or_the_module_is_refused(
+    module: ModuleOp, flying: int, latency: int | None, crossing: int
+) -> None:
+    limits: dict[str, Any] = {"max_in_flight": flying, "max_latency": latency, "max_crossing": crossing}
+    refusal: TaktError | None = None
+    try:
+        PartitionStagesPass(plan="auto", **limits).apply(CONTEXT, module)
+    except TaktError as error:
+        refusal = error
+    if refusal is not None:
+        assert {d.rule for d in refusal.diagnostics} <= {"in-flight", "latency", "crossing"}
+        assert all(d.hint for d in refusal.diagnostics)
+        return
+    SchedulePeriodicPass(plan="auto", **limits).apply(CONTEXT, module)
+    schedule = accepted(module).schedule  # the checker has compared limits and figures
+    assert schedule is not None
+    expected = {"in_flight": flying, "latency": latency, "crossing": crossing}
+    assert schedule.limits.given() == {name: most for name, most in expected.items() if most is not None}
+    assert schedule.plan.data != "auto"
+
+
+@settings(max_examples=40, deadline=None)
+@given(module=modules())
+def test_auto_is_no_worse_than_stages(module: ModuleOp) -> None:
+    apart = module.clone()
+    for made, plan in ((apart, "stages"), (module, "auto")):
+        PartitionStagesPass(plan=plan).apply(CONTEXT, made)
+        accepted(made)
+        SchedulePeriodicPass(plan=plan).apply(CONTEXT, made)
+    stages, best = accepted(apart).schedule, accepted(module).schedule
+    assert stages is not None
+    assert best is not None
+    assert best.pattern.data <= stages.pattern.data * 1.01 + 1
+    assert best.plan.data in PLANS[1:]
+
+
+def test_the_least_latency_is_the_critical_path_on_wide_blocks() -> None:
+    module = parse(CHAIN)
+    PartitionStagesPass(objective="latency").apply(CONTEXT, module)
+    SchedulePeriodicPass(objective="latency").apply(CONTEXT, module)
+    graph = accepted(module)
+    assert latency(graph) == 1000, "both operators on two accelerators"
+    assert in_flight(graph) == 1, "of several with this latency the one that begins least at once"
+
+
+@pytest.mark.parametrize(("microbatches", "stages"), [(1, 1), (100, 2)])
+def test_a_long_step_is_pipelined_and_a_short_one_is_not(microbatches: int, stages: int) -> None:
+    module = parse(CHAIN)
+    PartitionStagesPass(objective="step", microbatches=microbatches).apply(CONTEXT, module)
+    assert len(list(accepted(module).stages())) == stages
+
+
+def test_a_limit_on_memory_is_kept_by_other_blocks() -> None:
+    module = parse(CHAIN.replace("params [400, 200]", "params [400, 350]"))
+    whole = module.clone()
+    PartitionStagesPass(stages=1).apply(CONTEXT, whole)
+    SchedulePeriodicPass().apply(CONTEXT, whole)
+    assert max(map(sum, peaks(whole))) > 700
+    PartitionStagesPass(max_memory=500).apply(CONTEXT, module)
+    SchedulePeriodicPass(max_memory=500).apply(CONTEXT, module)
+    assert max(map(sum, peaks(module))) <= 500
+
+
+def peaks(module: ModuleOp) -> list[tuple[int, int]]:
+    graph, machine = accepted(module), find_platform(module)
+    assert machine is not None
+    return list(peak_memory(graph, machine).values())
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ({"max_in_flight": 1}, "the nearest schedule has 2 micro-batches in flight, more than the 1 allowed"),
+        ({"max_latency": 999}, "a latency of 1 us, more than the 999 ns allowed"),
+        ({"max_crossing": 7}, "8 B of a micro-batch cross between accelerator sets, more than the 7 B allowed"),
+        ({"max_memory": 200}, r"needs 212 bytes .* and has 200: 12 bytes are missing"),
+    ],
+)
+def test_a_schedule_that_exceeds_a_limit_is_refused_with_units(limit: dict[str, int], message: str) -> None:
+    module = parse(CHAIN)
+    PartitionStagesPass(stages=2).apply(CONTEXT, module)
+    with pytest.raises(TaktError, match=message) as e:
+        SchedulePeriodicPass(**limit).apply(CONTEXT, module)
+    assert all(d.hint for d in e.value.diagnostics)
+    assert accepted(module).schedule is None
+
+
+@pytest.mark.parametrize(
+    ("stages", "plan"),
+    [
+        ("takt.stage 1 on [1:2]", "stages"),
+        ("takt.stage 1 on [1:2]\n  takt.stage 2 on [0:1]", "v"),
+        ("takt.stage 1 on [1:2]\n  takt.stage 2 on [0:1]\n  takt.stage 3 on [2:3]", "pushed"),
+        ("", "shared"),
+    ],
+)
+def test_auto_writes_down_what_the_blocks_are(stages: str, plan: str) -> None:
+    text = STAGED
+    if stages:
+        text = text.replace("takt.stage 1 on [1:2]", stages).replace("<[2] time", "<[1] time").replace(" shared 1", "")
+    module = parse(text, memory=2000)
+    SchedulePeriodicPass(plan="auto").apply(CONTEXT, module)
+    schedule = accepted(module).schedule
+    assert schedule is not None
+    assert schedule.plan.data == plan
+
+
+def test_one_block_of_all_is_packed_when_that_is_shorter() -> None:
+    one = CHAIN.replace("[1, 2] time [800, 500]", "[1] time [800]").replace("[1, 2] time [900, 500]", "[1] time [900]")
+    one = one.replace("params [400, 200] output [8, 4]", "params [400] output [8]")
+    found: list[tuple[str, int]] = []
+    for limits in ({}, {"max_in_flight": 1}):
+        module = parse(one)
+        PartitionStagesPass(plan="operators").apply(CONTEXT, module)
+        SchedulePeriodicPass(plan="auto", **limits).apply(CONTEXT, module)
+        schedule = accepted(module).schedule
+        assert schedule is not None
+        found.append((schedule.plan.data, schedule.pattern.data))
+    assert found == [("laminar", 900), ("stages", 1700)]
 
 
 def test_operators_shared_by_two_stages_run_on_both_blocks() -> None:

@@ -1,0 +1,75 @@
+"""The options of ``taktc`` that steer the schedule: what they are called, what goes together, and how they read."""
+
+from __future__ import annotations
+
+import argparse
+
+from compiler.command_line import ArgumentParser, amount, duration, names_of, natural, positive, seconds, share, size
+from passes.choices import AXES, GOALS, GRANULARITIES, PLANS, SOLVERS
+
+PLAN_HELP = (
+    "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
+    " also run some operators of later stages; interleaved, v: blocks run several chunks each, passed again and again"
+    " or there and back; laminar: operators packed on nested blocks of all; auto: the best of all"
+)
+PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
+
+OPTIONS = (
+    *("plan", "stages", "objective", "microbatches", "max_in_flight", "max_latency", "memory", "max_crossing"),
+    *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate"),
+)
+"""Names of the options that steer one schedule, as attributes of the parsed command line."""
+
+UNITS = {"max_latency": "ns", "memory": "B", "max_crossing": "B"}
+
+
+def add_schedule_options(parser: ArgumentParser) -> None:
+    """Add the options to the parser of ``taktc``."""
+    add = parser.add_argument_group("schedule").add_argument
+    add("--plan", choices=PLANS, metavar="PLAN", help=PLAN_HELP)
+    add("--stages", metavar="N", type=positive, help="number of stages (default: chosen)")
+    add("--objective", choices=GOALS, metavar="KIND", help="what is made small: period (default), step or latency")
+    add("--microbatches", metavar="M", type=positive, help="micro-batches of a step, for --objective step")
+    add("--max-in-flight", metavar="N", type=positive, help="most micro-batches begun and not finished")
+    add("--max-latency", metavar="TIME", type=duration, help="longest latency, such as 30ms")
+    add("--memory", metavar="SIZE", type=size, help="most bytes on an accelerator, such as 60GiB")
+    add("--max-crossing", metavar="SIZE", type=size, help="most bytes of a micro-batch that change accelerator sets")
+    add("--tolerance", metavar="SHARE", type=share, help="values this close to the least count as equal (0.5%%)")
+    add(
+        "--gap", metavar="SHARE", type=share, help="stop when the period is proven this close to the least, such as 1%%"
+    )
+    add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
+    add = parser.add_argument_group("search").add_argument
+    add("--effort", metavar="W", type=amount, help="work for the solvers; a unit is about a second of one core (10)")
+    add("--time-limit", metavar="S", type=seconds, help="seconds for the solvers")
+    add("--seed", metavar="N", type=natural, help="seed of the solvers")
+    add("--solver", choices=SOLVERS, metavar="NAME", help=f"this engine only: {', '.join(SOLVERS)}")
+    add("--granularity", choices=GRANULARITIES, metavar="KIND", help="what is placed: operator or block")
+    add("--chunks", metavar="N", type=positive, help="stages of every block of accelerators")
+    add("--replicate", metavar="R", type=positive, help="most copies of an operator")
+
+
+def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a usage error when options do not go together."""
+    if args.objective == "step" and args.microbatches is None:
+        parser.error("--objective step needs --microbatches M: it is the time of a step of M micro-batches")
+    if args.objective != "step" and args.microbatches is not None:
+        parser.error("--microbatches is for --objective step: it is the number of micro-batches of a step")
+    if args.gap is not None and args.objective not in (None, "period"):
+        parser.error(f"--gap is about the period, and the objective is the {args.objective}")
+    if args.pareto is None:
+        return
+    if args.emit not in (None, "json", "svg"):
+        parser.error(f"--pareto prints a table, --emit json or --emit svg, not {args.emit}")
+    one = {"--compile-to": args.compile_to, "--simulate": args.simulate, "--passes": args.passes}
+    one |= {"--objective": args.objective, "--gap": args.gap}
+    for option, value in one.items():
+        if value is not None:
+            parser.error(f"{option} is about one schedule, and --pareto asks for several")
+
+
+def schedule_texts(args: argparse.Namespace) -> dict[str, str]:
+    """The options given → their values, as text that is read back alike."""
+    given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
+    texts = {f"--{name.replace('_', '-')}": f"{value}{UNITS.get(name, '')}" for name, value in given.items()}
+    return texts | ({"--pareto": ",".join(args.pareto)} if args.pareto else {})

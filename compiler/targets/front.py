@@ -1,0 +1,81 @@
+"""A front of schedules as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from importlib.resources import files
+from io import StringIO
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from compiler.pareto import Front
+from compiler.targets.text import percent, short_bytes, short_time
+
+VERSION = 1
+WIDEST, NARROWEST = 130, 60
+
+
+def show(name: str, value: int) -> str:
+    """A figure with its unit."""
+    if name == "in-flight":
+        return str(value)
+    return short_time(value) if name in ("period", "latency") else short_bytes(value)
+
+
+def table(front: Front, *, width: int | None = None, colour: bool = False) -> str:
+    """The front as a table, ``width`` columns wide (None: the terminal's), with terminal colours if asked for."""
+    columns = shutil.get_terminal_size((100, 24)).columns if width is None else width
+    stream = StringIO()
+    console = Console(
+        file=stream,
+        width=min(WIDEST, max(NARROWEST, columns)),
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        legacy_windows=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    console.print(Text(front.title, "bold"))
+    console.print(Text(f"  lower bound of the period {short_time(front.bound.value)} ({front.bound.name})", "dim"))
+    rows = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", collapse_padding=True)
+    for name in ("plan", "engine", "stages", *front.axes, "above bound"):
+        rows.add_column(name, justify="left" if name in ("plan", "engine") else "right", no_wrap=True)
+    for point in front.points:
+        figures = [show(name, point.value(name)) for name in front.axes]
+        rows.add_row(point.plan, point.engine, str(point.stages), *figures, percent(front.above(point), 2))
+    console.print(rows)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def json_text(front: Front) -> str:
+    """The front as JSON, described by ``front.schema.json`` beside this file; a point a line."""
+    head = {
+        "format": "takt-front",
+        "version": VERSION,
+        "model": front.model,
+        "platform": {
+            "name": front.platform,
+            "accelerator": front.accelerator,
+            "accelerators": front.accelerators,
+        },
+        "axes": list(front.axes),
+        "bound": front.bound.value,
+        "bound_by": front.bound.name,
+        "limits": {name: most for name, most in asdict(front.limits).items() if most is not None},
+    }
+    fields = [f"  {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items()]
+    points = [{"plan": p.plan, "engine": p.engine, "stages": p.stages} | asdict(p.figures) for p in front.points]
+    lines = ",\n    ".join(json.dumps(point, ensure_ascii=False) for point in points)
+    return "{\n" + ",\n".join([*fields, f'  "points": [\n    {lines}\n  ]']) + "\n}\n"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of what :func:`json_text` writes."""
+    return json.loads(files("compiler.targets").joinpath("front.schema.json").read_text("utf-8"))

@@ -1,0 +1,27 @@
+"""What users may choose from, by name: the command line and the options of the passes offer the same.
+
+Imports nothing, so that ``taktc --help`` stays quick.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Plan = Literal["auto", "stages", "shared", "pushed", "interleaved", "v", "replicated", "list", "laminar", "free"]
+PLANS: tuple[Plan, ...] = get_args(Plan)
+"""The plans, the best of all first, then the families of ``passes/scheduling/portfolio.py`` from tame to free."""
+
+Goal = Literal["period", "step", "latency"]
+GOALS: tuple[Goal, ...] = get_args(Goal)
+"""What a schedule may be chosen for."""
+
+Solver = Literal["blocks", "beam", "list", "buddy", "neighbourhoods", "cp-sat", "milp"]
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
+"""The engines that a user may restrict the search to."""
+
+Granularity = Literal["operator", "block"]
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+"""What is placed as one."""
+
+AXES = ("period", "in-flight", "latency", "memory", "crossing")
+"""The figures of a schedule that a front may be asked for."""
