@@ -263,6 +263,9 @@ SOLVERS: dict[str, tuple[str, ...]] = {
 }
 """Plan → the engines that a request may name."""
 
+WEIGHT = {"pushed": 4, "laminar": 3, "free": 3}
+"""How much of the budget a plan gets, beside the others' 1; they hardly use theirs, and what is left goes on."""
+
 TINY = 16
 """Operations up to which ``auto`` looks at any sets of accelerators, not only at nested blocks."""
 
@@ -310,7 +313,7 @@ def candidates(
     refusal: InvalidProblem | None = None
     found = False
     for number, name in enumerate(names):
-        part = budget.part(1 / (len(names) - number))
+        part = budget.part(WEIGHT.get(name, 1) / sum(WEIGHT.get(later, 1) for later in names[number:]))
         try:
             for candidate in _fitting(name, problem, request, part):
                 found = True
