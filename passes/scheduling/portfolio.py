@@ -227,6 +227,11 @@ def _list(staged: StagedProblem, request: Request, budget: Budget) -> tuple[Solu
 
 def _nested(staged: StagedProblem, request: Request, budget: Budget) -> tuple[Solution, str]:
     gap = max(request.gap, GAP)
+    if request.plan == "auto" and request.solver is None and len(staged.items) > TINY:
+        first = schedule_laminar(staged, bound=request.bound, gap=gap, solver="buddy", budget=budget)
+        most = request.limits.in_flight or CALM * staged.accelerators
+        if staged.in_flight(first[0]) > 2 * most:
+            return first  # a search shortens the period, not the latency: it would not be taken
     return schedule_laminar(staged, bound=request.bound, gap=gap, solver=request.solver, budget=budget)
 
 
