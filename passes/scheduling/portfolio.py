@@ -28,7 +28,7 @@ from passes.scheduling.objective import Figures, Limits, Objective, figures_of
 from passes.scheduling.problem import MemoryProblem, StagedProblem
 from passes.scheduling.replicated import replicate_stages
 from passes.scheduling.shared import share_boundaries
-from passes.scheduling.stages import partition_stages
+from passes.scheduling.stages import StagePlan, partition_stages
 
 CALM = 4
 """Micro-batches in flight for each accelerator beyond which ``auto`` takes a schedule only when asked to."""
@@ -100,21 +100,11 @@ def whole(problem: MemoryProblem) -> StagedProblem:
 
 
 def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
-    if request.stages is None and (request.front or request.objective.kind != "period") and not problem.together:
-        batch = stages_for_step(
-            problem,
-            request.objective.batch,
-            reserve=request.reserve,
-            budget=budget,
-            granularity=request.granularity,
-        )
-        blocks = pack_blocks(batch.widths, problem.accelerators, problem.group)
-        assert blocks is not None, "the widths were chosen so that they can be packed"
-        yield problem.staged(batch.granted(blocks), batch.homes())
+    """The partition of least period, and where several are wanted those of fewer stages and of little latency."""
     numbers: list[int | None] = [request.stages]
     for number in numbers:  # grows while it is walked
         if number is not None and number != request.stages and budget.spent():
-            return
+            break
         try:
             plan = partition_stages(
                 problem,
@@ -128,11 +118,20 @@ def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
             if number == request.stages or not problem.together:
                 raise
             continue  # groups allow some numbers of stages and not others
-        blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
-        assert blocks is not None, "the widths were chosen so that they can be packed"
-        yield problem.staged(plan.granted(blocks), plan.homes())
+        yield _granted(problem, plan)
         if number is None and request.several:
             numbers += _fewer(len(plan.stages), request.limits.in_flight)
+    wanted = request.front or request.objective.kind != "period"
+    if wanted and request.stages is None and not problem.together and not budget.spent():
+        batch, grains = request.objective.batch, request.granularity
+        plan = stages_for_step(problem, batch, reserve=request.reserve, budget=budget, granularity=grains)
+        yield _granted(problem, plan)
+
+
+def _granted(problem: MemoryProblem, plan: StagePlan) -> StagedProblem:
+    blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
+    assert blocks is not None, "the widths were chosen so that they can be packed"
+    return problem.staged(plan.granted(blocks), plan.homes())
 
 
 def _fewer(stages: int, most: int | None) -> list[int]:
