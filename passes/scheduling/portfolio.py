@@ -99,8 +99,9 @@ def whole(problem: MemoryProblem) -> StagedProblem:
     return problem.staged([tuple(range(problem.accelerators))], [0] * len(problem.operations))
 
 
-def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
-    if request.stages is None and (request.front or request.objective.kind != "period") and not problem.together:
+def _batch(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
+    """The stages of the least time of a step."""
+    if request.stages is None and not problem.together:
         batch = stages_for_step(
             problem,
             request.objective.batch,
@@ -111,6 +112,14 @@ def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
         blocks = pack_blocks(batch.widths, problem.accelerators, problem.group)
         assert blocks is not None, "the widths were chosen so that they can be packed"
         yield problem.staged(batch.granted(blocks), batch.homes())
+
+
+def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
+    if request.objective.kind != "period":
+        for staged in _batch(problem, request, budget):
+            yield staged
+            if budget.spent():
+                return
     numbers: list[int | None] = [request.stages]
     for number in numbers:  # grows while it is walked
         if number is not None and number != request.stages and budget.spent():
@@ -131,6 +140,8 @@ def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
         blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
         assert blocks is not None, "the widths were chosen so that they can be packed"
         yield problem.staged(plan.granted(blocks), plan.homes())
+        if number is None and request.front and request.objective.kind == "period" and not budget.spent():
+            yield from _batch(problem, request, budget)
         if number is None and request.several:
             numbers += _fewer(len(plan.stages), request.limits.in_flight)
 
@@ -413,6 +424,7 @@ def inside(problem: StagedProblem, request: Request, budget: Budget) -> Iterator
     Operations are placed for themselves where one block of all accelerators is granted. Raises the
     :class:`InvalidProblem` of the first engine when none has a schedule.
     """
+    problem = request.allowing(problem)
     plans = [plan_of(problem)]
     wanted = asked(problem, request)
     if problem.blocks == (tuple(range(problem.accelerators)),):
