@@ -284,7 +284,7 @@ def asked(problem: MemoryProblem, request: Request) -> list[str]:
         names = [request.plan]
     else:
         few = len(problem.items) <= TINY
-        unwanted = {"laminar" if few else "free"}
+        unwanted = set[str]() if few and request.several else {"laminar" if few else "free"}
         if request.objective.kind == "period":
             unwanted.add("list")  # is meant for the latency alone
         if problem.copies == 1:
