@@ -68,7 +68,7 @@ def trade_off(module: ModuleOp, axes: tuple[str, ...], options: Options) -> Fron
         asked = replace(asked, time_limit=options.time_limit)
     check_options(instance, asked)
     request = replace(asked.asked(), front=True)
-    bound = bound_of(request.allowing(instance.problem), asked.budget(incumbents(0)).part(1 / 4), request)
+    bound = bound_of(request.allowing(instance.problem), asked.budget(incumbents(0)), request)
     request = replace(request, bound=bound.value)
     try:
         found = collect(instance.problem, request, asked.budget(incumbents(bound.value, "front")))

@@ -135,6 +135,7 @@ def _problem(graph: GraphOp, platform: PlatformOp, operators: tuple[OperatorOp, 
         platform.group_size,
         platform.memory.value.data,
         together=tuple(tuple(members) for members in groups.values() if len(members) > 1),
+        copies=max((len(op.slot.copies()) for op in operators if op.slot is not None), default=1),
     )
 
 

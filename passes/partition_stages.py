@@ -110,7 +110,7 @@ def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
 
 def best_blocks(instance: Instance, options: PartitionStagesPass, request: Request) -> None:
     """The blocks of the best schedule by objective and limits, of the plan asked for or of every plan."""
-    cheap = replace(options.budget(incumbents(0)).part(1 / 4), work=None)
+    cheap = replace(options.budget(incumbents(0)), work=None)
     bound = bound_of(request.allowing(instance.problem), cheap, request)
     request = replace(request, bound=bound.value)
     budget = options.budget(incumbents(bound.value, "partition"))

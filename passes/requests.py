@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xdsl.passes import ModulePass
 
@@ -12,7 +12,7 @@ from passes.progress import report
 from passes.scheduling.bounds import Bound, best_bound
 from passes.scheduling.budget import Budget, Listener
 from passes.scheduling.objective import Limits, Objective
-from passes.scheduling.portfolio import Candidate, Request
+from passes.scheduling.portfolio import OPERATOR_PLANS, Candidate, Request
 from passes.scheduling.problem import MemoryProblem
 
 
@@ -80,6 +80,18 @@ def near(bound: Bound, gap: float | None) -> Callable[[Candidate], bool] | None:
     return None if gap is None else lambda candidate: candidate.figures.period <= bound.value * (1 + gap)
 
 
+OPERATOR_SHARE, STAGES_SHARE = 1 / 4, 1 / 20
+"""What part of the work bounds may do: engines that map single operations can end early by a bound, others cannot."""
+
+
 def bound_of(problem: MemoryProblem, budget: Budget, request: Request) -> Bound:
-    """The greatest bound on the period of schedules that keep the limits; the costly ones if ``budget`` has work."""
-    return best_bound(problem, budget, request.limits)
+    """The greatest bound on the period of schedules that keep the limits; the costly ones if ``budget`` has work.
+
+    They get a part of ``budget``, and what they find on their way is not told to its listener. On an interrupt it
+    is the best of the cheap ones.
+    """
+    part = budget.part(OPERATOR_SHARE if request.plan in ("auto", *OPERATOR_PLANS) else STAGES_SHARE)
+    try:
+        return best_bound(problem, replace(part, listener=None), request.limits)
+    except KeyboardInterrupt:
+        return best_bound(problem, None, request.limits)

@@ -77,7 +77,7 @@ class SchedulePeriodicPass(SchedulerPass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         instance, problem = read_staged(op)
         request = self.request(self.plan)
-        bound = bound_of(request.allowing(problem), self.budget(incumbents(0)).part(1 / 4), request)
+        bound = bound_of(request.allowing(problem), self.budget(incumbents(0)), request)
         budget = self.budget(incumbents(bound.value))
         try:
             found = schedule_inside(problem, replace(request, bound=bound.value), budget)

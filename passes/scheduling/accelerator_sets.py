@@ -19,6 +19,7 @@ from typing import Any
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import Cost
 from passes.scheduling.elementary import Bound, area_bound, possible
+from passes.scheduling.interruptible import solve
 from passes.scheduling.laminar import pack
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 
@@ -78,7 +79,7 @@ def choose_sets(
     model.add(sum(len(chosen) * t * x for chosen, t, x in rows) <= accelerators * period)
     model.minimize(period)
     solver = deterministic_solver(budget, work)
-    status = solver.solve(model)
+    status = solve(solver, model)
     budget.spend(solver.response_proto.deterministic_time)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None
@@ -105,7 +106,12 @@ def deterministic_solver(budget: Budget, work: float) -> Any:
 
 
 def sets_bound(problem: PeriodicProblem, budget: Budget | None = None) -> Bound | None:
-    """No choice of sets has a lighter heaviest family of operations that meet. None when it is not tried."""
+    """No choice of sets has a lighter heaviest family of operations that meet. None when it is not tried.
+
+    Nor does it say anything where operations may have copies: a copy works only once in several periods.
+    """
+    if problem.copies > 1:
+        return None
     budget = budget or Budget(work=2.0)
     memory = problem.memory if isinstance(problem, MemoryProblem) else 0
     count = problem.accelerators

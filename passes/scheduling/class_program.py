@@ -19,6 +19,7 @@ from passes.scheduling.configurations import Covering, Known, Pool, memory_of, t
 from passes.scheduling.dual import Column, memory_measure, time_measures
 from passes.scheduling.elementary import Bound, OperationClass, area_bound, operation_classes
 from passes.scheduling.exclusion import greatest_excluded
+from passes.scheduling.interruptible import solve
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 from passes.scheduling.rows import Row, measure_row, meeting
 
@@ -206,7 +207,7 @@ def solve_counts(
     solver.parameters.max_deterministic_time = WORK if work is None else min(WORK, work)
     if seconds is not None:
         solver.parameters.max_time_in_seconds = seconds
-    status = solver.solve(model)
+    status = solve(solver, model)
     budget.spend(max(0.001, solver.response_proto.deterministic_time))
     if status == cp_model.INFEASIBLE:
         return False

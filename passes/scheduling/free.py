@@ -19,6 +19,7 @@ from passes.scheduling.accelerator_sets import Times, choose_sets, deterministic
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import Solution
 from passes.scheduling.elementary import usable
+from passes.scheduling.interruptible import solve
 from passes.scheduling.laminar import LEAST, schedule_laminar
 from passes.scheduling.problem import StagedProblem
 from passes.scheduling.retime import CycleTooLong, from_offsets
@@ -80,7 +81,7 @@ def _circle(
         model.add_no_overlap(mine)
     model.minimize(period)
     solver = deterministic_solver(budget, work)
-    status = solver.solve(model)
+    status = solve(solver, model)
     budget.spend(solver.response_proto.deterministic_time)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None

@@ -20,6 +20,7 @@ from math import ceil, gcd
 from typing import Any, NamedTuple
 
 from passes.scheduling.budget import Budget
+from passes.scheduling.interruptible import solve
 
 FEW = 14
 """Operations up to which everything is one window at once."""
@@ -207,7 +208,7 @@ def assign(
     solver.parameters.max_deterministic_time = work
     if (left := budget.left()) is not None:
         solver.parameters.max_time_in_seconds = left
-    status = solver.solve(program.model)
+    status = solve(solver, program.model)
     budget.spend(solver.response_proto.deterministic_time + 3e-6 * len(program.taken) + 1e-3)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None

@@ -21,6 +21,7 @@ from math import ceil
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Solution, Violation
 from passes.scheduling.elementary import least
+from passes.scheduling.interruptible import solve
 from passes.scheduling.problem import PeriodicProblem
 from passes.scheduling.retime import from_offsets
 
@@ -226,7 +227,7 @@ def _exact(bins: Bins, bound: int, budget: Budget, seed: int, workers: int) -> t
     left = budget.left()
     if left is not None:
         solver.parameters.max_time_in_seconds = left
-    status = solver.solve(model)
+    status = solve(solver, model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None, bound
     bound = max(bound, ceil(solver.best_objective_bound - 1e-6))

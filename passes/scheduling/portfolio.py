@@ -101,10 +101,14 @@ def whole(problem: MemoryProblem) -> StagedProblem:
 
 def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
     """The partition of least period, and where several are wanted those of fewer stages and of little latency."""
+    if request.objective.kind != "period":
+        yield from _batch(problem, request, budget)
+        if budget.spent() and request.stages is None and not problem.together:
+            return
     numbers: list[int | None] = [request.stages]
     for number in numbers:  # grows while it is walked
         if number is not None and number != request.stages and budget.spent():
-            break
+            return
         try:
             plan = partition_stages(
                 problem,
@@ -121,8 +125,13 @@ def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
         yield _granted(problem, plan)
         if number is None and request.several:
             numbers += _fewer(len(plan.stages), request.limits.in_flight)
-    wanted = request.front or request.objective.kind != "period"
-    if wanted and request.stages is None and not problem.together and not budget.spent():
+    if request.front and request.objective.kind == "period" and not budget.spent():
+        yield from _batch(problem, request, budget)
+
+
+def _batch(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[StagedProblem]:
+    """The stages of the least time of a step."""
+    if request.stages is None and not problem.together:
         batch, grains = request.objective.batch, request.granularity
         plan = stages_for_step(problem, batch, reserve=request.reserve, budget=budget, granularity=grains)
         yield _granted(problem, plan)
@@ -280,7 +289,7 @@ def asked(problem: MemoryProblem, request: Request) -> list[str]:
         names = [request.plan]
     else:
         few = len(problem.items) <= TINY
-        unwanted = {"laminar" if few else "free"}
+        unwanted = set[str]() if few and request.several else {"laminar" if few else "free"}
         if request.objective.kind == "period":
             unwanted.add("list")  # is meant for the latency alone
         if problem.copies == 1:
@@ -420,6 +429,7 @@ def inside(problem: StagedProblem, request: Request, budget: Budget) -> Iterator
     Operations are placed for themselves where one block of all accelerators is granted. Raises the
     :class:`InvalidProblem` of the first engine when none has a schedule.
     """
+    problem = request.allowing(problem)
     plans = [plan_of(problem)]
     wanted = asked(problem, request)
     if problem.blocks == (tuple(range(problem.accelerators)),):

@@ -14,6 +14,7 @@ from typing import Any
 
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import Solution
+from passes.scheduling.interruptible import solve
 from passes.scheduling.lifetimes import held_sets
 from passes.scheduling.problem import PeriodicProblem
 
@@ -66,7 +67,7 @@ def shorten(problem: PeriodicProblem, solution: Solution, *, work: float = 2.0, 
     solver.parameters.max_deterministic_time = work if allowed is None else min(work, allowed)
     solver.parameters.max_time_in_seconds = SECONDS if left is None else min(SECONDS, left)
     try:
-        status = solver.solve(model)
+        status = solve(solver, model)
     except KeyboardInterrupt:
         budget.stop()
         return solution

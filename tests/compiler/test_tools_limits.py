@@ -23,19 +23,23 @@ from compiler.progress import ProgressLine
 from compiler.targets.front import schema, table
 from compiler.targets.front_svg import draw
 from dialects.units import show_time
+from passes.choices import PLANS
 from passes.progress import listening
+from passes.scheduling.bounds import bounds_by_name
 
 Tool = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
+EFFORT = "0.3"
 EVERY = "period,in-flight,latency,memory,crossing"
 LIMITS = ("--max-in-flight", "2", "--max-latency", "2ms", "--memory", "1GiB", "--max-crossing", "100MB")
 
 
 @pytest.fixture
 def dag(examples: Path) -> tuple[str, ...]:
-    """The smallest example and its platform, as arguments."""
-    return str(examples / "research_dag.takt"), "--platform", str(examples / "tiny_board.takt"), "--quiet"
+    """The smallest example and its platform, as arguments, with little work for the solvers."""
+    board = str(examples / "tiny_board.takt")
+    return str(examples / "research_dag.takt"), "--platform", board, "--quiet", "--effort", EFFORT
 
 
 def schedule(taktc: Tool, *args: str) -> dict[str, Any]:
@@ -134,15 +138,15 @@ def test_a_dump_names_all_options_that_go_on(taktc: Tool, dag: tuple[str, ...], 
 
 def test_a_solver_is_an_option_of_the_passes(taktc: Tool, dag: tuple[str, ...]) -> None:
     result = taktc(*dag, "--solver", "blocks", "--print-ir-after-all")
-    assert 'IR Dump After partition-stages{solver="blocks"}' in result.err
-    assert 'schedule-periodic{solver="blocks"}' in result.err
+    assert f'IR Dump After partition-stages{{effort={EFFORT} solver="blocks"}}' in result.err
+    assert f'schedule-periodic{{effort={EFFORT} solver="blocks"}}' in result.err
 
 
 def test_pass_help_describes_what_passes_share(taktc: Tool) -> None:
     for name in ("partition-stages", "schedule-periodic"):
         text = taktc("--pass-help", name).out
         assert "  max-latency=an integer  [optional]\n      most ns from the first start to the last end" in text
-        assert "  plan=one of auto, stages, shared, pushed, interleaved, v, laminar" in text
+        assert f"  plan=one of {', '.join(PLANS)}" in text
 
 
 # --- trade-offs ------------------------------------------------------------------------------
@@ -189,18 +193,8 @@ def test_table(taktc: Tool, dag: tuple[str, ...], tmp_path: Path) -> None:
     result = taktc(*dag, "--pareto", "period,in-flight,memory")
     lines = result.out.splitlines()
     assert lines[0] == "research_dag on tiny_board: 6 x pebble"
-    assert lines[1].split() == [
-        "lower",
-        "bound",
-        "of",
-        "the",
-        "period",
-        "650.5",
-        "us",
-        "(dual",
-        "feasible",
-        "functions)",
-    ]
+    assert lines[1].split("(")[0].split() == ["lower", "bound", "of", "the", "period", "679.0", "us"]
+    assert lines[1].rstrip(")").split("(")[1] in bounds_by_name
     assert lines[3].split() == ["plan", "engine", "stages", "period", "in-flight", "memory", "above", "bound"]
     assert len([line for line in lines[5:] if line]) >= 3
     target = tmp_path / "front.txt"
@@ -261,7 +255,7 @@ def test_wide_ranges_are_drawn_on_a_logarithmic_axis(dag: tuple[str, ...]) -> No
     from compiler import compile_model
 
     module = compile_model(dag[0], platform=dag[2], to="moldable")
-    found = trade_off(module, ("period", "in-flight"), Options())
+    found = trade_off(module, ("period", "in-flight"), Options(effort=float(EFFORT)))
     first = found.points[0]
     far = replace(first, figures=replace(first.figures, period=first.figures.period - 1, in_flight=700))
     text = draw(replace(found, points=(far, *found.points)))
@@ -278,11 +272,14 @@ def test_progress_shows_the_best_so_far(dag: tuple[str, ...]) -> None:
 
     heard: list[tuple[str, int, int, str]] = []
     with listening(lambda *news: heard.append(news)):
-        compile_model(dag[0], platform=dag[2], options=Options(plan="auto"))
+        compile_model(dag[0], platform=dag[2], options=Options(plan="auto", effort=float(EFFORT)))
     partition = [incumbent for _, incumbent, _, message in heard if message == "partition"]
     assert len(partition) > 2
     assert partition == sorted(partition, reverse=True)
-    assert len({bound for *_, bound, _ in heard}) == 1
+    bounds = [bound for *_, bound, _ in heard]
+    assert bounds[0] > 0
+    assert bounds == sorted(bounds), "what is proven stays proven"
+    assert len(set(bounds)) <= 2, "one for each pass"
     engine, incumbent, bound, _ = heard[-1]
     line = ProgressLine()
     line(*heard[-1])
@@ -294,7 +291,14 @@ def test_progress_shows_the_best_so_far(dag: tuple[str, ...]) -> None:
 def test_interrupt_keeps_what_was_found(examples: Path, tmp_path: Path, goal: tuple[str, ...]) -> None:
     """The second family waits until it is interrupted; what the first one found is the result."""
     started = tmp_path / "started"
-    args = [str(examples / "research_dag.takt"), "--platform", str(examples / "tiny_board.takt"), *goal]
+    args = [
+        str(examples / "research_dag.takt"),
+        "--platform",
+        str(examples / "tiny_board.takt"),
+        "--effort",
+        EFFORT,
+        *goal,
+    ]
     code = (
         "import pathlib, signal, sys, time\n"
         "from passes.scheduling import portfolio\nfrom compiler.taktc import main\n"
@@ -318,5 +322,6 @@ def test_interrupt_keeps_what_was_found(examples: Path, tmp_path: Path, goal: tu
     assert (process.returncode, err) == (0, "")
     assert out.startswith("research_dag on tiny_board")
     assert "stages" in out
-    assert "laminar by" not in out
-    assert "laminar  " not in out
+    for plan in ("laminar", "free"):
+        assert f"{plan} by" not in out
+        assert f"{plan}  " not in out

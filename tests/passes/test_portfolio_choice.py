@@ -72,10 +72,11 @@ def test_an_interrupt_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_interrupt_of_the_second_engine_keeps_the_schedule_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupts(problem: StagedProblem, *, budget: Budget) -> tuple[Solution, str]:
+    def interrupts(problem: StagedProblem, request: Request, budget: Budget) -> tuple[Solution, str]:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(FAMILIES, "laminar", (FAMILIES["laminar"][0], interrupts))
+    for plan in ("laminar", "free"):
+        monkeypatch.setitem(FAMILIES, plan, (FAMILIES[plan][0], interrupts))
     budget = Budget()
     found = gathered(inside(whole(chain(9, 9, 9)), Request(), budget), budget)
     assert [c.plan for c in found] == ["stages"]

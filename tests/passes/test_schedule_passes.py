@@ -216,7 +216,7 @@ def test_other_plans_refuse_whole_blocks(plan: Literal["shared", "pushed", "oper
 
 
 def test_chunked_plans_choose_their_blocks() -> None:
-    with pytest.raises(TaktError, match="chooses the number of its blocks itself"):
+    with pytest.raises(TaktError, match="chooses the number of its stages itself"):
         PartitionStagesPass(plan="v", stages=2).apply(CONTEXT, parse(BLOCKS))
     with pytest.raises(TaktError, match="cannot be 0 chunks"):
         PartitionStagesPass(plan="v", chunks=0).apply(CONTEXT, parse(BLOCKS))
@@ -310,7 +310,7 @@ def test_copies_in_a_compiled_example() -> None:
 
 
 def test_bad_options_of_copies_are_refused() -> None:
-    with pytest.raises(TaktError, match="chooses the number of stages itself"):
+    with pytest.raises(TaktError, match="chooses the number of its stages itself"):
         PartitionStagesPass(plan="replicated", stages=2).apply(CONTEXT, parse(LONG))
     with pytest.raises(TaktError, match="0 copies of an operation: there must be at least 1"):
         PartitionStagesPass(plan="replicated", copies=0).apply(CONTEXT, parse(LONG))
@@ -487,7 +487,7 @@ def test_one_block_of_all_is_packed_when_that_is_shorter() -> None:
         schedule = accepted(module).schedule
         assert schedule is not None
         found.append((schedule.plan.data, schedule.pattern.data))
-    assert found == [("laminar", 900), ("stages", 1700)]
+    assert found == [("free", 900), ("stages", 1700)]
 
 
 def test_operators_shared_by_two_stages_run_on_both_blocks() -> None:
