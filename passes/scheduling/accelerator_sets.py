@@ -105,7 +105,12 @@ def deterministic_solver(budget: Budget, work: float) -> Any:
 
 
 def sets_bound(problem: PeriodicProblem, budget: Budget | None = None) -> Bound | None:
-    """No choice of sets has a lighter heaviest family of operations that meet. None when it is not tried."""
+    """No choice of sets has a lighter heaviest family of operations that meet. None when it is not tried.
+
+    Copies let an operation change its set from one micro-batch to the next, so with copies nothing is proven.
+    """
+    if problem.copies > 1:
+        return None
     budget = budget or Budget(work=2.0)
     memory = problem.memory if isinstance(problem, MemoryProblem) else 0
     count = problem.accelerators
