@@ -108,7 +108,7 @@ def deterministic_solver(budget: Budget, work: float) -> Any:
 def sets_bound(problem: PeriodicProblem, budget: Budget | None = None) -> Bound | None:
     """No choice of sets has a lighter heaviest family of operations that meet. None when it is not tried.
 
-    Nor does it say anything where operations may have copies: a copy works only once in several periods.
+    Copies let an operation change its set from one micro-batch to the next, so with copies nothing is proven.
     """
     if problem.copies > 1:
         return None

@@ -14,7 +14,7 @@ from passes.scheduling.accelerator_sets import sets_bound
 from passes.scheduling.budget import Budget
 from passes.scheduling.class_program import ClassProgram, Method, program_bound
 from passes.scheduling.critical_path import in_flight_bound, latency_bound, paths_exclude
-from passes.scheduling.dual import dual_bound
+from passes.scheduling.dual import dual_bound, dual_excludes
 from passes.scheduling.elementary import Bound, area_bound, longest_bound, memory_bound
 from passes.scheduling.objective import Limits
 from passes.scheduling.problem import PeriodicProblem
@@ -41,10 +41,12 @@ def _program(method: Method) -> NamedBound:
     return NamedBound(lambda problem, budget: program_bound(problem, method, budget), excludes, costly=True)
 
 
-_DUAL = NamedBound(dual_bound)
+_LONGEST = NamedBound(lambda problem, _: longest_bound(problem))
+_DUAL = NamedBound(dual_bound, lambda problem, period, _: dual_excludes(problem, period))
 
 bounds_by_name: dict[str, NamedBound] = {
-    "longest operation": NamedBound(lambda problem, _: longest_bound(problem)),
+    "longest operation": _LONGEST,
+    "longest group": _LONGEST,
     "area": NamedBound(lambda problem, _: area_bound(problem)),
     "recurrence": NamedBound(lambda problem, _: recurrence_bound(problem)),
     "memory": NamedBound(lambda problem, _: memory_bound(problem)),

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from passes.scheduling.blocks import pack_blocks, width_families
 from passes.scheduling.budget import Budget
-from passes.scheduling.data import InvalidProblem
+from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.elementary import area_bound, least
 from passes.scheduling.grains import Granularity, cuttable_orders
 from passes.scheduling.granted import schedule_blocks
@@ -258,6 +258,7 @@ def chunk_stages(
     area = area_bound(problem).value
     found: list[tuple[int, SharedPlan]] = []
     known: int | None = None
+    torn: list[Violation] = []
     for order, cuts, layout in _layouts(problem, shape, chunks, reserve, granularity, budget):
         low = max(area, _least_load(layout))
         if known is not None and (low >= known * (1 + tolerance) or allowance.spent()):
@@ -272,13 +273,15 @@ def chunk_stages(
             break
         if layout.fits(at) and (known is None or layout.period(at) <= known * (1 + tolerance)):
             plan = _plan(problem, layout, order, [cuts[position] for position in at])
-            if plan is not None:
+            if isinstance(plan, Violation):
+                torn.append(plan)
+            elif plan is not None:
                 found.append((plan.period, plan))
                 known = plan.period if known is None else min(known, plan.period)
                 budget.report(shape, plan.period)
     budget.spend(allowance.used)
     if not found:
-        raise InvalidProblem([no_partition(problem, None, reserve, granularity)])
+        raise InvalidProblem(torn[:1] or [no_partition(problem, None, reserve, granularity)])
     near = [plan for period, plan in found if period <= min(p for p, _ in found) * (1 + tolerance)]
     return min(near, key=lambda plan: (plan.in_flight, plan.period))
 
@@ -287,7 +290,11 @@ def _layouts(
     problem: MemoryProblem, shape: Shape, chunks: int, reserve: int, granularity: Granularity, budget: Budget
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], Layout]]:
     """Orders and widths of blocks worth trying, promising ones first."""
-    orders = cuttable_orders(problem, granularity)
+    item = {v: i for i, members in enumerate(problem.items) for v in members}
+    orders = [
+        (order, tuple(p for p in cuts if not 0 < p < len(order) or item[order[p - 1]] != item[order[p]]))
+        for order, cuts in cuttable_orders(problem, granularity)  # not between neighbours that share parameters
+    ]
     staged = _stage_widths(problem, reserve, granularity, budget)
     rows: list[tuple[int, int, tuple[int, ...], tuple[int, ...], Layout]] = []
     for rank, (order, cuts) in enumerate(orders):
@@ -349,8 +356,13 @@ def _least_load(layout: Layout) -> int:
     return max(1, -(-int(area.sum()) // sum(layout.widths)))
 
 
-def _plan(problem: MemoryProblem, layout: Layout, order: Sequence[int], cuts: Sequence[int]) -> SharedPlan | None:
-    """Stages of the chunks that are not empty; chunks of one block that follow each other are one stage."""
+def _plan(
+    problem: MemoryProblem, layout: Layout, order: Sequence[int], cuts: Sequence[int]
+) -> SharedPlan | Violation | None:
+    """Stages of the chunks that are not empty; chunks of one block that follow each other are one stage.
+
+    None when the blocks cannot be packed; what is broken when operations that share parameters would be torn apart.
+    """
     blocks = pack_blocks(layout.widths, problem.accelerators, problem.group)
     if blocks is None:
         return None
@@ -364,6 +376,10 @@ def _plan(problem: MemoryProblem, layout: Layout, order: Sequence[int], cuts: Se
         for v in order[cuts[chunk] : cuts[chunk + 1]]:
             homes[v] = len(granted) - 1
     given = tuple(blocks[block] for block in granted)
-    solution, _ = schedule_blocks(problem.staged(given, homes))
+    staged = problem.staged(given, homes)
+    torn = next(staged.check_common_blocks(), None)
+    if torn is not None:
+        return torn
+    solution, _ = schedule_blocks(staged)
     laps = len(granted) - len(set(granted))
     return SharedPlan(given, tuple(homes), {}, solution.period, problem.in_flight(solution), laps)

@@ -152,6 +152,32 @@ def _weights(
     return [max(0, round(-row.dual_value() * PRECISION)) for row in rows]
 
 
+def _memory(problem: PeriodicProblem) -> int:
+    return problem.memory if isinstance(problem, MemoryProblem) else 0
+
+
+def _classes(problem: PeriodicProblem) -> list[OperationClass]:
+    """The classes with a possible allotment; none when they are too many."""
+    classes = [c for c in operation_classes(problem) if c.columns]
+    return classes if sum(len(c.columns) for c in classes) <= MOST_COLUMNS else []
+
+
+def _measures(problem: PeriodicProblem, classes: Sequence[OperationClass], period: int) -> list[Measure]:
+    times = sorted({t for c in classes for _, t, _, _ in c.columns})
+    measures = time_measures(period, times)
+    if memory := _memory(problem):
+        measures.append(memory_measure(period, memory))
+    return measures
+
+
+def dual_excludes(problem: PeriodicProblem, period: int) -> bool:
+    """Whether :func:`proves` excludes schedules of at most ``period``, which the area may exclude as well."""
+    classes = _classes(problem)
+    if not classes or period < 1:
+        return False
+    return proves(classes, problem.accelerators, period, _measures(problem, classes, period)) is not None
+
+
 def dual_bound(problem: PeriodicProblem, budget: Budget | None = None) -> Bound | None:
     """The greatest period that :func:`proves` excludes, plus one; None when the area bound is as good.
 
@@ -161,17 +187,12 @@ def dual_bound(problem: PeriodicProblem, budget: Budget | None = None) -> Bound 
     is no schedule: the search ends soon after.
     """
     budget = budget or Budget()
-    classes = [c for c in operation_classes(problem) if c.columns]
-    if not classes or sum(len(c.columns) for c in classes) > MOST_COLUMNS:
+    classes = _classes(problem)
+    if not classes:
         return None
-    memory = problem.memory if isinstance(problem, MemoryProblem) else 0
-    times = sorted({t for c in classes for _, t, _, _ in c.columns})
 
     def excluded(period: int) -> tuple[str, ...] | None:
-        measures = time_measures(period, times)
-        if memory:
-            measures.append(memory_measure(period, memory))
-        return proves(classes, problem.accelerators, period, measures)
+        return proves(classes, problem.accelerators, period, _measures(problem, classes, period))
 
     low = area_bound(problem).value - 1
     high, step = low + 1, max(1, low // 100)
@@ -189,4 +210,4 @@ def dual_bound(problem: PeriodicProblem, budget: Budget | None = None) -> Bound 
         else:
             low, by = middle, found
     name = "dual feasible functions" + (" and memory" if "memory" in by else "")
-    return Bound(name, low + 1, "which operations meet on an accelerator" + ("" if memory else ", memory"))
+    return Bound(name, low + 1, "which operations meet on an accelerator" + ("" if _memory(problem) else ", memory"))

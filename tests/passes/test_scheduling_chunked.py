@@ -121,6 +121,17 @@ def test_parameters_fit_beside_the_reserve() -> None:
         chunk_stages(problem, reserve=2)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("group", [(0, 1), (2, 3), (0, 5), (0, 2, 4), (1, 4)])
+def test_operations_that_share_parameters_are_not_torn_apart(shape: Shape, group: tuple[int, ...]) -> None:
+    six = replace(chain([{1: Cost(8)}] * 6, 2), together=(group,))
+    if group == (1, 4):  # no cut found leaves both on one block
+        with pytest.raises(InvalidProblem, match="share parameters"):
+            chunk_stages(six, shape=shape)
+    else:
+        check(six, chunk_stages(six, shape=shape), shape, 2)
+
+
 def test_nothing_to_do() -> None:
     assert chunk_stages(chain([], 3)).blocks == ()
 

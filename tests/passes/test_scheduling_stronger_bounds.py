@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations, islice, product
 from typing import Any
 
@@ -313,6 +314,12 @@ def test_a_short_latency_bounds_the_period() -> None:
 # --- how they are asked --------------------------------------------------------------------------------
 
 
+def test_sets_prove_nothing_about_copies() -> None:
+    two = replace(problem({1: 10}, accelerators=2), copies=2)
+    assert best_bound(two, Budget(work=3.0)).value == 5
+    two.verify(Solution(5, (1,), ((0,),), (0,), {0: ((1,),)}))
+
+
 def test_without_a_budget_of_work_nothing_costly_runs() -> None:
     whole = problem(*[{2: 3}] * 3, *[{4: 5}] * 2)
     costly = {name for name, named in bounds_by_name.items() if named.costly}
@@ -336,6 +343,24 @@ def test_a_bound_is_proved_again_by_its_name(drawn: MemoryProblem, most: int) ->
         again = proves(drawn, bound.name, bound.value, Budget(work=5))
         assert again is not None
         assert again.value >= bound.value, bound
+
+
+def test_what_was_proven_for_copies_is_proved_again_without() -> None:
+    """Fewer copies only raise the bound, though another argument may then be as good."""
+    few = problem({2: 10}, {2: 5}, {2: 1}, accelerators=8)
+    copied = replace(few, copies=3)
+    bound = bounds_by_name["dual feasible functions"].bound(copied, Budget())
+    value = 4 if bound is None else bound.value
+    assert bounds_by_name["dual feasible functions"].bound(few, Budget()) is None
+    again = proves(few, "dual feasible functions", value, Budget())
+    assert again is not None
+    assert again.value >= value
+
+
+def test_the_longest_group_is_proved_again() -> None:
+    pair = replace(problem({1: 3}, {1: 4}), together=((0, 1),))
+    assert best_bound(pair).name == "longest group"
+    assert proves(pair, "longest group", 7, Budget()) == best_bound(pair)
 
 
 def test_names() -> None:
