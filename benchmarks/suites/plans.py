@@ -83,6 +83,7 @@ class Outcome:
     peak: int
     crossing: int
     seconds: float
+    """Of one core: what other processes do meanwhile does not count."""
     least: bool = False
     """Whether the engine proved that no schedule of its plan has a shorter period."""
 
@@ -91,14 +92,23 @@ class Outcome:
         return (microbatches - 1) * self.period + self.latency
 
 
-def measure(name: str, plan: Plan, problem: MemoryProblem, seconds: float, work: float | None = None) -> Outcome | None:
-    """Run ``plan`` with ``work`` units (default: as many as ``seconds``) and verify it; None when it found nothing."""
-    begun = time.perf_counter()
+SAFETY = 3.0
+"""Seconds of wall clock for each unit of work after which a solver is stopped all the same."""
+
+
+def granted(work: float) -> Budget:
+    """``work`` units, about as many seconds of one core, and a safety stop."""
+    return Budget(SAFETY * work, work=work)
+
+
+def measure(name: str, plan: Plan, problem: MemoryProblem, work: float) -> Outcome | None:
+    """Run ``plan`` with ``work`` units and verify what it found; None when it found nothing."""
+    begun = time.process_time()
     try:
-        found = plan(problem, Budget(seconds, work=seconds if work is None else work))
+        found = plan(problem, granted(work))
     except InvalidProblem:
         return None
-    spent = time.perf_counter() - begun
+    spent = time.process_time() - begun
     if found is None:
         return None
     if isinstance(found, Solution):

@@ -12,7 +12,7 @@ from passes.scheduling.objective import Limits, Objective
 from passes.scheduling.portfolio import Request, collect, front
 from passes.scheduling.problem import MemoryProblem
 from suites.instances import ROOT, Absent, from_generator, generator
-from suites.plans import LEAST_PERIOD, PLANS, Plan, bound_with_copies, measure, plan, with_bound
+from suites.plans import LEAST_PERIOD, PLANS, Plan, bound_with_copies, granted, measure, plan, with_bound
 from suites.table import Options, Table, skipped
 
 HIDDEN = {4: 4096, 12: 4096, 24: 8192, 48: 8192, 96: 12288}
@@ -213,7 +213,7 @@ def trade_off(options: Options) -> Table:
         return skipped(table.title, str(reason))
     bound = best_bound(problem, Budget()).value
     wanted = replace(LEAST_PERIOD, bound=bound, front=True)
-    found = collect(problem, wanted, Budget(4 * options.seconds, work=4 * options.seconds))
+    found = collect(problem, wanted, granted(4 * options.seconds))
     for candidate in front(found, ("period", "in-flight")):
         candidate.staged.verify(candidate.solution)
         f = candidate.figures
