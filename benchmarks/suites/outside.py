@@ -117,7 +117,8 @@ def piper(options: Options) -> Table:
         for name in BEST_OF:
             if best is not None and best.period == bound.value:
                 break
-            found = measure(name, with_bound(name, bound.value), problem, options.seconds)
+            engine = nested(bound.value) if name == "laminar" else with_bound(name, bound.value)
+            found = measure(name, engine, problem, options.seconds)
             if found is not None:
                 spent += found.seconds
                 best = found if best is None or found.period < best.period else best
@@ -211,7 +212,7 @@ def moldable(options: Options) -> Table:
             bound = best_bound(problem, granted(min(2.0, options.seconds))).value
             best: Outcome | None = None
             optimal = False
-            for engine in (nested, with_bound("free", bound)):
+            for engine in (nested(bound), with_bound("free", bound)):
                 found = measure("free", engine, problem, min(3.0, options.seconds))
                 assert found is not None
                 best = found if best is None or found.period < best.period else best

@@ -52,10 +52,14 @@ def with_bound(name: str, bound: int) -> Plan:
     return plan(name, replace(Request() if name == "auto" else LEAST_PERIOD, bound=bound))
 
 
-def nested(problem: MemoryProblem, budget: Budget) -> Found:
-    """The plan ``laminar`` without the gap at which it usually is content: until it is proven or the work done."""
-    solution, engine = schedule_laminar(whole(problem), gap=0.0, budget=budget)
-    return Found(solution, "laminar", engine.endswith(LEAST))
+def nested(bound: int = 0) -> Plan:
+    """The plan ``laminar`` without the gap at which it is content: until it is proven least or the work is done."""
+
+    def without_gap(problem: MemoryProblem, budget: Budget) -> Found:
+        solution, engine = schedule_laminar(whole(problem), bound=bound, gap=0.0, budget=budget)
+        return Found(solution, "laminar", engine.endswith(LEAST))
+
+    return without_gap
 
 
 def rigid(problem: MemoryProblem, budget: Budget) -> Found | None:

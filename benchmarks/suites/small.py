@@ -144,7 +144,7 @@ def proofs(options: Options) -> Table:
             problem = from_generator(make(n, accelerators, seed=1000 * n + seed, pow2=True, serial=(0, 0.1)))
             begun = time.process_time()
             bound = best_bound(problem, granted(limit / 2)).value
-            engine: Plan = nested if family == "nested blocks" else with_bound("free", bound)
+            engine: Plan = nested(bound) if family == "nested blocks" else with_bound("free", bound)
             found = measure(family, engine, problem, limit)
             times.append(time.process_time() - begun)
             assert found is not None
