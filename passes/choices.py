@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Plan = Literal["auto", "stages", "shared", "pushed", "interleaved", "v", "replicated", "list", "laminar", "free"]
+Plan = Literal["auto", "stages", "interleaved", "v", "shared", "pushed", "replicated", "list", "laminar", "free"]
 PLANS: tuple[Plan, ...] = get_args(Plan)
 """The plans, the best of all first, then the families of ``passes/scheduling/portfolio.py`` from tame to free."""
 

@@ -133,6 +133,10 @@ def _fastest(table: Mapping[int, int], width: int) -> int | None:
     return min((k for k in table if k <= width), key=lambda k: (table[k], -k), default=None)
 
 
+Stop = Callable[[int], bool]
+"""Told how many states were looked at since it was asked last: whether to end the search."""
+
+
 # --- the beam --------------------------------------------------------------------------------
 
 
@@ -156,20 +160,24 @@ Found = dict[int, dict[tuple[int, int, int], _State]]
 
 
 def fill(
-    chain: Chain, period: int, laps: int = 0, effort: Effort = Effort(), stop: Callable[[], bool] = lambda: False
+    chain: Chain, period: int, laps: int = 0, effort: Effort = Effort(), stop: Stop = lambda states: False
 ) -> tuple[Block, ...] | None:
     """Blocks that cover ``chain`` within ``period`` ns and at most ``laps`` laps.
 
-    None when none were found, or when ``stop`` said so before.
+    None when none were found, or when ``stop``, told how many states were looked at since it was asked last,
+    said so before.
     """
     goal = chain.accelerators
     levels: list[Found] = [{} for _ in range(goal + 1)]
     levels[0][0] = {(0, 0, 0): _State(chain.area[-1], 0, 0, 0, 0, NOTHING, 0, None, None)}
     search = _Search(chain, period, laps, effort)
+    seen = 0
     for used in range(goal):
-        if stop():
+        if stop(seen):
             return None
-        for state in _promising(levels[used], laps * (used + 1) // goal + effort.pace, effort.beam):
+        states = list(_promising(levels[used], laps * (used + 1) // goal + effort.pace, effort.beam))
+        seen = len(states)
+        for state in states:
             for w in chain.widths:
                 if chain.aligned(used, w) and (not state.carry or state.width == w):
                     search.extend(state, used, w, levels[used + w])
@@ -302,7 +310,7 @@ def shortest(
     effort: Effort = Effort(),
     tolerance: float = 1e-3,
     known: int | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = lambda states: False,
     on_found: Callable[[int, tuple[Block, ...]], None] | None = None,
 ) -> tuple[int, tuple[Block, ...]] | None:
     """The shortest period found and its blocks, by bisection above the lower bound ``bound`` (ns).
@@ -314,7 +322,7 @@ def shortest(
     best: tuple[int, tuple[Block, ...]] | None = None
     low, high = bound - 1, known
     trial = max(1, bound) if known is None else (low + known) // 2
-    while (high is None or high - low > max(1, int(tolerance * high))) and not stop():
+    while (high is None or high - low > max(1, int(tolerance * high))) and not stop(0):
         blocks = fill(chain, trial, laps, effort, stop)
         if blocks is None:
             low = trial

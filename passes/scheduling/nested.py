@@ -262,7 +262,7 @@ def improve(
             heaviest = max(loads)
             if heaviest <= bound * (1 + gap):
                 break
-            budget.spend(1e-4)
+            budget.spend(1e-6 * (len(now) + blocks.count))
             target = rng.choice([p for p, load in enumerate(loads) if load == heaviest])
             window, inside = _around(columns, now, blocks, target, size, rng)
             found = None

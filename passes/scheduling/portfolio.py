@@ -30,7 +30,7 @@ from passes.scheduling.replicated import replicate_stages
 from passes.scheduling.shared import share_boundaries
 from passes.scheduling.stages import partition_stages
 
-CALM = 2
+CALM = 4
 """Micro-batches in flight for each accelerator beyond which ``auto`` takes a schedule only when asked to."""
 
 ROUNDS = 5
@@ -227,6 +227,11 @@ def _list(staged: StagedProblem, request: Request, budget: Budget) -> tuple[Solu
 
 def _nested(staged: StagedProblem, request: Request, budget: Budget) -> tuple[Solution, str]:
     gap = max(request.gap, GAP)
+    if request.plan == "auto" and request.solver is None and len(staged.items) > TINY:
+        first = schedule_laminar(staged, bound=request.bound, gap=gap, solver="buddy", budget=budget)
+        most = request.limits.in_flight or CALM * staged.accelerators
+        if staged.in_flight(first[0]) > most:
+            return first  # a search shortens the period, not the latency: it would not be taken
     return schedule_laminar(staged, bound=request.bound, gap=gap, solver=request.solver, budget=budget)
 
 
@@ -236,16 +241,16 @@ def _free(staged: StagedProblem, request: Request, budget: Budget) -> tuple[Solu
 
 FAMILIES: dict[str, tuple[Family, Engine]] = {
     "stages": (_stages, _blocks),
-    "shared": (_shared, _blocks),
-    "pushed": (_pushed, _blocks),
     "interleaved": (_interleaved, _blocks),
     "v": (_there_and_back, _blocks),
+    "shared": (_shared, _blocks),
+    "pushed": (_pushed, _blocks),
     "replicated": (_replicated, _copies),
     "list": (_whole, _list),
     "laminar": (_whole, _nested),
     "free": (_whole, _free),
 }
-"""Plan → where its blocks come from, and the engine that schedules inside them; from tame to free."""
+"""Plan → where its blocks come from, and the engine that schedules inside them; from tame and quick to free."""
 
 OPERATOR_PLANS = tuple(name for name, (family, _) in FAMILIES.items() if family is _whole)
 """The plans that map single operations to the accelerators of one block of all."""
@@ -262,6 +267,9 @@ SOLVERS: dict[str, tuple[str, ...]] = {
     "free": ENGINES,
 }
 """Plan → the engines that a request may name."""
+
+WEIGHT = {"pushed": 4, "laminar": 3, "free": 3}
+"""How much of the budget a plan gets, beside the others' 1; they hardly use theirs, and what is left goes on."""
 
 TINY = 16
 """Operations up to which ``auto`` looks at any sets of accelerators, not only at nested blocks."""
@@ -310,7 +318,7 @@ def candidates(
     refusal: InvalidProblem | None = None
     found = False
     for number, name in enumerate(names):
-        part = budget.part(1 / (len(names) - number))
+        part = budget.part(WEIGHT.get(name, 1) / sum(WEIGHT.get(later, 1) for later in names[number:]))
         try:
             for candidate in _fitting(name, problem, request, part):
                 found = True

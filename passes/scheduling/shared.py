@@ -22,6 +22,9 @@ from passes.scheduling.problem import MemoryProblem, StagedProblem
 MOST_WIDTHS = 8
 """Widths of blocks tried; powers of two are preferred when a platform allows more."""
 
+STATE_WORK = 3e-5
+"""Work units for looking at one state of the beam; ten times as much where ranges may be pulled forward."""
+
 LARGE = 200_000
 """Operations times accelerators beyond which fewer states are kept."""
 
@@ -136,7 +139,8 @@ def _search(
         best.append(blocks)
         budget.report("beam", period)
 
-    def stop() -> bool:
+    def stop(states: int) -> bool:
+        budget.spend(STATE_WORK * states * (10 if laps else 1))
         return (bool(best) or known is not None) and budget.spent()
 
     try:

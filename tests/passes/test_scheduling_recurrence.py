@@ -99,7 +99,7 @@ def test_the_bound_is_tight_and_reached(distance: int, period: int) -> None:
     assert bound.value == period
     assert bound.name == ("recurrence" if distance == 1 else "longest operation")
     if distance == 1:
-        with pytest.raises(InvalidProblem, match="'o0' starts at 99 ns but reads 'o2', which ends at 100 ns"):
+        with pytest.raises(InvalidProblem, match="'o0' starts at 99 ns but reads 'o2', which is there at 100 ns"):
             problem.verify(replace(solution, period=99))
 
 
