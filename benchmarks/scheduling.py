@@ -3,8 +3,9 @@
     python benchmarks/scheduling.py [--only SECTION ...] [--quick] [--seconds S] [--plot FILE.svg] [--json]
 
 Sections: transformers, small, outside, rivals, growth. Instances are not part of the repository; where they
-are absent a table says so. Every schedule is verified before its figures are shown. ``--seconds`` limits each
-solver on each instance; ``--quick`` takes a sample of every section.
+are absent a table says so. Every schedule is verified before its figures are shown. ``--seconds`` limits the work of
+each solver on each instance, in seconds of one core, which is also what columns of seconds show, so that
+other processes do not matter; ``--quick`` takes a sample of every section.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> int:
         "--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION", help="|".join(SECTIONS)
     )
     parser.add_argument("--quick", action="store_true", help="a sample of every section")
-    parser.add_argument("--seconds", type=float, default=None, help="limit of one solver on one instance (default 10)")
+    parser.add_argument("--seconds", type=float, default=None, help="work of one solver on one instance (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the solvers that take one")
     parser.add_argument("--plot", metavar="FILE", help="write the plot of the section growth as SVG")
     parser.add_argument("--json", action="store_true", help="print the tables as JSON")

@@ -176,7 +176,7 @@ def generator() -> ModuleType:
 
 
 def from_generator(instance: Any) -> MemoryProblem:
-    """An instance of the generator (times in microseconds) as a problem, memory not limited."""
+    """An instance of the generator (times in microseconds) as a problem, memory not limited; layers are blocks."""
     tables: dict[tuple[tuple[int, int, int, int], ...], Table] = {}
     operations: list[Operation] = []
     for op in instance.ops:
@@ -186,6 +186,7 @@ def from_generator(instance: Any) -> MemoryProblem:
             if k <= instance.P
         )
         table = tables.setdefault(columns, {k: Cost(t, p, o) for k, t, p, o in columns})
-        operations.append(Operation(op.name, table))
+        layer, _, part = op.name.partition(".")
+        operations.append(Operation(op.name, table, layer if part else ""))
     dependences = tuple(Dependence(u, v, int(size)) for u, v, size in instance.edges)
     return MemoryProblem(tuple(operations), dependences, (), instance.P)

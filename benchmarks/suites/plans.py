@@ -1,67 +1,78 @@
-"""The plans of the scheduler, each a function from a problem to a schedule: add a line to have a new one measured."""
+"""The plans of the scheduler, asked for as users ask for them, and what their schedules cost."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from passes.scheduling.blocks import pack_blocks
+from passes.scheduling.bounds import best_bound
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Solution
-from passes.scheduling.granted import schedule_blocks
-from passes.scheduling.laminar import schedule_laminar
+from passes.scheduling.laminar import LEAST, schedule_laminar
+from passes.scheduling.objective import Objective, figures_of
 from passes.scheduling.packing import schedule_rigid
+from passes.scheduling.portfolio import Request, solve, whole
 from passes.scheduling.problem import MemoryProblem
-from passes.scheduling.shared import share_boundaries
-from passes.scheduling.stages import partition_stages
 
-Plan = Callable[[MemoryProblem, Budget], Solution | tuple[Solution, int] | None]
-"""A schedule, with the lower bound where the plan proves one; None: it does not apply, or found nothing."""
+LEAST_PERIOD = Request(objective=Objective(tolerance=0.0))
+"""Of every plan the schedule of least period; ``auto`` alone may weigh what it costs."""
 
-
-def stages(problem: MemoryProblem, budget: Budget) -> Solution | None:
-    """Contiguous stages on blocks of their own."""
-    plan = partition_stages(problem, tolerance=0.0, budget=budget)
-    blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
-    assert blocks is not None
-    return schedule_blocks(problem.staged(plan.granted(blocks), plan.homes()))[0]
+PLANS = ("stages", "shared", "pushed", "interleaved", "v", "laminar", "auto")
+"""The plans without copies that are meant for the period, from tame to free; ``auto`` last."""
 
 
-def shared(problem: MemoryProblem, budget: Budget) -> Solution | None:
-    """Stages that share operations at their boundaries."""
-    plan = share_boundaries(problem, laps=0, tolerance=0.0, budget=budget)
-    return None if plan is None else schedule_blocks(plan.staged(problem))[0]
+@dataclass(frozen=True)
+class Found:
+    """A schedule, the plan that it is of, and whether the engine proved it the least of that plan."""
+
+    solution: Solution
+    plan: str = ""
+    least: bool = False
 
 
-def pushed(problem: MemoryProblem, budget: Budget) -> Solution | None:
-    """Stages that also take over operations of later ones, each for a lap more."""
-    plan = share_boundaries(problem, laps=max(1, problem.accelerators // 4), tolerance=0.0, budget=budget)
-    return None if plan is None else schedule_blocks(plan.staged(problem))[0]
+Plan = Callable[[MemoryProblem, Budget], Found | Solution | None]
+"""None: it does not apply, or found nothing."""
 
 
-def laminar(problem: MemoryProblem, budget: Budget) -> Solution | None:
-    """Single operations on nested blocks."""
-    everything = problem.staged([tuple(range(problem.accelerators))], [0] * len(problem.operations))
-    return schedule_laminar(everything, budget=budget)[0]
+def plan(name: str, asked: Request | None = None) -> Plan:
+    """The plan ``name`` of the portfolio; ``asked`` says what else is wanted (default: the least period)."""
+    request = asked or (Request() if name == "auto" else LEAST_PERIOD)
+
+    def by_portfolio(problem: MemoryProblem, budget: Budget) -> Found:
+        best = solve(problem, replace(request, plan=name), budget)
+        best.staged.verify(best.solution)
+        return Found(best.solution, best.plan, best.engine.endswith(LEAST))
+
+    return by_portfolio
 
 
-def rigid(problem: MemoryProblem, budget: Budget) -> tuple[Solution, int] | None:
+def with_bound(name: str, bound: int) -> Plan:
+    """The plan ``name``, told a lower bound on the period, so that it may stop there."""
+    return plan(name, replace(Request() if name == "auto" else LEAST_PERIOD, bound=bound))
+
+
+def nested(bound: int = 0) -> Plan:
+    """The plan ``laminar`` without the gap at which it is content: until it is proven least or the work is done."""
+
+    def without_gap(problem: MemoryProblem, budget: Budget) -> Found:
+        solution, engine = schedule_laminar(whole(problem), bound=bound, gap=0.0, budget=budget)
+        return Found(solution, "laminar", engine.endswith(LEAST))
+
+    return without_gap
+
+
+def rigid(problem: MemoryProblem, budget: Budget) -> Found | None:
     """Single operations on single accelerators, where no other allotment exists."""
     if any(set(o.table) != {1} for o in problem.operations):
         return None
     solution, found = schedule_rigid(problem, budget=budget)
-    return solution, found.bound
+    return Found(solution, "rigid", found.bound == solution.period)
 
 
-PLANS: dict[str, Plan] = {"stages": stages, "shared": shared, "pushed": pushed, "laminar": laminar}
-"""The plans for moldable operations."""
-
-OPERATORS: dict[str, Plan] = {"laminar": laminar, "rigid": rigid}
-"""The plans that map single operations, cheapest first."""
-
-EXACT: dict[str, Plan] = {}
-"""Engines that prove optima of small problems."""
+def bound_with_copies(problem: MemoryProblem) -> int:
+    """A lower bound on the period where operations may have any number of copies: lower than without them."""
+    return best_bound(replace(problem, copies=problem.accelerators), Budget()).value
 
 
 @dataclass(frozen=True)
@@ -69,34 +80,47 @@ class Outcome:
     """A verified schedule of one plan, what it costs, and how long it took to find."""
 
     plan: str
+    """The plan that the schedule is of: for ``auto`` the one taken."""
     period: int
     in_flight: int
     latency: int
     peak: int
     crossing: int
     seconds: float
-    bound: int
-    """Proved by the plan itself; 0 where it proves none."""
+    """Of one core: what other processes do meanwhile does not count."""
+    least: bool = False
+    """Whether the engine proved that no schedule of its plan has a shorter period."""
+
+    def step(self, microbatches: int) -> int:
+        """Time of ``microbatches`` in ns."""
+        return (microbatches - 1) * self.period + self.latency
 
 
-def measure(name: str, plan: Plan, problem: MemoryProblem, seconds: float) -> Outcome | None:
-    """Run ``plan`` and verify what it found; None when it found nothing."""
-    begun = time.perf_counter()
+SAFETY = 3.0
+"""Seconds of wall clock for each unit of work after which a solver is stopped all the same."""
+
+
+def granted(work: float) -> Budget:
+    """``work`` units, about as many seconds of one core, and a safety stop."""
+    return Budget(SAFETY * work, work=work)
+
+
+def measure(name: str, plan: Plan, problem: MemoryProblem, work: float) -> Outcome | None:
+    """Run ``plan`` with ``work`` units and verify what it found; None when it found nothing."""
+    begun = time.process_time()
     try:
-        found = plan(problem, Budget(seconds))
+        found = plan(problem, granted(work))
     except InvalidProblem:
         return None
-    spent = time.perf_counter() - begun
+    spent = time.process_time() - begun
     if found is None:
         return None
-    solution, bound = found if isinstance(found, tuple) else (found, 0)
+    if isinstance(found, Solution):
+        found = Found(found)
+    solution = found.solution
+    allowed = max([1, *(1 + len(others) for others in solution.more.values())])
+    problem = replace(problem, copies=max(problem.copies, allowed))
     problem.verify(solution)
-    return describe(name, problem, solution, spent, bound)
-
-
-def describe(name: str, problem: MemoryProblem, solution: Solution, seconds: float, bound: int = 0) -> Outcome:
-    """The figures of a schedule."""
-    peaks = problem.peak_memory(solution).values()
-    peak = max((params + live for params, live in peaks), default=0)
-    latency, flying = problem.latency(solution), problem.in_flight(solution)
-    return Outcome(name, solution.period, flying, latency, peak, problem.crossing(solution), seconds, bound)
+    f = figures_of(problem, solution)
+    taken = found.plan or name
+    return Outcome(taken, f.period, f.in_flight, f.latency, f.memory, f.crossing, spent, found.least)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from compiler import compile_model
 from passes.instance import read_instance
 from passes.scheduling.bounds import best_bound
 from passes.scheduling.budget import Budget
+from passes.scheduling.objective import Limits, Objective
+from passes.scheduling.portfolio import Request, collect, front
 from passes.scheduling.problem import MemoryProblem
 from suites.instances import ROOT, Absent, from_generator, generator
-from suites.plans import PLANS, measure
+from suites.plans import LEAST_PERIOD, PLANS, Plan, bound_with_copies, granted, measure, plan, with_bound
 from suites.table import Options, Table, skipped
 
 HIDDEN = {4: 4096, 12: 4096, 24: 8192, 48: 8192, 96: 12288}
@@ -33,6 +37,9 @@ PERIODS: dict[tuple[int, int], dict[str, float]] = {
 
 Pushed plans: 2.1 % at 96/64 was measured, 1.5 % at 24/32 is the goal of the work.
 """
+
+CAPPED: dict[tuple[int, int], tuple[int, float]] = {(24, 32): (40, 1.028), (96, 64): (90, 1.021)}
+"""(Layers, accelerators) → micro-batches in flight allowed, and period over bound of the study; the goal is 1.015."""
 
 FLYING: dict[tuple[int, int], dict[str, int]] = {
     (24, 32): {"stages": 27, "shared": 40, "pushed": 40, "laminar": 194},
@@ -68,25 +75,38 @@ def study(options: Options) -> Table:
     """Every plan on the study's transformers (forward), beside the study's figures."""
     table = Table("1a Transformers of the study, forward, no memory limit", COLUMNS)
     try:
-        make = generator().gpt
+        generator()
     except Absent as reason:
         return skipped(table.title, str(reason))
-    sizes = [(4, 4), (4, 8)] if options.quick else list(PERIODS)
+    sizes = [(4, 4)] if options.quick else list(PERIODS)
     met = compared = 0
-    for layers, accelerators in sizes:
-        key = (layers, accelerators)
-        problem = from_generator(make(layers, accelerators, h=HIDDEN[layers], kmax=16))
+    for key in sizes:
+        problem = transformer(*key)
+        bound = best_bound(problem, Budget()).value
+        plans = {name: with_bound(name, bound) for name in (*PLANS, "replicated")}
         known = {
-            plan: (PERIODS[key].get(plan), FLYING.get(key, {}).get(plan), PEAKS.get(key, {}).get(plan))
-            for plan in PLANS
+            name: (PERIODS[key].get(name), FLYING.get(key, {}).get(name), PEAKS.get(key, {}).get(name))
+            for name in plans
         }
-        for plan, ratio in _rows(table, f"{layers} layers", problem, known, options):
-            reference = known[plan][0]
+        if key in CAPPED:
+            most, reached = CAPPED[key]
+            name = f"auto, at most {most} in flight"
+            plans[name] = plan("auto", replace(LEAST_PERIOD, limits=Limits(in_flight=most), bound=bound))
+            known[name] = (reached, most, None)
+        for name, ratio in _rows(table, f"{key[0]} layers", problem, bound, plans, known, options):
+            reference = known[name][0]
             if reference is not None:
                 compared += 1
-                met += round(ratio, 4 if plan == "laminar" else 3) <= reference
-    table.notes.append(f"at most the reference in {met} of {compared} periods")
+                met += round(ratio, 4 if name == "laminar" else 3) <= reference
+    table.notes.append(f"at most the reference in {met} of {compared} periods; auto: (the plan that it took)")
+    table.notes.append("replicated: over the bound for operations with copies, which is lower; others have one copy")
+    table.notes.append("pushed and limits in flight: 2.1 % (96/64) and 2.8 % (24/32) were known, the goal is 1.5 %")
     return table
+
+
+def transformer(layers: int, accelerators: int) -> MemoryProblem:
+    """A transformer of the study, forward; raises :class:`Absent` without its generator."""
+    return from_generator(generator().gpt(layers, accelerators, h=HIDDEN[layers], kmax=16))
 
 
 def examples(options: Options) -> Table:
@@ -95,38 +115,39 @@ def examples(options: Options) -> Table:
     for name in EXAMPLES[:0] if options.quick else EXAMPLES:
         path, platform = ROOT / "examples" / f"{name}.takt", ROOT / "examples" / "dgx_a100_64.takt"
         problem = read_instance(compile_model(path, platform=platform, to="moldable"), "moldable").problem
-        missing = set(PLANS)
-        for plan, _ in _rows(table, name, problem, {}, options):
-            missing.discard(plan)
-        for plan in PLANS:
-            if plan in missing:
-                table.add(name, len(problem.operations), problem.accelerators, plan, *[None] * 8)
+        bound = best_bound(problem, Budget()).value
+        plans = {p: with_bound(p, bound) for p in PLANS}
+        shown = dict(_rows(table, name, problem, bound, plans, {}, options))
+        for missing in PLANS:
+            if missing not in shown:
+                table.add(name, len(problem.operations), problem.accelerators, missing, *[None] * 8)
     table.notes.append("A dash: the plan found no schedule that fits in memory.")
     return table
 
 
 def _rows(
     table: Table,
-    name: str,
+    model: str,
     problem: MemoryProblem,
+    bound: int,
+    plans: dict[str, Plan],
     known: dict[str, tuple[float | None, int | None, float | None]],
     options: Options,
 ) -> list[tuple[str, float]]:
     """Measure every plan, append its row, and return the ratios of period to bound."""
-    bound = best_bound(problem, Budget(options.seconds)).value
     ratios: list[tuple[str, float]] = []
-    for plan, solve in PLANS.items():
-        found = measure(plan, solve, problem, options.seconds)
+    for name, solve in plans.items():
+        found = measure(name, solve, problem, options.seconds)
         if found is None:
             continue
-        period, flying, peak = known.get(plan, (None, None, None))
-        ratio = found.period / bound
-        ratios.append((plan, ratio))
+        period, flying, peak = known.get(name, (None, None, None))
+        ratio = found.period / (bound_with_copies(problem) if name == "replicated" else bound)
+        ratios.append((name, ratio))
         table.add(
-            name,
+            model,
             len(problem.operations),
             problem.accelerators,
-            plan,
+            name if found.plan == name else f"{name} ({found.plan})",
             ratio,
             period,
             found.in_flight,
@@ -139,6 +160,113 @@ def _rows(
     return ratios
 
 
+BATCHES = (8, 32, 128, 512, 4096)
+"""Micro-batches of a step."""
+
+STEPS: dict[tuple[int, int], tuple[float, ...]] = {
+    (24, 32): (1.943, 1.451, 1.207, 1.124, 1.099),
+    (96, 64): (2.337, 1.520, 1.237, 1.121, 1.081),
+}
+"""(Layers, accelerators) → time of a step over micro-batches times bound of the study (its table 3.4), by batch."""
+
+
+def finite(options: Options) -> Table:
+    """The time of a step of few micro-batches, when that is what is asked for."""
+    table = Table(
+        "1c Steps of m micro-batches: ((m - 1)·period + latency) / (m·bound)",
+        ("layers", "accelerators", "plan", *(f"m = {m}" for m in BATCHES), "in flight, m = 8", "slowest s"),
+    )
+    sizes = [(4, 4)] if options.quick else list(STEPS)
+    for key in sizes:
+        try:
+            problem = transformer(*key)
+        except Absent as reason:
+            return skipped(table.title, str(reason))
+        bound = best_bound(problem, Budget()).value
+        for name in ("stages", "list", "auto"):
+            cells: list[float | None] = []
+            flying, slowest = None, 0.0
+            for m in BATCHES:
+                wanted = Request(objective=Objective("step", m, tolerance=0.0), bound=bound)
+                found = measure(name, plan(name, wanted), problem, options.seconds)
+                cells.append(None if found is None else found.step(m) / (m * bound))
+                if found is not None:
+                    slowest = max(slowest, found.seconds)
+                    flying = found.in_flight if m == BATCHES[0] else flying
+            table.add(*key, name, *cells, flying, slowest)
+        if key in STEPS:
+            table.add(*key, "reference, training", *STEPS[key], None, None)
+    table.notes.append("Ours forward, the study's contiguous plans in training: similar, not the same instance.")
+    return table
+
+
+def trade_off(options: Options) -> Table:
+    """The schedules of the portfolio that no other beats in both period and micro-batches in flight."""
+    layers, accelerators = (4, 4) if options.quick else (96, 64)
+    table = Table(
+        f"1d Front of period and micro-batches in flight, {layers} layers on {accelerators}",
+        ("plan", "period / bound", "in flight", "latency / period", "peak GiB", "crossing GiB"),
+    )
+    try:
+        problem = transformer(layers, accelerators)
+    except Absent as reason:
+        return skipped(table.title, str(reason))
+    bound = best_bound(problem, Budget()).value
+    wanted = replace(LEAST_PERIOD, bound=bound, front=True)
+    found = collect(problem, wanted, granted(4 * options.seconds))
+    for candidate in front(found, ("period", "in-flight")):
+        candidate.staged.verify(candidate.solution)
+        f = candidate.figures
+        table.add(
+            candidate.plan, f.period / bound, f.in_flight, f.latency / f.period, f.memory / 2**30, f.crossing / 2**30
+        )
+    table.notes.append(f"the front of {len(found)} verified schedules; the study: 1.060 with 30, 1.033 with 86,")
+    table.notes.append("1.021 with 90, 1.0007 with 731")
+    return table
+
+
+MEMORY = (2.0, 1.2, 1.1, 1.05, 1.0, 0.95, 0.9)
+"""Memory of an accelerator, as a fraction of what the plan of stages needs."""
+
+
+def tight(options: Options) -> Table:
+    """What ``auto`` takes as memory becomes scarce."""
+    table = Table(
+        "1e Less and less memory on each accelerator: what auto takes",
+        (
+            "layers",
+            "accelerators",
+            "memory GiB",
+            "of what stages need",
+            "plan taken",
+            "period / bound",
+            "in flight",
+            "peak GiB",
+            "seconds",
+        ),
+    )
+    for key in [(4, 4)] if options.quick else [(24, 32), (96, 64)]:
+        try:
+            problem = transformer(*key)
+        except Absent as reason:
+            return skipped(table.title, str(reason))
+        bound = best_bound(problem, Budget()).value
+        free = measure("stages", plan("stages"), problem, options.seconds)
+        assert free is not None
+        for share in MEMORY[:2] if options.quick else MEMORY:
+            memory = round(free.peak * share)
+            wanted = Request(limits=Limits(memory=memory), bound=bound)
+            found = measure("auto", plan("auto", wanted), problem, options.seconds)
+            if found is None:
+                table.add(*key, memory / 2**30, share, "none fits", *[None] * 4)
+                continue
+            assert found.peak <= memory
+            ratio, peak = found.period / bound, found.peak / 2**30
+            table.add(*key, memory / 2**30, share, found.plan, ratio, found.in_flight, peak, found.seconds)
+    table.notes.append("The bound is that of the problem without a limit on memory.")
+    return table
+
+
 def run(options: Options) -> list[Table]:
     """The tables of this section."""
-    return [study(options), examples(options)]
+    return [study(options), examples(options), finite(options), trade_off(options), tight(options)]

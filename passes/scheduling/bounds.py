@@ -132,7 +132,10 @@ def _costly(problem: PeriodicProblem, known: int, budget: Budget) -> list[Bound]
     bound = sets_bound(problem, part)
     budget.spend(part.used)
     if bound is not None and bound.value > known:
-        return [bound]  # it knows more than the others, and applies to few operations only
+        found.append(bound)
+        if not part.spent():
+            return found  # a search that came to its end is hardly ever beaten by the others
+        known = bound.value
     steps: tuple[tuple[Method, float], ...] = (("configurations", 0.4), ("integer program over configurations", 1.0))
     for method, share in steps:
         part = budget.part(share)

@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 from suites import growth, instances
 from suites.baselines import BASELINES, layer_of
-from suites.plans import PLANS, measure
+from suites.plans import PLANS, Outcome, bound_with_copies, measure, plan, with_bound
+from suites.rivals import one_width
 from suites.table import Table
 
+from passes.scheduling.bounds import best_bound
 from passes.scheduling.data import Cost, Dependence, Operation, Solution
+from passes.scheduling.objective import Limits
+from passes.scheduling.portfolio import Request
 from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.recurrence import recurrence_bound
 
@@ -129,8 +133,8 @@ def test_baselines_by_hand() -> None:
     names = [f"{layer}.{part}" for layer in (0, 1) for part in "abc"]
     problem = chain([{1: t} for t in times], names, 2)
     periods = {}
-    for name, plan in BASELINES.items():
-        found = measure(name, plan, problem, 5.0)
+    for name, baseline in BASELINES.items():
+        found = measure(name, baseline, problem, 5.0)
         assert found is not None
         periods[name.split(",")[0].split(" (")[0]] = found.period
     assert periods["equal layers"] == periods["equal widths"] == 10
@@ -141,10 +145,54 @@ def test_baselines_by_hand() -> None:
 def test_one_special_block_takes_two_ranges() -> None:
     problem = chain([{1: t} for t in (2, 6, 4)], ["a", "b", "c"], 2)
     special = measure("special", BASELINES["equal widths and one special (MadPipe)"], problem, 5.0)
-    contiguous = measure("stages", PLANS["stages"], problem, 5.0)
+    contiguous = measure("stages", plan("stages"), problem, 5.0)
     assert special is not None
     assert contiguous is not None
     assert (special.period, contiguous.period) == (6, 8)
+
+
+def test_every_plan_is_measured_through_the_portfolio() -> None:
+    names = [f"{layer}.{part}" for layer in range(3) for part in "ab"]
+    tables = [{1: 6, 2: 4}, {1: 3, 2: 2}] * 3
+    problem = chain(tables, names, 4)
+    bound = best_bound(problem).value
+    periods: dict[str, int] = {}
+    for name in (*PLANS, "list", "free", "replicated"):
+        found = measure(name, with_bound(name, bound), problem, 5.0)
+        assert isinstance(found, Outcome)
+        assert name in (found.plan, "auto")
+        assert found.step(3) == 2 * found.period + found.latency
+        periods[name] = found.period
+    copied = periods.pop("replicated")
+    assert bound_with_copies(problem) <= copied
+    assert min(periods.values()) >= bound
+    assert periods["free"] <= periods["laminar"] <= periods["stages"]
+
+
+def test_a_limit_asked_for_is_kept() -> None:
+    problem = chain([{1: 4, 2: 3}] * 6, [str(v) for v in range(6)], 4)
+    free = measure("stages", plan("stages"), problem, 5.0)
+    limits = Limits(in_flight=2)
+    tight = measure("auto", plan("auto", Request(limits=limits)), problem, 5.0)
+    assert free is not None
+    assert tight is not None
+    assert free.in_flight > 2 >= tight.in_flight
+
+
+def test_a_proof_says_that_nothing_is_shorter() -> None:
+    problem = chain([{1: 2}] * 3, ["a", "b", "c"], 2)
+    found = measure("free", with_bound("free", 3), problem, 5.0)
+    assert found is not None
+    assert (found.period, found.least) == (4, True)
+
+
+def test_one_width_is_what_it_says() -> None:
+    problem = chain([{1: 6, 2: 4}, {1: 2, 2: 1}, {1: 2, 2: 1}], ["0.a", "1.a", "1.b"], 3)
+    widths = measure("one", lambda p, b: one_width(p, b, "operator"), problem, 5.0)
+    own = measure("own", plan("stages"), problem, 5.0)
+    assert widths is not None
+    assert own is not None
+    assert (widths.period, own.period) == (6, 4)
 
 
 def test_crossing_counts_a_value_once_for_each_other_set() -> None:
