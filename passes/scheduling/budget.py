@@ -60,10 +60,15 @@ class Budget:
         return None if self.work is None else max(0.0, self.work - self.used)
 
     def part(self, share: float) -> Budget:
-        """A budget of ``share`` of what remains, for one step of several; give what it used back to :meth:`spend`."""
+        """A budget of ``share`` of what remains, for one step of several; give what it used back to :meth:`spend`.
+
+        Where the work is what ends first, the wall clock is not shared out: it would end a step on a slow machine that
+        another machine completes.
+        """
         seconds, work = self.left(), self.work_left()
+        roomy = seconds is not None and work is not None and seconds >= 2 * work
         return Budget(
-            None if seconds is None else seconds * share,
+            seconds if seconds is None or roomy else seconds * share,
             self.listener,
             None if work is None else work * share,
             self.seed,
