@@ -46,7 +46,8 @@ def table(front: Front, *, width: int | None = None, colour: bool = False) -> st
     console.print(Text(f"  lower bound of the period {short_time(front.bound.value)} ({front.bound.name})", "dim"))
     rows = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", collapse_padding=True)
     for name in ("plan", "engine", "stages", *front.axes, "above bound"):
-        rows.add_column(name, justify="left" if name in ("plan", "engine") else "right", no_wrap=True)
+        left, may_wrap = name in ("plan", "engine"), name == "engine"  # the only long one, and no figure
+        rows.add_column(name, justify="left" if left else "right", no_wrap=not may_wrap)
     for point in front.points:
         figures = [show(name, point.value(name)) for name in front.axes]
         rows.add_row(point.plan, point.engine, str(point.stages), *figures, percent(front.above(point), 2))

@@ -55,7 +55,7 @@ def choose_sets(
 
     unit = reduce(gcd, [t for columns in classes for _, t in columns]) or 1
     model: Any = cp_model.CpModel()
-    period: Any = model.new_int_var(ceil(low / unit), high // unit, "period")
+    period: Any = model.new_int_var(low // unit, high // unit, "period")  # loads are multiples of unit, low need not be
     rows: list[tuple[frozenset[int], int, Any]] = []
     taken: list[tuple[list[int], tuple[int, ...], Any]] = []
     for columns, members in classes.items():

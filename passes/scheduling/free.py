@@ -25,6 +25,9 @@ from passes.scheduling.problem import StagedProblem
 from passes.scheduling.retime import CycleTooLong, from_offsets
 from passes.scheduling.shorten import shorten
 
+SLACK_SECONDS, SECONDS_A_UNIT = 1.0, 4.0
+"""Wall clock of the circle, a safety stop: pushing starts on by single ns is hardly counted as work by CP-SAT."""
+
 MOST_INTERVALS = 400
 """Operations times accelerators beyond which sets and starts are not searched for together."""
 
@@ -81,6 +84,9 @@ def _circle(
         model.add_no_overlap(mine)
     model.minimize(period)
     solver = deterministic_solver(budget, work)
+    left = budget.left()
+    longest = SLACK_SECONDS + SECONDS_A_UNIT * work
+    solver.parameters.max_time_in_seconds = longest if left is None else min(left, longest)
     status = solve(solver, model)
     budget.spend(solver.response_proto.deterministic_time)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

@@ -291,14 +291,8 @@ def test_progress_shows_the_best_so_far(dag: tuple[str, ...]) -> None:
 def test_interrupt_keeps_what_was_found(examples: Path, tmp_path: Path, goal: tuple[str, ...]) -> None:
     """The second family waits until it is interrupted; what the first one found is the result."""
     started = tmp_path / "started"
-    args = [
-        str(examples / "research_dag.takt"),
-        "--platform",
-        str(examples / "tiny_board.takt"),
-        "--effort",
-        EFFORT,
-        *goal,
-    ]
+    board = str(examples / "tiny_board.takt")
+    args = [str(examples / "research_dag.takt"), "--platform", board, "--effort", EFFORT, *goal]
     code = (
         "import pathlib, signal, sys, time\n"
         "from passes.scheduling import portfolio\nfrom compiler.taktc import main\n"

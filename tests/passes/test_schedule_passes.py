@@ -141,7 +141,7 @@ def test_partition_and_schedule_pass_the_checker(module: ModuleOp) -> None:
     assert graph.schedule.bound.data <= graph.schedule.pattern.data <= max(1, *loads.values())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(module=modules(), data=st.data())
 def test_groups_pass_the_checker_in_every_partition(module: ModuleOp, data: st.DataObject) -> None:
     common: dict[str, set[int]] = {}
@@ -150,23 +150,24 @@ def test_groups_pass_the_checker_in_every_partition(module: ModuleOp, data: st.D
         assert op.cost is not None
         if group is not None and (rest := common.get(group, set(op.cost.table())) & set(op.cost.table())):
             op.group, common[group] = StringAttr(group), rest
-    PartitionStagesPass(plan=data.draw(st.sampled_from(["stages", "shared", "operators"]))).apply(CONTEXT, module)
+    plan = data.draw(st.sampled_from(["stages", "shared", "operators"]))
+    PartitionStagesPass(effort=0.1, plan=plan).apply(CONTEXT, module)
     accepted(module)
-    SchedulePeriodicPass().apply(CONTEXT, module)
+    SchedulePeriodicPass(effort=0.1).apply(CONTEXT, module)
     schedule = accepted(module).schedule
     assert schedule is not None
     assert schedule.bound.data <= schedule.pattern.data
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(module=modules(), plan=st.sampled_from(["shared", "pushed"]))
 def test_shared_boundaries_pass_the_checker(module: ModuleOp, plan: Literal["shared", "pushed"]) -> None:
     apart = module.clone()
-    PartitionStagesPass().apply(CONTEXT, apart)
-    SchedulePeriodicPass().apply(CONTEXT, apart)
-    PartitionStagesPass(plan=plan).apply(CONTEXT, module)
+    PartitionStagesPass(effort=0.1).apply(CONTEXT, apart)
+    SchedulePeriodicPass(effort=0.1).apply(CONTEXT, apart)
+    PartitionStagesPass(effort=0.1, plan=plan).apply(CONTEXT, module)
     accepted(module)
-    SchedulePeriodicPass(plan=plan).apply(CONTEXT, module)
+    SchedulePeriodicPass(effort=0.1, plan=plan).apply(CONTEXT, module)
     schedule, rival = accepted(module).schedule, accepted(apart).schedule
     assert schedule is not None
     assert rival is not None
@@ -222,14 +223,14 @@ def test_chunked_plans_choose_their_blocks() -> None:
         PartitionStagesPass(plan="v", chunks=0).apply(CONTEXT, parse(BLOCKS))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(module=modules(), copies=st.sampled_from([None, 1, 2, 5]))
 def test_copies_pass_the_checker_and_run(module: ModuleOp, copies: int | None) -> None:
-    PartitionStagesPass(plan="replicated", copies=copies).apply(CONTEXT, module)
+    PartitionStagesPass(effort=0.1, plan="replicated", copies=copies).apply(CONTEXT, module)
     accepted(module)
     _, problem = read_staged(module)
     problem = with_copies(problem, copies)
-    SchedulePeriodicPass(plan="replicated", copies=copies).apply(CONTEXT, module)
+    SchedulePeriodicPass(effort=0.1, plan="replicated", copies=copies).apply(CONTEXT, module)
     graph, machine = accepted(module), find_platform(module)
     text = str(module)
     again = Parser(CONTEXT, text).parse_module()
@@ -318,24 +319,24 @@ def test_bad_options_of_copies_are_refused() -> None:
         SchedulePeriodicPass(plan="replicated").apply(CONTEXT, parse(STAGED))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(module=modules(), plan=st.sampled_from(["stages", "laminar"]))
 def test_one_stage_of_single_operators_passes_the_checker(module: ModuleOp, plan: Plan) -> None:
-    PartitionStagesPass(plan="operators").apply(CONTEXT, module)
+    PartitionStagesPass(effort=0.1, plan="operators").apply(CONTEXT, module)
     accepted(module)
-    SchedulePeriodicPass(plan=plan).apply(CONTEXT, module)
+    SchedulePeriodicPass(effort=0.1, plan=plan).apply(CONTEXT, module)
     schedule = accepted(module).schedule
     assert schedule is not None
     assert schedule.plan.data == plan
     assert schedule.bound.data <= schedule.pattern.data
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(module=modules(), plan=st.sampled_from(["stages", "laminar"]))
 def test_solver_and_checker_count_the_same_bytes(module: ModuleOp, plan: Plan) -> None:
-    PartitionStagesPass(plan="operators").apply(CONTEXT, module)
+    PartitionStagesPass(effort=0.1, plan="operators").apply(CONTEXT, module)
     _, problem = read_staged(module)
-    SchedulePeriodicPass(plan=plan).apply(CONTEXT, module)
+    SchedulePeriodicPass(effort=0.1, plan=plan).apply(CONTEXT, module)
     graph, machine = find_graph(module), find_platform(module)
     assert graph is not None
     assert graph.schedule is not None
@@ -367,7 +368,7 @@ def test_what_does_not_fit_is_refused_and_never_scheduled(module: ModuleOp, plan
         assert "bytes are missing" in str(refusal)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(module=modules(), flying=st.integers(1, 4), latency=st.none() | st.integers(1, 300), crossing=st.integers(0, 40))
 def test_limits_hold_or_the_module_is_refused(
     module: ModuleOp, flying: int, latency: int | None, crossing: int
@@ -375,14 +376,14 @@ def test_limits_hold_or_the_module_is_refused(
     limits: dict[str, Any] = {"max_in_flight": flying, "max_latency": latency, "max_crossing": crossing}
     refusal: TaktError | None = None
     try:
-        PartitionStagesPass(plan="auto", **limits).apply(CONTEXT, module)
+        PartitionStagesPass(effort=0.1, plan="auto", **limits).apply(CONTEXT, module)
     except TaktError as error:
         refusal = error
     if refusal is not None:
         assert {d.rule for d in refusal.diagnostics} <= {"in-flight", "latency", "crossing"}
         assert all(d.hint for d in refusal.diagnostics)
         return
-    SchedulePeriodicPass(plan="auto", **limits).apply(CONTEXT, module)
+    SchedulePeriodicPass(effort=0.1, plan="auto", **limits).apply(CONTEXT, module)
     schedule = accepted(module).schedule  # the checker has compared limits and figures
     assert schedule is not None
     expected = {"in_flight": flying, "latency": latency, "crossing": crossing}
@@ -390,14 +391,14 @@ def test_limits_hold_or_the_module_is_refused(
     assert schedule.plan.data != "auto"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(module=modules())
 def test_auto_is_no_worse_than_stages(module: ModuleOp) -> None:
     apart = module.clone()
     for made, plan in ((apart, "stages"), (module, "auto")):
-        PartitionStagesPass(plan=plan).apply(CONTEXT, made)
+        PartitionStagesPass(plan=plan, effort=0.05).apply(CONTEXT, made)
         accepted(made)
-        SchedulePeriodicPass(plan=plan).apply(CONTEXT, made)
+        SchedulePeriodicPass(plan=plan, effort=0.05).apply(CONTEXT, made)
     stages, best = accepted(apart).schedule, accepted(module).schedule
     assert stages is not None
     assert best is not None
