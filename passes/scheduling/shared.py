@@ -102,7 +102,8 @@ def _steps(laps: int) -> list[int]:
 
 def _chain(problem: MemoryProblem, order: Sequence[int], reserve: int) -> Chain:
     tables = {id(o.table): o.table for o in problem.operations}
-    times = {key: usable(table, problem.accelerators, problem.memory) for key, table in tables.items()}
+    count, memory = problem.accelerators, problem.memory
+    times = {key: usable(table, count, memory) or usable(table, count) for key, table in tables.items()}
     params = {key: {k: c.params for k, c in table.items()} for key, table in tables.items()}
     widths = width_families(problem)[0]
     if len(widths) > MOST_WIDTHS:
@@ -111,9 +112,9 @@ def _chain(problem: MemoryProblem, order: Sequence[int], reserve: int) -> Chain:
     keys = [id(problem.operations[v].table) for v in order]
     return Chain(
         [times[key] for key in keys],
-        problem.accelerators,
+        count,
         params=[params[key] for key in keys],
-        memory=problem.memory - reserve if problem.memory else NEVER,
+        memory=memory - reserve if memory else NEVER,
         group=problem.group,
         widths=widths,
     )
