@@ -30,7 +30,7 @@ TOOLS = {"taktc": taktc.main, "takt-opt": takt_opt.main}
 ELSEWHERE = {
     "python3 -m venv .venv",
     ".venv/bin/pip install -q -e '.[dev,mlir]'",
-    ".venv/bin/python -m pytest",
+    ".venv/bin/python -m pytest -n auto",
     ".venv/bin/python -m pytest tests/test_examples.py",
     ".venv/bin/python benchmarks/compile_time.py",
 }

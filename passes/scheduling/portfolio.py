@@ -72,7 +72,9 @@ class Request:
 
     def allowing(self, problem: AnyProblem) -> AnyProblem:
         """``problem`` with as many copies of an operation as the request allows."""
-        most = self.copies or (problem.accelerators if self.plan == "replicated" else 1)
+        most = 1
+        if self.plan in ("auto", "replicated"):  # no other plan makes copies, and bounds without them are greater
+            most = self.copies or (problem.accelerators if self.plan == "replicated" else 1)
         return problem if most == problem.copies else replace(problem, copies=most)
 
 
