@@ -89,8 +89,10 @@ def pack(
     times = {id(t): usable(t, count, memory) or usable(t, count) for t in tables}
     params = {id(t): {k: c.params for k, c in t.items()} for t in tables}
     found: list[Packing] = []
+    proven: list[int] = []
     for widths in nested_widths(count, group):
         if found and budget.spent():
+            proven.append(max(1, bound))  # nothing more is known of the blocks that are left out
             break
         columns = {key: _columns(times[key], params[key], widths) for key in times}
         if all(columns.values()):
@@ -109,7 +111,7 @@ def pack(
             if part.seconds == 0.0:  # interrupted
                 budget.stop()
     best = min(found, key=lambda p: p.period)
-    return replace(best, bound=min(best.period, *(p.bound for p in found)))
+    return replace(best, bound=min(best.period, *proven, *(p.bound for p in found)))
 
 
 ENGINES = ("buddy", "cp-sat", "neighbourhoods", "milp")

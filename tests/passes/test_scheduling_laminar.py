@@ -88,6 +88,15 @@ def test_a_spent_budget_still_gives_a_packing() -> None:
     whole.verify(schedule_laminar(whole, budget=Budget(0))[0])
 
 
+def test_nothing_is_claimed_about_blocks_that_were_not_tried() -> None:
+    """On blocks of 4 and 6 the area is 20 for each accelerator, on blocks of 3 it is less."""
+    whole = staged(chain([{3: 10}] * 2 + [{1: 2}] * 20, 6), [range(6)], [0] * 22)
+    hasty, engine = schedule_laminar(whole, budget=Budget(work=1e-9))
+    least, _ = schedule_laminar(whole, budget=Budget(work=1))
+    assert (hasty.period, least.period) == (20, 18)
+    assert not engine.endswith(LEAST)
+
+
 @pytest.mark.parametrize(("count", "group"), [(1, 1), (8, 8), (12, 12), (12, 4), (20, 8), (11, 4), (24, 6)])
 def test_nested_widths_divide_each_other(count: int, group: int) -> None:
     for widths in nested_widths(count, group):

@@ -84,6 +84,17 @@ def test_parameters_stay_within_memory() -> None:
     assert share_boundaries(problem, reserve=15) is None
 
 
+def test_what_takes_no_time_may_exceed_memory_only_then() -> None:
+    tables = [{1: Cost(3, 2, 1, 1)}, {1: Cost(0, 2, 50)}, {1: Cost(3, 2, 1, 1)}]
+    edges = (Dependence(0, 1), Dependence(1, 2))
+    problem = MemoryProblem(
+        tuple(Operation(f"o{v}", t) for v, t in enumerate(tables)), edges, accelerators=2, memory=20
+    )
+    problem.check()
+    plan = share_boundaries(problem)
+    assert plan is None or plan.period >= 3
+
+
 def test_a_spent_budget_gives_the_first_plan() -> None:
     problem = chain([MOLDABLE, RIGID] * 12, 8)
     quick = check(problem, share_boundaries(problem, budget=Budget(0)))
