@@ -142,6 +142,8 @@ class Analysis:
             if faster[1] < longest.time:
                 return f"{where}; on {faster[0]} it would take {short_time(faster[1])}: give its stage a wider block."
             return f"{where}, its best allotment: only splitting or replicating it shortens the period."
+        if view.gap == 0:
+            return f"No period is shorter ({view.bound_by}), but with cheaper operators or more accelerators."
         if view.gap is not None and view.gap < Fraction(1, 100):
             return (
                 f"The period is within {percent(view.gap, 2)} of its lower bound ({view.bound_by}): "
@@ -156,12 +158,13 @@ class Analysis:
         if slack is None:
             return self._area_advice()
         stages = ", ".join(str(s) for s in self.critical_stages[:4])
-        laminar = ", or --plan laminar," if view.plan == "stages" else ""
-        remedy = f"another number of stages{laminar}"
+        other = ", or --plan auto," if view.plan == "stages" else ""
+        remedy = f"another number of stages{other}"
         more = " and others" if len(self.critical_stages) > 4 else ""
         return (
             f"Stage {stages}{more} set{'s' if len(self.critical_stages) == 1 else ''} the period, while stage "
-            f"{slack.index} is busy for only {percent(slack.load)} of it: {remedy} may balance them better."
+            f"{slack.index} has accelerators busy for only {percent(self._busy(slack))} of it: "
+            f"{remedy} may balance them better."
         )
 
     def _area_advice(self) -> str:
@@ -174,9 +177,14 @@ class Analysis:
         return f"The load is balanced; of the machine's time {percent(1 - self.mean_load)} is idle{cost}."
 
     def _slackest(self) -> StageRow | None:
+        """The stage on the least busy block, whatever else runs there; None when no block has much room."""
         loose = [s for s in self.stages if s.tasks and s.index not in self.critical_stages]
-        least = min(loose, key=lambda s: s.load, default=None)
-        return least if least is not None and least.load < Fraction(93, 100) else None
+        least = min(loose, key=self._busy, default=None)
+        return least if least is not None and self._busy(least) < Fraction(93, 100) else None
+
+    def _busy(self, stage: StageRow) -> Fraction:
+        """Busy share of the busiest accelerator of the stage's block."""
+        return max(self.view.load[p] for p in stage.granted) / self.view.period
 
     def _idle_advice(self) -> str:
         if not self.idle:
