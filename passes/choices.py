@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 Plan = Literal["auto", "stages", "interleaved", "v", "shared", "pushed", "replicated", "list", "laminar", "free"]
 PLANS: tuple[Plan, ...] = get_args(Plan)
-"""The plans, the best of all first, then the families of ``passes/scheduling/portfolio.py`` from tame to free."""
+"""The plans, the best of all first, then the families of ``passes/scheduling/families.py`` from tame to free."""
 
 Goal = Literal["period", "step", "latency"]
 GOALS: tuple[Goal, ...] = get_args(Goal)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 from importlib.resources import files
 from io import StringIO
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from compiler.pareto import Front
+from compiler.targets.console import text_console
 from compiler.targets.text import percent, short_bytes, short_time
 
 VERSION = 1
-WIDEST, NARROWEST = 130, 60
 
 
 def show(name: str, value: int) -> str:
@@ -30,18 +28,8 @@ def show(name: str, value: int) -> str:
 
 def table(front: Front, *, width: int | None = None, colour: bool = False) -> str:
     """The front as a table, ``width`` columns wide (None: the terminal's), with terminal colours if asked for."""
-    columns = shutil.get_terminal_size((100, 24)).columns if width is None else width
     stream = StringIO()
-    console = Console(
-        file=stream,
-        width=min(WIDEST, max(NARROWEST, columns)),
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        legacy_windows=False,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
+    console = text_console(stream, width, colour)
     console.print(Text(front.title, "bold"))
     console.print(Text(f"  lower bound of the period {short_time(front.bound.value)} ({front.bound.name})", "dim"))
     rows = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", collapse_padding=True)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from io import StringIO
 
 from rich import box
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.targets.analysis import Analysis, StageRow
+from compiler.targets.console import text_console
 from compiler.targets.text import counted, percent, ranges, rate, short_bytes, short_time
 from dialects.diagnostics import TaktError
 
-WIDEST = 130
-NARROWEST = 60
 MOST_STAGES = 32
 """Rows of the stage table; of more stages the middle is left out."""
 
@@ -31,18 +28,8 @@ def emit(module: ModuleOp, *, width: int | None = None, colour: bool = False, mi
     """
     if microbatches is not None and microbatches < 1:
         raise TaktError(f"a step of {microbatches} micro-batches: it has at least 1")
-    columns = shutil.get_terminal_size((100, 24)).columns if width is None else width
     stream = StringIO()
-    console = Console(
-        file=stream,
-        width=min(WIDEST, max(NARROWEST, columns)),
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        legacy_windows=False,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
+    console = text_console(stream, width, colour)
     analysis = Analysis(module)
     console.print(_title(analysis))
     console.print(Padding(_figures(analysis, microbatches), (0, 0, 0, 2)))
