@@ -114,7 +114,8 @@ class Choices:
         fastest_of: dict[int, list[int | None]] = {}
         for item, table in zip(problem.items, problem.item_tables, strict=True):
             if id(table) not in fastest_of:
-                fastest_of[id(table)] = fastest_by_width(usable(table, problem.accelerators, memory), widths)
+                times = usable(table, problem.accelerators, memory) or usable(table, problem.accelerators)
+                fastest_of[id(table)] = fastest_by_width(times, widths)
             for v in item:
                 own = problem.operations[v].table
                 first = v == item[0]  # which stands for the parameters of the whole group

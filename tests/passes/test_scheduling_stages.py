@@ -227,3 +227,12 @@ def test_families_of_widths() -> None:
     assert width_families(chain(tables, 12, 4)) == [(1, 4, 8)]
     assert sorted(width_families(chain(tables, 12, 6))) == [(1, 3, 6, 12), (1, 6, 12)]
     assert width_families(chain([{11: 1}], 11, 4)) == [(11,)]
+
+
+def test_an_operation_of_no_time_holds_no_output() -> None:
+    """Its output alone would not fit in memory, but is there at no time."""
+    operations = (Operation("a", {1: Cost(0, 2, 50)}), Operation("b", {1: Cost(5, 2, 4)}))
+    problem = MemoryProblem(operations, (), (), 1, 0, 20)
+    problem.check()
+    plan = partition_stages(problem)
+    assert (plan.period, len(plan.stages)) == (5, 1)
