@@ -129,7 +129,9 @@ def _close(
         if solver == "cp-sat" or (solver is None and few):
             work = budget.work_left()
             work = 10.0 if work is None else work if solver else work / 2
-            found = exact(columns, packing.blocks, packing.period, room=room, work=work, budget=budget)
+            found = exact(
+                columns, packing.blocks, packing.period, places=packing.places, room=room, work=work, budget=budget
+            )
             if found is not None:
                 bound = max(packing.bound, min(found.bound, found.heaviest))
                 packing = replace(packing, bound=bound)

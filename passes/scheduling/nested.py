@@ -11,12 +11,13 @@ neighbourhood search: Shaw, "Using constraint programming and local search metho
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from math import ceil, gcd
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from passes.scheduling.budget import Budget
@@ -145,6 +146,12 @@ class _Program:
                     self.on[choice.width, first].append((choice, x))
             self.model.add(sum(mine) == len(members))
 
+    def begin_at(self, known: Mapping[int, Place]) -> None:
+        """Hint the search at these places."""
+        there = Counter((number, *known[v]) for number, members in enumerate(self.classes.values()) for v in members)
+        for number, choice, first, x in self.taken:
+            self.model.add_hint(x, there[number, choice, first])
+
     def _stack(self, tree: Sequence[tuple[int, int]], base: int, room: int) -> None:
         """The load of a block is that of the block around it and its own; all in one tree of blocks."""
         total: dict[tuple[int, int], Any] = {}
@@ -184,13 +191,15 @@ def assign(
     below: int,
     *,
     room: int = 1 << 60,
+    known: Mapping[int, Place] = MappingProxyType({}),
     work: float = WINDOW_WORK,
     budget: Budget,
     seed: int = 0,
 ) -> Assigned | None:
     """The best assignment of operations to the blocks of ``window`` with a load of at most ``below`` ns.
 
-    ``columns`` maps operations to their choices. ``room`` is the most parameter bytes on an accelerator. At
+    ``columns`` maps operations to their choices; the search begins at the places ``known``. ``room`` is the most
+    parameter bytes on an accelerator. At
     most ``work`` units are spent, from ``budget``. None when nothing was found, or the window is too large.
     """
     narrow = [c for choices in columns.values() for c in choices if c.width <= window.width]
@@ -202,6 +211,8 @@ def assign(
     from ortools.sat.python import cp_model
 
     program = _Program(columns, blocks, window, below, room)
+    if known:
+        program.begin_at(known)
     solver: Any = cp_model.CpSolver()
     solver.parameters.num_workers = 1  # more of them are not deterministic, and slower on windows
     solver.parameters.random_seed = seed
@@ -229,14 +240,18 @@ def exact(
     blocks: Blocks,
     known: int,
     *,
+    places: Sequence[Place] = (),
     room: int = 1 << 60,
     work: float,
     budget: Budget,
 ) -> Assigned | None:
-    """All operations as one window: an assignment no heavier than ``known``, and what is proven of the least load."""
+    """All operations as one window: an assignment no heavier than ``known``, and what is proven of the least load.
+
+    The search begins at ``places``, if some are known.
+    """
     window = Window(blocks.count, {0: 0}, {0: 0})
-    given = dict(enumerate(columns))
-    return assign(given, blocks, window, known, room=room, work=work, budget=budget, seed=budget.seed)
+    given, begin = dict(enumerate(columns)), dict(enumerate(places))
+    return assign(given, blocks, window, known, known=begin, room=room, work=work, budget=budget, seed=budget.seed)
 
 
 def improve(

@@ -48,9 +48,11 @@ def test_the_assignments_are_optimal(tables: list[dict[int, int]]) -> None:
     assert found is not None
     assert all(c in each and b % c.width == 0 for (c, b), each in zip(found, columns, strict=True))
     assert heaviest(found) == best == bound
-    program = exact(columns, BLOCKS, most, work=10.0, budget=Budget())
-    assert program is not None
-    assert heaviest([program.places[v] for v in range(len(columns))]) == program.heaviest == program.bound == best
+    first = [(each[0], 0) for each in columns]
+    for begin in ((), first):
+        program = exact(columns, BLOCKS, most, places=begin, work=10.0, budget=Budget())
+        assert program is not None
+        assert heaviest([program.places[v] for v in range(len(columns))]) == program.heaviest == program.bound == best
 
 
 def test_only_a_shorter_period_is_an_answer_of_the_integer_program() -> None:
