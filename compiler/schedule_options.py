@@ -10,7 +10,8 @@ from passes.choices import AXES, GOALS, GRANULARITIES, PLANS, SOLVERS
 PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
     " also run some operators of later stages; interleaved, v: blocks run several chunks each, passed again and again"
-    " or there and back; laminar: operators packed on nested blocks of all; auto: the best of all"
+    " or there and back; replicated: copies of a stage take turns; list: single operators, as early as they can;"
+    " laminar: operators packed on nested blocks of all; free: few operators on any sets; auto: the best of these"
 )
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 

@@ -15,7 +15,7 @@ from compiler.view import Accelerators, ScheduleView, Task, view_of
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform
 from passes.instance import read_instance
-from passes.scheduling.bounds import Bound, all_bounds
+from passes.scheduling.bounds import Bound, all_bounds, bound_named
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,12 @@ class Analysis:
 
     @cached_property
     def bounds(self) -> list[Bound]:
-        """All lower bounds on the period that follow from the cost tables, for any plan."""
-        return all_bounds(read_instance(self.module, "scheduled").problem)
+        """The lower bounds on the period that are quick to find, and the schedule's own where that is greater."""
+        found = all_bounds(read_instance(self.module, "scheduled").problem)
+        named = bound_named(self.view.bound_by)
+        if named is not None and self.view.bound > max((b.value for b in found), default=0):
+            found.append(Bound(self.view.bound_by, self.view.bound, named.leaves_out))
+        return found
 
     @cached_property
     def loads(self) -> Mapping[int, Fraction]:

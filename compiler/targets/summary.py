@@ -101,7 +101,8 @@ def _bounds(analysis: Analysis) -> Text:
     bounds = sorted(analysis.bounds, key=lambda b: -b.value)
     text = Text(", ".join(f"{b.name} {short_time(b.value)}" for b in bounds), "dim")
     if bounds:
-        text.append(f"; {bounds[0].name} is tight, it leaves out {bounds[0].leaves_out}")
+        out = f", it leaves out {bounds[0].leaves_out}" if bounds[0].leaves_out else ""
+        text.append(f"; {bounds[0].name} is tight{out}")
     return text
 
 

@@ -31,6 +31,8 @@ class NamedBound:
     """Whether it excludes one period, for those that search: faster than to find the greatest."""
     costly: bool = False
     """Whether it takes more than linear time or a small linear program: only done with a budget of work."""
+    leaves_out: str = ""
+    """Of a costly one, what it does not know; the others say so themselves each time."""
 
 
 def _program(method: Method) -> NamedBound:
@@ -38,7 +40,8 @@ def _program(method: Method) -> NamedBound:
         program = ClassProgram(problem, method)
         return period > 0 and program.worth_it() and program.excludes(period, budget) is not None
 
-    return NamedBound(lambda problem, budget: program_bound(problem, method, budget), excludes, costly=True)
+    leaves_out = "how the pieces of an operation meet in time"
+    return NamedBound(lambda problem, budget: program_bound(problem, method, budget), excludes, True, leaves_out)
 
 
 _LONGEST = NamedBound(lambda problem, _: longest_bound(problem))
@@ -55,7 +58,7 @@ bounds_by_name: dict[str, NamedBound] = {
     "integer program": _program("integer program"),
     "configurations": _program("configurations"),
     "integer program over configurations": _program("integer program over configurations"),
-    "sets of accelerators": NamedBound(sets_bound, costly=True),
+    "sets of accelerators": NamedBound(sets_bound, None, True, "the order in which operations meet, memory"),
 }
 """Bounds that follow from the problem alone, cheapest first."""
 

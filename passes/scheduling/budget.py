@@ -26,8 +26,6 @@ class Budget:
     listener: Listener | None = None
     work: float | None = None
     seed: int = 0
-    workers: int = 2
-    """Threads that an engine may use."""
     used: float = 0.0
     """Work done so far."""
     _started: float = field(default_factory=time.monotonic)
@@ -72,7 +70,6 @@ class Budget:
             self.listener,
             None if work is None else work * share,
             self.seed,
-            self.workers,
         )
 
     def report(self, engine: str, incumbent: int) -> None:
