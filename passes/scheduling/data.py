@@ -43,6 +43,8 @@ class Dependence:
     bytes: int = 0
     distance: int = 0
     result: int = 0
+    split: bool = False
+    """Whether each accelerator of a set holds its share of the value; else each holds all of it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,33 @@ class Input:
     name: str
     bytes: int
     consumers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A result on its way to a set that reads it: of micro-batch ``i`` during ``time`` ns from ``start + i*period``.
+
+    It goes from the producer's set to ``targets[i % len(targets)]``. It arrives from ``landing`` on, for as long:
+    at once, or later where a buffer lies in between.
+    """
+
+    producer: int
+    result: int
+    targets: tuple[tuple[int, ...], ...]
+    start: int
+    time: int
+    landing: int
+    consumer: int | None = None
+    """The only reader it serves, where the network moves a value anew for each reader."""
+
+    @property
+    def ready(self) -> int:
+        """When the value of micro-batch 0 may be read."""
+        return self.landing + self.time
+
+    def target_of(self, instance: int) -> tuple[int, ...]:
+        """Where the value of micro-batch ``instance`` goes."""
+        return self.targets[instance % len(self.targets)]
 
 
 @dataclass(frozen=True)
@@ -68,6 +97,8 @@ class Solution:
     starts: tuple[int, ...]
     more: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict[int, tuple[tuple[int, ...], ...]])
     """Operation → the sets of its other copies, for those that have some."""
+    transfers: tuple[Transfer, ...] = ()
+    """What moves between sets, on a platform whose links are known."""
 
     def copies(self, v: int) -> tuple[tuple[int, ...], ...]:
         """The set of every copy of operation ``v``."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from passes.scheduling.copies import broken_copies, unrolled
 from passes.scheduling.data import Dependence, Input, InvalidProblem, Operation, Solution, Table, Violation
 from passes.scheduling.lifetimes import held_sets
+from passes.scheduling.network import Network
 from passes.scheduling.together import Items, apart, broken_groups, item_tables, items_of
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ class MoldableProblem(Problem):
     """Groups of operations that share parameters: one allotment, one set, parameters stored once."""
     copies: int = field(default=1, kw_only=True)
     """Most copies of an operation, each on a set of its own."""
+    network: Network | None = field(default=None, kw_only=True)
+    """The links that transfers occupy; None: values are wherever they are read, at no cost."""
 
     @property
     def group(self) -> int:
