@@ -56,7 +56,7 @@ class PhaseDumps:
         self._count += 1
         stem = file_stem(graph.sym_name.data) if graph is not None else "model"
         path = self.folder / f"{stem}.{number}.{label}.mlir"
-        last = level == LEVELS[-1]
+        last = level == "scheduled"
         go_on = ["--emit", "summary"] if last else self.options
         command = shlex.join(["taktc", str(path), "--compile-from", level, *go_on])
         try:

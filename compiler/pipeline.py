@@ -183,7 +183,7 @@ def run_pipeline(
     context: Context,
     module: ModuleOp,
     *,
-    to: str = LEVELS[-1],
+    to: str = "scheduled",
     options: Options = Options(),
     observer: Observer = SILENT,
 ) -> ModuleOp:

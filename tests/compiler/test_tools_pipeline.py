@@ -49,10 +49,10 @@ def test_the_phases_reach_the_levels_in_order() -> None:
     module = compile_model(Source("m.takt", MODEL), observer=recorder)
     assert recorder.steps == [f"{name} -> {level}" for name, level in pipeline.PHASES]
     assert recorder.checks == 1 + len(pipeline.PHASES)
-    assert level_of(module) == LEVELS[-1]
+    assert level_of(module) == "scheduled"
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", LEVELS[:4])
 def test_a_module_goes_on_from_any_level(level: str) -> None:
     whole = compile_model(Source("m.takt", MODEL))
     part = compile_model(Source("m.takt", MODEL), to=level)
