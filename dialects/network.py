@@ -161,7 +161,7 @@ class Network:
                 receiver |= into
             time += (max(1, *(hops for _, _, hops in passed)) - 1) * link.latency
             if gathers:
-                for a, b in pairwise((*target, target[0])):
+                for a, b in pairwise(target + target[:1]):
                     out, into, _ = self._occupied(self.level(target), a, b)
                     receiver |= out | into
         if self.mode != "overlapped":

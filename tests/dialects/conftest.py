@@ -45,12 +45,15 @@ def link(group: str, size: int) -> LinkAttr:
 class Sketch:
     """A module of opaque operators, put together line by line.
 
-    A table entry is ``time`` or ``(time, params, output, workspace)``; sizes of values in bytes.
+    A table entry is ``time`` or ``(time, params, output, workspace)``; sizes of values in bytes. Without ``links`` the
+    platform has groups of ``group``, but in a scheduled graph none, so that values move for free.
     """
 
     accelerators: int = 8
     group: int = 4
     memory: int = 10**6
+    links: Sequence[LinkAttr] | None = None
+    transfers: str = "overlapped"
     ops: list[Operation] = field(default_factory=list)
 
     def stage(self, *granted: Sequence[int]) -> None:
@@ -112,6 +115,11 @@ class Sketch:
                 StringAttr("hand"),
                 IntAttr(0),
             )
+        links = self.links
+        if links is None:
+            sizes = {"node": self.group, "cluster": self.accelerators}
+            links = [link(name, size) for name, size in sizes.items() if name == "cluster" or size < self.accelerators]
+            links = [] if level == "scheduled" else links
         machine = make_platform(
             "p",
             accelerator="small",
@@ -120,9 +128,8 @@ class Sketch:
             bandwidth=10**9,
             launch=0,
             peak={"bf16": 10**12},
-            links=[link("node", self.group), link("cluster", self.accelerators)]
-            if self.group < self.accelerators
-            else [link("node", self.accelerators)],
+            links=links,
+            transfers=self.transfers,
         )
         return ModuleOp([machine, graph] if platform else [graph])
 
