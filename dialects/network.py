@@ -112,10 +112,10 @@ class Network:
         return self.links[resource.level].capacity if resource.level >= 0 else 1
 
     def name(self, resource: Resource) -> str:
-        """A resource for messages: ``the send port of accelerator 3 on "node"``."""
+        """A resource for messages: ``the send port of accelerator 3 (node)``."""
         if resource.kind == "accelerator":
             return f"accelerator {resource.at}"
-        place = f'on "{self.links[resource.level].name}"'
+        place = f"({self.links[resource.level].name})"
         if resource.kind == "wire":
             return f"the wire from {resource.at} to {resource.to} {place}"
         return f"the {resource.kind} of accelerator {resource.at} {place}"

@@ -7,7 +7,7 @@ transfers are reserved, later they are operations of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm
 
 from xdsl.ir import Operation, OpResult
@@ -153,8 +153,9 @@ def _held(placement: Placement, subject: Subject) -> _Held:
         ways = _ways(subject, move)
         if placement.repetition % len(ways):
             continue  # its targets take turns as nothing else does: it serves no operator
-        arrival = departure = _Use(move.op, _name(placement, move), move.landing, move.time, len(ways))
+        arrival = departure = _Use(move.op, _name(placement, move), move.start, move.time, len(ways))
         if subject.network.mode == "buffered":
+            arrival = replace(arrival, begin=move.landing)
             name = f"the copy of '{move.producer.name}' into its buffer"
             fresh = _Use(move.op, name, move.start, move.time, placement.repetition)
             departure = copies.setdefault((move.result, move.start, move.time), fresh)
@@ -245,9 +246,9 @@ def _clash(placement: Placement, crowd: _Crowd, cycle: int, capacity: int, where
     runs = list(dict.fromkeys(run(use, start) for use, start in crowd))
     modulo = f"modulo the pattern of {_time(placement, cycle)}"
     if len({use for use, _ in crowd}) == 1:
-        return f"{runs[0]} meets its own next run in {where} {modulo}"
-    limit = f", which carries {capacity} at once" if capacity > 1 else ""
-    return f"{', '.join(runs[:-1])} and {runs[-1]} overlap in {where}{limit}, {modulo}"
+        return f"{runs[0]} meets its own next run on {where} {modulo}"
+    limit = f", which carries {capacity} at once," if capacity > 1 else ""
+    return f"{', '.join(runs[:-1])} and {runs[-1]} overlap on {where}{limit} {modulo}"
 
 
 @timed

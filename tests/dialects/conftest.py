@@ -13,9 +13,10 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.parser import Parser
 from xdsl.printer import Printer
 
-from dialects.attributes import CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr
+from dialects.attributes import CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr, ints
+from dialects.communication import ReserveOp
 from dialects.operators import OpaqueOp
-from dialects.structure import GraphOp, InputOp, OutputOp, StageOp, make_platform
+from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, StageOp, StateOp, make_platform
 from dialects.takt import Takt
 
 
@@ -66,6 +67,25 @@ class Sketch:
         self.ops.append(op)
         return op.output
 
+    def state(self, name: str, distance: int, size: int) -> SSAValue:
+        op = StateOp.make(name, distance, TensorType(i8, [size]))
+        self.ops.append(op)
+        return op.output
+
+    def leave(self, state: str, value: SSAValue) -> None:
+        self.ops.append(NextOp.make(state, value))
+
+    def reserve(
+        self,
+        value: SSAValue,
+        targets: Sequence[Sequence[int]],
+        over: str,
+        start: int,
+        time: int,
+        landing: int | None = None,
+    ) -> None:
+        self.ops.append(ReserveOp.make(value, targets, over, start, time, landing))
+
     def op(
         self,
         name: str,
@@ -77,6 +97,7 @@ class Sketch:
         group: str | None = None,
         sets: Sequence[Sequence[int]] | None = None,
         start: int = 0,
+        sharded: Sequence[int] = (),
     ) -> SSAValue:
         """Add an operator; returns its first result."""
         entries = {
@@ -90,6 +111,8 @@ class Sketch:
             op.properties["shared"] = IntegerAttr(shared, i64)
         if sets is not None:
             op.properties["slot"] = SlotAttr.make(sets, start)
+        if sharded:
+            op.properties["sharded"] = ints(sharded)
         for number, result in enumerate(op.results):
             result.name_hint = name if number == 0 else f"{name}.r{number}"
         self.ops.append(op)
