@@ -16,6 +16,7 @@ from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
 from compiler.simulate import SimulationError, self_timed, time_triggered
 from compiler.view import ScheduleView, view_of
 from dialects.attributes import LinkAttr
+from dialects.communication import SendRecvOp
 from dialects.levels import check_level
 from dialects.network import Link, Network, Resource, Way
 from dialects.schedule_rules import peak_memory
@@ -81,6 +82,22 @@ def test_a_transfer_runs_beside_computing(chain: Callable[..., ModuleOp]) -> Non
     assert report.peak_memory == peaks(module) == {0: 40, 1: 43, 2: 0, 3: 0}
     assert time_triggered(view_of(chain(GOOD, memory=43))).steady
     fails(chain(GOOD, memory=42), "memory", "accelerator 1 needs 43 B")
+
+
+def test_explicit_transfers_are_viewed_as_what_was_reserved(chain: Callable[..., ModuleOp]) -> None:
+    module = chain(GOOD)
+    before = view_of(module)
+    graph = find_graph(module)
+    assert graph is not None
+    (reserve,) = graph.transfers()
+    a, b = graph.operators()
+    sent = SendRecvOp.make(a.results[0], [[1]], "all", 10, 25)
+    graph.body.block.insert_op_after(sent, a)
+    reserve.detach()
+    b.operands[0] = sent.arrived
+    graph.level = StringAttr("communicating")
+    assert view_of(module) == before
+    assert rules(module) == set()
 
 
 def test_levels_are_loaded_one_by_one(chain: Callable[..., ModuleOp], operator: Any) -> None:
