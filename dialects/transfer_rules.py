@@ -6,7 +6,7 @@ transfers are reserved, later they are operations of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import lcm
 
@@ -134,19 +134,17 @@ class _Use:
     moves: bool = True
 
 
-_Held = Mapping[Resource, Mapping[_Use, Sequence[int]]]
+_Held = Mapping[Resource, Mapping[_Use, Iterable[int]]]
 """Resource → what occupies it, in which of its turns."""
 
 
 def _held(placement: Placement, subject: Subject) -> _Held:
     """Everything that transfers occupy."""
-    held: dict[Resource, dict[_Use, list[int]]] = {}
+    held: dict[Resource, dict[_Use, dict[int, None]]] = {}
 
     def hold(use: _Use, turn: int, resources: Iterable[Resource]) -> None:
-        for resource in resources:
-            turns = held.setdefault(resource, {}).setdefault(use, [])
-            if turn not in turns:
-                turns.append(turn)
+        for resource in sorted(resources):  # sets have no order of their own
+            held.setdefault(resource, {}).setdefault(use, {})[turn] = None
 
     copies: dict[tuple[OpResult, int, int], _Use] = {}
     for move in placement.moves:
@@ -168,7 +166,7 @@ def _held(placement: Placement, subject: Subject) -> _Held:
 
 def _with_operators(placement: Placement, held: _Held) -> _Held:
     """The accelerators among what is held, with the operators that run there."""
-    found = {r.at: dict(uses) for r, uses in held.items() if r.level < 0}
+    found: dict[int, dict[_Use, Iterable[int]]] = {r.at: dict(uses) for r, uses in held.items() if r.level < 0}
     for placed in placement.placed.values():
         if 0 < placed.time <= placed.copies * placement.period:
             use = _Use(placed.op, f"'{placed.name}'", placed.start, placed.time, placed.copies, moves=False)
@@ -202,16 +200,15 @@ _Crowd = list[tuple[_Use, int]]
 """Uses at one time, each with the start of its instance."""
 
 
-def _crowds(uses: Iterable[tuple[_Use, Sequence[int]]], cycle: int, period: int, capacity: int) -> Iterator[_Crowd]:
+def _crowds(uses: Iterable[tuple[_Use, Iterable[int]]], cycle: int, period: int, capacity: int) -> Iterator[_Crowd]:
     """Uses that are more at one time of the cycle than ``capacity``: pairs where that is 1, else all of them."""
     events: list[tuple[int, bool, int, _Use, int]] = []
     for use, turns in uses:
-        for instance in range(cycle // period):
-            if use.time and instance % use.turns in turns:
-                start = use.begin + instance * period
-                for a, b in _pieces(start % cycle, use.time, cycle, capacity + 1):
-                    key = len(events)
-                    events += [(a, True, key, use, start), (b, False, key, use, start)]
+        instances = (i for turn in turns for i in range(turn, cycle // period, use.turns))
+        for start in (use.begin + i * period for i in instances):
+            for a, b in _pieces(start % cycle, use.time, cycle, capacity + 1):
+                key = len(events)
+                events += [(a, True, key, use, start), (b, False, key, use, start)]
     events.sort(key=lambda event: event[:3])
     running: dict[int, tuple[_Use, int]] = {}
     for _, opens, key, use, start in events:
