@@ -148,6 +148,8 @@ class MemoryProblem(PeriodicProblem):
                 if theirs == mine:
                     last = max(last, done)
                     continue
+                if not d.bytes and s.transfers:
+                    continue  # nothing moves
                 moved = self.transfer_of(s, d)
                 begin, size = end, d.bytes
                 if moved is not None:
