@@ -25,6 +25,9 @@ ROUNDS = 12
 ROTATIONS = 1_000_000
 """Operations looked at, at most, to turn parts that wait for each other."""
 
+PATIENCE = 8
+"""Rounds of turning parts without a gain after which no more are tried."""
+
 
 class NoPlace(Exception):
     """A transfer finds no time at which its links are free."""
@@ -231,15 +234,18 @@ class _Pass:
         turns: dict[int, int] = {}
         best: tuple[int, dict[int, int]] | None = None
         at = list(self.at)
+        reads = {v: [(u, parts[traffic.producer(u)] != parts[v]) for u in traffic.before[v]] for v in group}
+        patience = PATIENCE
         for _ in range(max(2, min(200, ROTATIONS // max(1, len(group))))):
             spare: dict[int, int] = {}
             for v in group:
                 lower, part = self.lower.get(v, 0), parts[v]
                 elsewhere, ready = -1, lower
-                for u in traffic.before[v]:
-                    ready = max(ready, at[u] + times[u])
-                    if parts[traffic.producer(u)] != part:
-                        elsewhere = max(elsewhere, at[u] + times[u])
+                for u, far in reads[v]:
+                    end = at[u] + times[u]
+                    ready = max(ready, end)
+                    if far:
+                        elsewhere = max(elsewhere, end)
                 turn = turns.setdefault(part, ready - offsets[v]) if times[v] else 0
                 at[v] = self._next(v, ready, offsets[v] + turn)
                 if elsewhere >= 0 and times[v]:
@@ -247,9 +253,10 @@ class _Pass:
                 for node in traffic.after[v]:
                     at[node] = at[traffic.before[node][0]] + times[traffic.before[node][0]]
             last = max(at[v] + times[v] for v in group)
+            patience -= 1
             if best is None or last < best[0]:
-                best = (last, dict(turns))
-            if not any(spare.values()):
+                best, patience = (last, dict(turns)), PATIENCE
+            if not patience or not any(spare.values()):
                 break
             for part, earlier in spare.items():
                 turns[part] -= earlier

@@ -1,9 +1,9 @@
 """Schedules with their transfers: what a schedule that knew nothing of links must move, and when.
 
-Three ways, for the platforms that differ. *Rotated* (``rotated.py``): accelerators keep their rounds, and transfers run
-beside them. *Inserted* (``inserted.py``): where transfers stop the accelerators, both are laid out anew. *In order*:
-every resource does everything in one linear order, once a window; a window of the sum of all times is always enough, so
-there always is a schedule.
+Three ways. *Rotated* (``rotated.py``): accelerators keep their rounds, and transfers run beside them. *Inserted*
+(``inserted.py``): operations and transfers are laid out anew, the only way where transfers stop the accelerators. *In
+order*: every resource does everything in one linear order, once a window; a window of the sum of all times is always
+enough, so there always is a schedule.
 """
 
 from __future__ import annotations
@@ -44,23 +44,26 @@ def with_transfers(problem: PeriodicProblem, solution: Solution, budget: Budget 
     budget = budget or Budget()
     found: list[tuple[int, list[int]]] = []
     least = traffic.least_period()
+    runs = traffic.runs()
+    ways: list[Trial] = [lambda period: insert(traffic, period, runs)]
     if problem.network.mode == "overlapped":
-        rotation = Rotation(traffic)
         least = max(least, solution.period)
-        trial: Trial | None = rotation.starts if rotation.possible else None
-    else:
-        runs = traffic.runs()
-        trial = lambda period: insert(traffic, period, runs)  # noqa: E731
-    first = trial(least) if trial is not None else None
+        rotation = Rotation(traffic)
+        if rotation.possible:
+            ways.append(rotation.starts)
+
+    def trial(period: int) -> list[int] | None:
+        known = [starts for way in ways if (starts := way(period)) is not None]
+        return min(known, key=lambda starts: _latency(traffic, starts), default=None)
+
+    first = trial(least)
     if first is not None:
         return traffic.solution_of(least, first)
-    if trial is None or traffic.back:
+    if traffic.back:
         found.append(_in_order(traffic, least))
-    if trial is not None:
-        limit = min((period for period, _ in found), default=None)
-        grown = _grow(trial, least, limit, budget)
-        if grown is not None:
-            found.append(grown)
+    grown = _grow(trial, least, min((period for period, _ in found), default=None), budget)
+    if grown is not None:
+        found.append(grown)
     if not found:
         found.append(_in_order(traffic, least))
     period, starts = min(found, key=lambda pair: (pair[0], _latency(traffic, pair[1])))
