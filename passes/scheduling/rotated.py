@@ -44,6 +44,10 @@ class Rotation:
         self.possible = True
         self.rounds: dict[int, dict[tuple[int, int], int]] = {}
         """Part → operations that follow each other, and how many periods more than in a line lie between them."""
+        self.turns: dict[int, int] = {}
+        """By how much parts were turned last, in ns: where the next search begins."""
+        self.known: dict[tuple[int, int], list[int]] = {}
+        """Period and first operation of parts that wait for each other → places of all operations on the circle."""
         copies: dict[int, int] = {}
         for v, part in enumerate(parts):
             count = len(solution.copies(v))
@@ -231,7 +235,10 @@ class _Pass:
         traffic, times, parts = self.traffic, self.times, self.traffic.parts
         known, periods = traffic.solution, self.rotation.periods
         offsets = [s % (p * known.period) for s, p in zip(known.starts, periods, strict=True)]
-        turns: dict[int, int] = {}
+        key = (self.period, group[0])
+        if key in self.rotation.known and not self.lower:
+            return self.rotation.known[key]
+        turns = {parts[v]: self.rotation.turns[parts[v]] for v in group if parts[v] in self.rotation.turns}
         best: tuple[int, dict[int, int]] | None = None
         at = list(self.at)
         reads = {v: [(u, parts[traffic.producer(u)] != parts[v]) for u in traffic.before[v]] for v in group}
@@ -261,7 +268,11 @@ class _Pass:
             for part, earlier in spare.items():
                 turns[part] -= earlier
         assert best is not None, "at least one round was made"
-        return [offset + best[1].get(part, 0) for offset, part in zip(offsets, parts, strict=True)]
+        self.rotation.turns.update(best[1])
+        turned = [offset + best[1].get(part, 0) for offset, part in zip(offsets, parts, strict=True)]
+        if not self.lower:
+            self.rotation.known[key] = turned
+        return turned
 
 
 def _relax(starts: list[int], edges: Sequence[Sequence[tuple[int, int]]]) -> bool:

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from passes.scheduling.budget import Budget
 from passes.scheduling.circles import Circle, demand, earliest, occupy
-from passes.scheduling.data import Cost, Dependence, Operation, Solution, Transfer
+from passes.scheduling.data import Cost, Dependence, InvalidProblem, Operation, Solution, Transfer
 from passes.scheduling.network import NS, Level, Network
+from passes.scheduling.portfolio import FAMILIES, Request, candidates, scheduled
 from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.retime import windows
 from passes.scheduling.transfers import with_transfers
@@ -274,6 +276,29 @@ def mutate(data: Any, problem: MemoryProblem, s: Solution) -> Solution:
     if kind == "shorten":
         return replace(s, transfers=(*rest, replace(t, time=t.time + min(by, 1))))
     return replace(s, transfers=(*rest, replace(t, start=t.start + by, landing=t.landing + by)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(problems(operations=6))
+def test_every_family(problem: MemoryProblem) -> None:
+    for plan, (family, _) in FAMILIES.items():
+        request = Request(plan)
+        try:
+            stagings = list(family(problem, request, Budget(work=0.1)))
+        except InvalidProblem:
+            continue  # the plan has no schedule, with links or without
+        for staged in stagings:
+            found, _ = scheduled(plan, staged, request, Budget(work=0.1))
+            assert staged.violations(found) == []
+            assert valid(staged, found)
+
+
+def test_candidates_have_transfers_and_figures_of_them() -> None:
+    problem, _ = chain(4, "blocking", each=3)
+    (found,) = candidates(problem, Request("stages", stages=4), Budget())
+    assert len(found.solution.transfers) == 3
+    assert found.figures.period == found.solution.period == 36
+    assert problem.violations(found.solution) == []
 
 
 @settings(max_examples=50, deadline=None)
