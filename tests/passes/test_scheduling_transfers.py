@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations, product
 from math import lcm
 from typing import Any
 
@@ -11,13 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from passes.scheduling.bounds import best_bound, proves
 from passes.scheduling.budget import Budget
 from passes.scheduling.circles import Circle, demand, earliest, occupy
 from passes.scheduling.data import Cost, Dependence, InvalidProblem, Operation, Solution, Transfer
-from passes.scheduling.network import NS, Level, Network
+from passes.scheduling.elementary import area_bound
+from passes.scheduling.network import NOTHING, NS, Level, Network
 from passes.scheduling.portfolio import FAMILIES, Request, candidates, scheduled
 from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.retime import windows
+from passes.scheduling.slow_links import SlowLinks, slow_links_bound
 from passes.scheduling.transfers import with_transfers
 
 MODES = ("overlapped", "blocking", "buffered")
@@ -367,3 +372,82 @@ def test_buffered_chain() -> None:
     found = with_transfers(problem, start)
     assert not problem.violations(found)
     assert (found.period, problem.latency(found)) == (26, 4 * 20 + 3 * 6)
+
+
+def placements(problem: MemoryProblem) -> Iterator[Solution]:
+    """Every choice of sets, and of up to two copies, with starts of no meaning."""
+    accelerators = range(problem.accelerators)
+    items: list[list[tuple[Any, ...]]] = []
+    for item in problem.items:
+        choices: list[tuple[Any, ...]] = []
+        for k in set(problem.operations[item[0]].table).intersection(*(problem.operations[v].table for v in item)):
+            sets = list(combinations(accelerators, k))
+            choices += [(k, a, ()) for a in sets]
+            if problem.copies > 1:
+                choices += [(k, a, (b,)) for a in sets for b in sets if not set(a) & set(b)]
+        items.append(choices)
+    for chosen in product(*items):
+        rows = {v: row for item, row in zip(problem.items, chosen, strict=True) for v in item}
+        count = len(problem.operations)
+        more = {v: row[2] for v, row in rows.items() if row[2]}
+        sets = tuple(rows[v][1] for v in range(count))
+        yield Solution(1, tuple(rows[v][0] for v in range(count)), sets, (0,) * count, more)
+
+
+def load(problem: MemoryProblem, s: Solution) -> int:
+    """The heaviest load of an accelerator or link in a period, for its capacity, counted turn by turn."""
+    net = problem.network
+    assert net is not None
+    busy: Counter[Any] = Counter()
+    needs = problem.needs(s)
+    for i in range(s.repetition):
+        out: dict[tuple[int, int], tuple[int, set[Any]]] = {}
+        for v in range(len(s.sets)):
+            for p in s.set_of(v, i):
+                busy["compute", -1, p, p] += problem.time(s, v)
+        for need in needs:
+            price = need.prices[i % len(need.prices)]
+            for resource in price.receive if net.mode == "buffered" else price.both:
+                busy[resource] += need.time
+            if net.mode == "buffered" and price != NOTHING:
+                time, resources = out.setdefault((need.producer, need.result), (0, set()))
+                out[need.producer, need.result] = (max(time, need.time), resources | price.send)
+        for time, resources in out.values():
+            for resource in resources:
+                busy[resource] += time
+    return max(-(-time // (s.repetition * net.capacity(r))) for r, time in busy.items()) if busy else 0
+
+
+@settings(max_examples=120, deadline=None)
+@given(problems(accelerators=3, operations=3), st.booleans())
+def test_slow_links_bound(problem: MemoryProblem, grouped: bool) -> None:
+    """Never above the least of all loads."""
+    table = problem.operations[0].table
+    if grouped and len(problem.operations) == 3:
+        both = replace(problem.operations[2], table=table)
+        problem = replace(problem, operations=(*problem.operations[:2], both), together=((0, 2),))
+    problem = replace(problem, dependences=tuple(replace(d, bytes=4 * d.bytes) for d in problem.dependences))
+    best = min(load(problem, s) for s in placements(problem))
+    slow = SlowLinks(problem)
+    bound = slow_links_bound(problem)
+    assert bound is None or area_bound(problem).value < bound.value <= best
+    assert not slow.excludes(best)
+    if bound is not None:
+        assert proves(problem, "slow links", bound.value, Budget()) is not None
+        assert slow.excludes(bound.value - 1)
+        assert not slow.excludes(bound.value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_slow_links_join_a_chain(mode: str) -> None:
+    """Two operations of 10 ns, and a value that takes 15: apart is worse than together, but three are too many."""
+    operations = tuple(Operation(f"o{v}", {1: Cost(10)}) for v in range(3))
+    values = (Dependence(0, 1, 15), Dependence(1, 2, 4))
+    problem = MemoryProblem(operations, values, (), 3, network=network(mode))
+    bound = slow_links_bound(problem)
+    assert bound is not None
+    assert bound.value == {"overlapped": 15, "blocking": 20, "buffered": 20}[mode]
+    assert best_bound(problem).value == bound.value
+    faster = replace(problem, network=replace(network(mode), levels=(Level("link", 3, 0, 4 * NS),)))
+    assert slow_links_bound(faster) is None or mode != "overlapped"
+    assert slow_links_bound(replace(problem, network=None)) is None
