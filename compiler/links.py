@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from math import lcm
+from math import ceil, lcm
 
 from compiler.view import Accelerators, Edge, LinkView, Move, ScheduleView
 
@@ -33,6 +33,16 @@ class Resource:
     def members(self) -> Accelerators:
         """The accelerators it belongs to."""
         return (self.first,) if self.first == self.last else (self.first, self.last)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A transfer for one micro-batch; ``sent`` and ``landed`` are when its two ends begin, ns."""
+
+    move: Move
+    microbatch: int
+    sent: Fraction
+    landed: Fraction
 
 
 Resources = frozenset[Resource]
@@ -110,6 +120,24 @@ def moving(view: ScheduleView, move: Move) -> list[int]:
     """The turns in which something moves: the sets differ."""
     home = view.tasks[move.producer]
     return [i for i in range(turns(view, move)) if home.set_of(i) != move.target_of(i)]
+
+
+def instances(view: ScheduleView, low: Fraction, high: Fraction, first: int | None = None) -> list[Instance]:
+    """The transfers of which a part lies in ``[low, high)``, where something moves and takes time.
+
+    Of micro-batches from ``first`` on, or also of those before 0.
+    """
+    found: list[Instance] = []
+    for move in (m for m in view.moves if m.time):
+        home = view.tasks[move.producer]
+        i = ceil((low - move.ready) / view.period)
+        i = i if first is None else max(first, i)
+        while (sent := move.start + i * view.period) < high:
+            landed = move.landing + i * view.period
+            if landed + move.time > low and home.set_of(i) != move.target_of(i):
+                found.append(Instance(move, i, sent, landed))
+            i += 1
+    return found
 
 
 def readers_of(view: ScheduleView, move: Move) -> tuple[Edge, ...]:

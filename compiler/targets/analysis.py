@@ -232,7 +232,7 @@ class Analysis:
         total = self.view.period * self.view.platform.accelerators
         wider = (used - cheapest) / total
         still = sum(self.standstill.values(), Fraction(0)) / self.view.platform.accelerators
-        moving = f", in {percent(still)} accelerators stand still for transfers" if still else ""
+        moving = f", {percent(still)} goes to transfers that stop accelerators" if still else ""
         cost = f" and {percent(wider)} goes to operators on wider sets than their cheapest" if wider > 0 else ""
         idle = percent(1 - self.mean_load - still)
         return f"The load is balanced; of the machine's time {idle} is idle{moving}{cost}."

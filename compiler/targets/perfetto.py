@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.links import readers_of
+from compiler.links import instances, readers_of
 from compiler.simulate.machine import Clock, Machine, check_length
 from compiler.simulate.memory import Times, lifetimes, usage
-from compiler.targets.perfetto_links import LinkTracks, instances
+from compiler.targets.perfetto_links import LinkTracks
 from compiler.targets.text import ranges, value_of
 from compiler.targets.trace_events import MOST_SLICES, NAMES, about, order, us
 from compiler.view import Edge, ScheduleView, Task, view_of
@@ -69,7 +69,7 @@ class _Window:
         self.low = self.first * view.period
         self.high = self.low + self.periods * view.period
         found = list(self._instances())
-        moved = instances(view, self.low, self.high)
+        moved = instances(view, self.low, self.high, first=0)
         # The first slice may begin before the window: the trace starts with it, so that no time is negative.
         self.origin = min([self.low, *(b for _, _, b, _ in found), *(x.sent for x in moved)])
         self.runs = {

@@ -10,27 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
 
-from compiler.links import occupied
+from compiler.links import Instance, occupied
 from compiler.targets.text import ranges, route_of, value_of
 from compiler.targets.trace_events import MOST_SLICES, NAMES, Event, about, us
-from compiler.view import Move, ScheduleView
+from compiler.view import ScheduleView
 
 PROCESS = 2
 
 SIDES = ("send", "receive", "port", "wire", "copy out", "copy in")
 """What a track is, in the order in which those of an accelerator stand."""
-
-
-@dataclass(frozen=True)
-class Instance:
-    """A transfer for one micro-batch; ``sent`` and ``landed`` are when its ends begin, in ns of the schedule."""
-
-    move: Move
-    microbatch: int
-    sent: Fraction
-    landed: Fraction
 
 
 @dataclass(frozen=True)
@@ -52,20 +41,6 @@ class _Track:
     last: int
     level: int
     side: int
-
-
-def instances(view: ScheduleView, low: Fraction, high: Fraction) -> list[Instance]:
-    """The transfers of which a part lies in ``[low, high)``, where something moves and takes time."""
-    found: list[Instance] = []
-    for move in (m for m in view.moves if m.time):
-        home = view.tasks[move.producer]
-        i = max(0, ceil((low - move.ready) / view.period))
-        while (sent := move.start + i * view.period) < high:
-            landed = move.landing + i * view.period
-            if landed + move.time > low and home.set_of(i) != move.target_of(i):
-                found.append(Instance(move, i, sent, landed))
-            i += 1
-    return found
 
 
 class LinkTracks:
