@@ -168,14 +168,19 @@ class Links:
         if self.beside:
             group_of = {p: g for g, group in enumerate(self.chart.groups) for p in group.accelerators}
             a, b = _nearest([group_of[p] for p in sources], [group_of[p] for p in targets])
-            return self._lane_span((a, False)), self._lane_span((b, True))
+            return self._lane_span((a, False), arrow), self._lane_span((b, True), arrow)
         row_of = {p: row for row, p in enumerate(self.chart.rows)}
         a, b = _nearest([row_of[p] for p in sources], [row_of[p] for p in targets])
         return rows(a, a + 1), rows(b, b + 1)
 
-    def _lane_span(self, key: tuple[int, bool]) -> Span | None:
-        top = self.tops.get(key)
-        return None if top is None else (top, top + self.height(key))
+    def _lane_span(self, key: tuple[int, bool], x: Instance) -> Span | None:
+        """Where a transfer stands in a lane; all of a lane that says only how busy it is."""
+        lane, top = self.lanes.get(key), self.tops.get(key)
+        if lane is None or top is None:
+            return None
+        each = self.height(key) / lane.depth
+        bar = next((bar for bar in lane.bars if x in bar.transfers), None)
+        return (top, top + self.height(key)) if bar is None else (top + bar.depth * each, top + (bar.depth + 1) * each)
 
     # --- legend ------------------------------------------------------------------------------
 
