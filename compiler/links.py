@@ -116,10 +116,9 @@ def turns(view: ScheduleView, move: Move) -> int:
     return lcm(len(view.tasks[move.producer].copies), len(move.targets))
 
 
-def moving(view: ScheduleView, move: Move) -> list[int]:
-    """The turns in which something moves: the sets differ."""
-    home = view.tasks[move.producer]
-    return [i for i in range(turns(view, move)) if home.set_of(i) != move.target_of(i)]
+def moves_in(view: ScheduleView, move: Move, microbatch: int) -> bool:
+    """Whether anything moves for a micro-batch: the sets differ."""
+    return view.tasks[move.producer].set_of(microbatch) != move.target_of(microbatch)
 
 
 def instances(view: ScheduleView, low: Fraction, high: Fraction, first: int | None = None) -> list[Instance]:
@@ -129,15 +128,26 @@ def instances(view: ScheduleView, low: Fraction, high: Fraction, first: int | No
     """
     found: list[Instance] = []
     for move in (m for m in view.moves if m.time):
-        home = view.tasks[move.producer]
         i = ceil((low - move.ready) / view.period)
         i = i if first is None else max(first, i)
         while (sent := move.start + i * view.period) < high:
             landed = move.landing + i * view.period
-            if landed + move.time > low and home.set_of(i) != move.target_of(i):
+            if landed + move.time > low and moves_in(view, move, i):
                 found.append(Instance(move, i, sent, landed))
             i += 1
     return found
+
+
+def leaving(view: ScheduleView, found: list[Instance]) -> dict[Instance, Instance]:
+    """Each transfer → the one that stands for it where it leaves: through a buffer, the longest of one copy out."""
+    first: dict[tuple[int, int, int, Fraction], Instance] = {}
+    for x in sorted(found, key=lambda x: -x.move.time):
+        first.setdefault(_copy_out(x), x)
+    return {x: first[_copy_out(x)] if view.platform.transfers == "buffered" else x for x in found}
+
+
+def _copy_out(x: Instance) -> tuple[int, int, int, Fraction]:
+    return x.move.producer, x.move.result, x.microbatch, x.sent
 
 
 def readers_of(view: ScheduleView, move: Move) -> tuple[Edge, ...]:
@@ -195,11 +205,16 @@ def levels(view: ScheduleView) -> list[Level]:
     found: list[Level] = []
     for name in used:
         moves = [m for m in view.moves if m.link == name]
-        size = sum((Fraction(m.size * len(moving(view, m)), turns(view, m)) for m in moves), Fraction(0))
+        size = sum((m.size * _share_of_turns(view, m) for m in moves), Fraction(0))
         here = [r for r in busy if r.link == name]
         busiest = max(here, key=lambda r: busy[r], default=None)
         found.append(Level(name, len(moves), size, busiest, busy[busiest] if busiest else Fraction(0)))
     return found
+
+
+def _share_of_turns(view: ScheduleView, move: Move) -> Fraction:
+    count = turns(view, move)
+    return Fraction(sum(moves_in(view, move, i) for i in range(count)), count)
 
 
 def standstill(view: ScheduleView) -> dict[int, Fraction]:

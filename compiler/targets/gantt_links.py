@@ -12,7 +12,7 @@ from fractions import Fraction
 from math import ceil
 from typing import TypeVar
 
-from compiler.links import Instance, instances, occupied
+from compiler.links import Instance, instances, leaving, occupied
 from compiler.targets.gantt import Chart, runs_of
 from compiler.view import Accelerators, ScheduleView
 
@@ -88,14 +88,9 @@ def stops(chart: Chart, least: Fraction) -> Iterator[tuple[tuple[int, int], Bar]
     """The rows ``[top, bottom)`` that stand still for transfers; the copy out of a value is there once."""
     row_of = {p: row for row, p in enumerate(chart.rows)}
     on: dict[tuple[int, int], list[Bar]] = {}
-    shown: set[object] = set()
     for bar, members in _bars(chart):
-        x = bar.transfers[0]
-        key = (x.move.producer, x.move.result, x.microbatch, bar.begin, bar.end, members)
-        if bar.arrives or key not in shown:
-            shown.add(key)
-            for rows in runs_of(row_of[p] for p in members if p in row_of):
-                on.setdefault(rows, []).append(bar)
+        for rows in runs_of(row_of[p] for p in members if p in row_of):
+            on.setdefault(rows, []).append(bar)
     for rows, bars in (_fewer(on, least, chart.view.period) or on).items():
         yield from ((rows, bar) for bar in bars)
 
@@ -108,12 +103,19 @@ def arrows(chart: Chart) -> list[Instance]:
 
 
 def _bars(chart: Chart) -> Iterator[tuple[Bar, Accelerators]]:
-    """Both ends of every transfer in the window, with the accelerators there."""
-    for x in instances(chart.view, chart.low, chart.high):
-        for arrives, begin, members in zip((False, True), (x.sent, x.landed), ends_of(chart.view, x), strict=True):
-            low, high = max(chart.low, begin), min(chart.high, begin + x.move.time)
-            if low < high:
-                yield Bar((x,), arrives, low, high), members
+    """Both ends of every transfer in the window, with the accelerators there; what leaves for several is there once."""
+    found = instances(chart.view, chart.low, chart.high)
+    leader = leaving(chart.view, found)
+    shown: dict[Instance, set[int]] = {}
+    for x in found:
+        senders, receivers = ends_of(chart.view, x)
+        before = shown.setdefault(leader[x], set())
+        fresh = tuple(p for p in senders if p not in before)
+        before.update(fresh)
+        for arrives, first, begin, members in ((False, leader[x], x.sent, fresh), (True, x, x.landed, receivers)):
+            low, high = max(chart.low, begin), min(chart.high, begin + first.move.time)
+            if low < high and members:
+                yield Bar((first,), arrives, low, high), members
 
 
 def _lane(chart: Chart, bars: list[Bar], least: Fraction) -> Lane:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from compiler.links import Instance, occupied
-from compiler.targets.text import ranges, route_of, value_of
+from compiler.links import Instance, leaving, moves_in, occupied
+from compiler.targets.text import ranges, value_of
 from compiler.targets.trace_events import MOST_SLICES, NAMES, Event, about, us
 from compiler.view import ScheduleView
 
@@ -49,7 +49,7 @@ class LinkTracks:
     Numbers of tracks begin after ``base``.
     """
 
-    def __init__(self, view: ScheduleView, found: Iterable[Instance], whole: Callable[[Fraction], int], base: int):
+    def __init__(self, view: ScheduleView, found: list[Instance], whole: Callable[[Fraction], int], base: int):
         self.view, self.base = view, base
         self.rows: list[tuple[str, list[End]]] = []
         """Name and slices of each track, from the top."""
@@ -57,17 +57,17 @@ class LinkTracks:
         """The first track that shows an end."""
         self.ends: dict[tuple[int, int], tuple[End, End]] = {}
         """Transfer and micro-batch → what leaves, what arrives."""
-        on: dict[_Track, list[End]] = {}
+        on: dict[_Track, dict[End, None]] = {}
+        leader = leaving(view, found)
         for x in found:
-            key = (x.move.index, x.microbatch)
             sent, landed = (
-                End(*key, arrives, whole(begin), whole(begin + x.move.time))
-                for arrives, begin in ((False, x.sent), (True, x.landed))
+                End(of.move.index, x.microbatch, arrives, whole(begin), whole(begin + of.move.time))
+                for arrives, begin, of in ((False, x.sent, leader[x]), (True, x.landed, x))
             )
-            self.ends[key] = sent, landed
+            self.ends[x.move.index, x.microbatch] = sent, landed
             for end, tracks in zip((sent, landed), self._tracks(x), strict=True):
                 for track in tracks:
-                    on.setdefault(track, []).append(end)
+                    on.setdefault(track, {})[end] = None
         for members in _alike(on):
             for number, lane in enumerate(_lanes(on[members[0]]), start=1):
                 self.rows.append((self._name(members) + (f" ({number})" if number > 1 else ""), lane))
@@ -117,7 +117,7 @@ class LinkTracks:
             for end in ends:
                 yield {
                     "ph": "X",
-                    "name": route_of(self.view, self.view.moves[end.transfer], end.microbatch),
+                    "name": f"{value_of(self.view, self.view.moves[end.transfer])} to {self._targets(end)}",
                     "cat": "transfer",
                     "pid": PROCESS,
                     "tid": track,
@@ -134,12 +134,21 @@ class LinkTracks:
             "bytes": move.size,
             "link": move.link,
             "from": ranges(self.view.tasks[move.producer].set_of(end.microbatch)),
-            "to": ranges(move.target_of(end.microbatch)),
+            "to": self._targets(end),
             "micro-batch": end.microbatch,
             "start_ns": move.start,
             "landing_ns": move.landing,
             "time_ns": move.time,
         }
+
+    def _targets(self, end: End) -> str:
+        """Where it goes; a copy out, to all sets that it serves."""
+        view, move, i = self.view, self.view.moves[end.transfer], end.microbatch
+        served = [move]
+        if view.platform.transfers == "buffered" and not end.arrives:
+            same = (move.producer, move.result, move.start)
+            served = [m for m in view.moves if (m.producer, m.result, m.start) == same and moves_in(view, m, i)]
+        return ", ".join(ranges(m.target_of(i)) for m in served)
 
     def stops(self, transfer: int, microbatch: int) -> list[Event]:
         """Where arrows pass a transfer: the first moment of what leaves, and the last of what arrives."""
@@ -151,7 +160,7 @@ class LinkTracks:
         ]
 
 
-def _alike(on: dict[_Track, list[End]]) -> list[list[_Track]]:
+def _alike(on: dict[_Track, dict[End, None]]) -> list[list[_Track]]:
     """The tracks in order; of very many, those that carry the same together."""
     if sum(map(len, on.values())) <= MOST_SLICES:
         return [[track] for track in sorted(on)]

@@ -154,12 +154,15 @@ class Links:
             tail, head = self._spans(arrow, rows)
             if tail is None or head is None:
                 continue
-            y, goal = (tail[1], head[0]) if tail[0] <= head[0] else (tail[0], head[1])
+            y, goal = (tail[1], head[0]) if tail[0] < head[0] else (tail[0], head[1])
+            if tail == head:
+                y = goal = (tail[0] + tail[1]) / 2
             half = arrow.move.time / Fraction(2)
             begin, end = arrow.sent + half, arrow.landed + half
             if arrow.landed != arrow.sent:
                 begin, end = arrow.sent + arrow.move.time, arrow.landed
-            yield f'<path d="{_curve(x(begin), y, x(end), goal)}" marker-end="url(#a)"/>'
+            if (begin, y) != (end, goal):
+                yield f'<path d="{_curve(x(begin), y, x(end), goal)}" marker-end="url(#a)"/>'
         yield "</g>"
 
     def _spans(self, arrow: Instance, rows: Callable[[int, int], Span]) -> tuple[Span | None, Span | None]:
