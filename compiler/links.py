@@ -201,7 +201,8 @@ def levels(view: ScheduleView) -> list[Level]:
     """The levels that transfers use, innermost first."""
     busy = loads(view)
     order = [link.name for link in view.platform.links]
-    used = dict.fromkeys(sorted((m.link for m in view.moves), key=lambda n: order.index(n) if n in order else -1))
+    names = {m.link for m in view.moves} | {r.link for r in busy if r.link}
+    used = sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
     found: list[Level] = []
     for name in used:
         moves = [m for m in view.moves if m.link == name]

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ArrayAttr, IntAttr, ModuleOp, StringAttr
 
 from compiler.ir_input import parse_ir
 from compiler.links import Resource, instances, levels, loads, occupied, readers_of, standstill
@@ -21,9 +21,10 @@ from compiler.targets.analysis import Analysis
 from compiler.targets.gantt import Chart
 from compiler.targets.json import schema
 from compiler.view import view_of
+from dialects.attributes import LinkAttr
 from dialects.communication import ReserveOp
 from dialects.operators import OperatorOp
-from dialects.structure import find_graph
+from dialects.structure import find_graph, find_platform
 
 Build = Callable[..., ModuleOp]
 Event = dict[str, Any]
@@ -205,9 +206,14 @@ def test_readers_of_a_transfer() -> None:
 def reserve(
     module: ModuleOp, name: str, result: int, targets: list[Any], start: int, time: int, landing: int | None = None
 ) -> None:
-    """Add a transfer of a result of the operator of that name to a module made by ``build``."""
-    graph = find_graph(module)
+    """Add a transfer of a result of the operator of that name, to a module made by ``build``, over one level.
+
+    Its latency is long, so that targets do not gather pieces among themselves.
+    """
+    graph, platform = find_graph(module), find_platform(module)
     assert graph is not None
+    assert platform is not None
+    platform.links = ArrayAttr([LinkAttr(StringAttr("all"), IntAttr(platform.count), IntAttr(1000), IntAttr(10**9))])
     producer = next(o for o in graph.body.block.ops if isinstance(o, OperatorOp) and o.results[0].name_hint == name)
     made = ReserveOp.make(producer.results[result], targets, "all", start, time, landing)
     graph.body.block.insert_op_after(made, producer)
