@@ -54,6 +54,12 @@ from dialects.operators import OperatorOp, ShapeError, check_tensor
 LEVELS = ("model", "moldable", "staged", "scheduled", "communicating", "programs")
 """The levels of the IR that exist today, in order."""
 
+
+def reaches(level: str, wanted: str) -> bool:
+    """Whether ``level`` is ``wanted`` or a later one."""
+    return LEVELS.index(level) >= LEVELS.index(wanted)
+
+
 TRANSFERS = ("overlapped", "blocking", "buffered")
 """What a transfer keeps accelerators from doing: nothing; both ends stand still; each end while it copies."""
 

@@ -64,7 +64,7 @@ class Analysis:
     @cached_property
     def bounds(self) -> list[Bound]:
         """The lower bounds on the period that are quick to find, and the schedule's own where that is greater."""
-        found = all_bounds(read_instance(self.module, "scheduled").problem)
+        found = all_bounds(read_instance(self.module, "scheduled", or_later=True).problem)
         named = bound_named(self.view.bound_by)
         if named is not None and self.view.bound > max((b.value for b in found), default=0):
             found.append(Bound(self.view.bound_by, self.view.bound, named.leaves_out))

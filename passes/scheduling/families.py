@@ -265,3 +265,6 @@ SOLVERS: dict[str, tuple[str, ...]] = {
 
 KEEP_BLOCKS = ("stages", "interleaved", "v")
 """The plans that can keep blocks of the model whole."""
+
+LINKED: tuple[str, ...] = ()
+"""The plans whose engine knows what transfers occupy; others get their transfers afterwards (``transfers.py``)."""

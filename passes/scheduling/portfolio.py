@@ -12,9 +12,20 @@ from itertools import groupby
 
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Solution, Violation
-from passes.scheduling.families import CALM, FAMILIES, KEEP_BLOCKS, OPERATOR_PLANS, SOLVERS, TINY, Request, whole
+from passes.scheduling.families import (
+    CALM,
+    FAMILIES,
+    KEEP_BLOCKS,
+    LINKED,
+    OPERATOR_PLANS,
+    SOLVERS,
+    TINY,
+    Request,
+    whole,
+)
 from passes.scheduling.objective import Figures, Limits, figures_of
 from passes.scheduling.problem import MemoryProblem, StagedProblem
+from passes.scheduling.transfers import with_transfers
 
 __all__ = [
     "FAMILIES",
@@ -112,13 +123,13 @@ def candidates(
 
 def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[Candidate]:
     """The candidates of a family, more memory kept free from round to round while a schedule does not fit."""
-    family, engine = FAMILIES[name]
+    family = FAMILIES[name][0]
     reserve = request.reserve
     refusal: InvalidProblem | None = None
     for _ in range(ROUNDS):
         missing = 0
         for staged in family(problem, replace(request, reserve=reserve), budget):
-            solution, by = engine(staged, request, budget)
+            solution, by = scheduled(name, staged, request, budget)
             broken = staged.violations(solution)
             if broken:
                 missing = max(missing, *(v.missing for v in broken))
@@ -130,6 +141,16 @@ def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget
         reserve = max(reserve + missing, 2 * reserve)
     if refusal is not None:
         raise refusal
+
+
+def scheduled(plan: str, staged: StagedProblem, request: Request, budget: Budget) -> tuple[Solution, str]:
+    """What the engine of the plan makes of ``staged``, with its transfers, and the engine that found it.
+
+    Engines that know nothing of links see none, and their schedules get their transfers afterwards.
+    """
+    known = staged if staged.network is None or plan in LINKED else replace(staged, network=None)
+    solution, by = FAMILIES[plan][1](known, request, budget)
+    return with_transfers(staged, solution, budget), by
 
 
 def collect(
@@ -224,7 +245,7 @@ def schedule_within(problem: StagedProblem, request: Request, budget: Budget) ->
     """
     problem = request.allowing(request.limits.bounded(problem))
     asked(problem, request)
-    solution, engine = FAMILIES[request.plan][1](problem, request, budget)
+    solution, engine = scheduled(request.plan, problem, request, budget)
     problem.verify(solution)
     return Candidate(request.plan, problem, solution, engine, figures_of(problem, solution))
 
