@@ -274,5 +274,6 @@ class Analysis:
             return ""
         return (
             f"A micro-batch spends {percent(1 - Fraction(busy, self.view.latency), 0)} of its "
-            f"{short_time(self.view.latency)} waiting: the plan trades latency for its period."
+            f"{short_time(self.view.latency)} {'waiting or on its way' if self.view.moves else 'waiting'}: "
+            "the plan trades latency for its period."
         )

@@ -509,6 +509,7 @@ def test_summary_counts_what_stops_accelerators() -> None:
     assert "standstill mean 9.4 %, max 25.0 % of the period on accelerator 0, for transfers" in text
     assert "link node 2 transfers, 40 B per micro-batch critical" not in text
     assert "critical (*): accelerator 1, busy for 65.00 % of the period (25.0 % for transfers)" in text
+    assert "of the machine's time 79.4 % is idle, 9.4 % goes to transfers that stop accelerators." in text
 
 
 @pytest.mark.parametrize("width", [60, 100])
@@ -627,3 +628,23 @@ def test_nothing_is_said_of_links_without_transfers(target: str) -> None:
     text = emitter(target)(module_of(body))
     for word in ("link", "arrives", "thin lanes", "standstill", '"pid":2'):
         assert word not in text
+
+
+# --- what the compiler schedules -------------------------------------------------------------
+
+
+def test_transfers_that_the_compiler_reserves(taktc: Any, examples: Any) -> None:
+    given = (examples / "research_dag.takt", "--platform", examples / "tiny_board.takt", "--quiet")
+    result = taktc(*given)
+    module = parse_ir(new_context(), result.out, "test.mlir")
+    view = view_of(module)
+    assert view.moves
+    assert sum(level.size for level in levels(view)) == view.crossing
+    assert all(load <= 1 for load in loads(view).values())
+    assert all(readers_of(view, move) for move in view.moves)
+    events = events_of(module)
+    check_trace(events)
+    # Nothing is over capacity, so that no track needs a second one.
+    assert tracks_of(events)
+    assert not any(name.endswith("(2)") for name in tracks_of(events))
+    jsonschema.Draft202012Validator(schema()).validate(json.loads(emitter("json")(module)))
