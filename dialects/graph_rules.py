@@ -346,7 +346,7 @@ def _group_block(subject: Subject) -> Iterator[Finding]:
 
 def leftovers(level: int) -> Rule:
     """The rule ``nothing-later`` of level 0, 2, 3 or 4."""
-    order = {"stage": 3, "shared": 3, "slot": 4}
+    order = {"sharded": 2, "stage": 3, "shared": 3, "slot": 4}
     early = [name for name, first in order.items() if first > level]
 
     def check(subject: Subject) -> Iterator[Finding]:
