@@ -304,7 +304,7 @@ def slow_links_bound(problem: PeriodicProblem) -> Bound | None:
     floor = area_bound(problem).value
     if not slow.edges or not slow.excludes(floor):
         return None
-    high = 2 * floor
+    high = max(1, 2 * floor)
     while slow.excludes(high):
         high *= 2
         if high > 2 * (floor + slow.never):
