@@ -183,8 +183,8 @@ def overbooked(
     _add_operations(operations, s, uses, held)
     cycle = s.repetition * s.period
     alike: dict[tuple[int, tuple[int, ...]], Resource] = {}
-    for resource, mine in held.items():
-        alike.setdefault((network.capacity(resource), tuple(mine)), resource)
+    for resource in sorted(held):
+        alike.setdefault((network.capacity(resource), tuple(held[resource])), resource)
     reported: set[tuple[str, ...]] = set()
     for (capacity, mine), resource in alike.items():
         at_once = crowd([uses[j] for j in mine], cycle, capacity)

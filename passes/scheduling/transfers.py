@@ -25,6 +25,9 @@ Trial = Callable[[int], list[int] | None]
 STEPS = 6
 """How often the gap between a period that was too short and one that was not is halved."""
 
+WORK = 2e-5
+"""Units of work of laying out one operation or transfer in one way."""
+
 CLOSE = 500
 """Periods that differ by less than this part of them count as equal in the search."""
 
@@ -53,6 +56,7 @@ def with_transfers(problem: PeriodicProblem, solution: Solution, budget: Budget 
             ways.append(rotation.starts)
 
     def trial(period: int) -> list[int] | None:
+        budget.spend(WORK * len(traffic.times) * len(ways))
         known = [starts for way in ways if (starts := way(period)) is not None]
         return min(known, key=lambda starts: _latency(traffic, starts), default=None)
 
