@@ -216,7 +216,7 @@ def bytes_held(problem: MemoryProblem, s: Solution, p: int) -> int:
         for v, k in enumerate(s.allotments):
             cost, home, end = problem.operations[v].table[k], s.set_of(v, i), problem.end(s, v)
             last = end
-            there: dict[tuple[int, ...], tuple[int, int, dict[int, int]]] = {}
+            there: dict[tuple[int, ...], tuple[int | None, int, dict[int, int]]] = {}
             for d in (d for d in problem.dependences if d.producer == v):
                 target, done = s.set_of(d.consumer, i + d.distance), problem.end(s, d.consumer) + d.distance * s.period
                 if target == home:
@@ -227,15 +227,15 @@ def bytes_held(problem: MemoryProblem, s: Solution, p: int) -> int:
                 landing = t[0].landing if t else end
                 last = max([last, *(x.start + x.time for x in t)])
                 size = -(-d.bytes // len(target)) if d.split and net is not None else d.bytes
-                begin, until, sizes = there.get(target, (landing, done, {}))
-                if not d.bytes:
-                    continue
-                there[target] = (min(begin, landing), max(until, done), {**sizes, d.result: size})
+                begin, until, sizes = there.get(target, (None, done, {}))
+                if d.bytes:
+                    begin, sizes = landing if begin is None else min(begin, landing), {**sizes, d.result: size}
+                there[target] = (begin, max(until, done), sizes)
             if p in home:
                 spans.append((s.starts[v] + shift, last + shift, cost.output))
                 spans.append((s.starts[v] + shift, end + shift, cost.workspace))
             for target, (begin, until, sizes) in there.items():
-                if p in target:
+                if p in target and begin is not None:
                     spans.append((begin + shift, until + shift, sum(sizes.values())))
     return max(sum(size for b, e, size in spans if b <= tick < e) for tick in range(s.repetition * s.period))
 
