@@ -20,12 +20,13 @@ from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.granted_copies import schedule_replicated
 from passes.scheduling.laminar import ENGINES, GAP, schedule_laminar
 from passes.scheduling.latency import stages_for_step
+from passes.scheduling.linked_stages import partition_linked
 from passes.scheduling.listing import schedule_list
 from passes.scheduling.objective import Limits, Objective
 from passes.scheduling.problem import MemoryProblem, StagedProblem
 from passes.scheduling.replicated import replicate_stages
 from passes.scheduling.shared import share_boundaries
-from passes.scheduling.stages import StagePlan, partition_stages
+from passes.scheduling.stages import StagePlan
 
 CALM = 4
 """Micro-batches in flight for each accelerator beyond which ``auto`` takes a schedule only when asked to."""
@@ -96,7 +97,7 @@ def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
         if number is not None and number != request.stages and budget.spent():
             return
         try:
-            plan = partition_stages(
+            plan = partition_linked(
                 problem,
                 stages=number,
                 reserve=request.reserve,
@@ -266,5 +267,5 @@ SOLVERS: dict[str, tuple[str, ...]] = {
 KEEP_BLOCKS = ("stages", "interleaved", "v")
 """The plans that can keep blocks of the model whole."""
 
-LINKED: tuple[str, ...] = ()
+LINKED = tuple(name for name, (_, engine) in FAMILIES.items() if engine is _blocks)
 """The plans whose engine knows what transfers occupy; others get their transfers afterwards (``transfers.py``)."""

@@ -25,7 +25,7 @@ from passes.scheduling.families import (
 )
 from passes.scheduling.objective import Figures, Limits, figures_of
 from passes.scheduling.problem import MemoryProblem, StagedProblem
-from passes.scheduling.transfers import with_transfers
+from passes.scheduling.transfers import calmer, with_transfers
 
 __all__ = [
     "FAMILIES",
@@ -129,13 +129,13 @@ def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget
     for _ in range(ROUNDS):
         missing = 0
         for staged in family(problem, replace(request, reserve=reserve), budget):
-            solution, by = scheduled(name, staged, request, budget)
-            broken = staged.violations(solution)
-            if broken:
-                missing = max(missing, *(v.missing for v in broken))
-                refusal = refusal or InvalidProblem(broken)
-            else:
-                yield Candidate(name, staged, solution, by, figures_of(problem, solution))
+            for solution, by in scheduled(name, staged, request, budget):
+                broken = staged.violations(solution)
+                if broken:
+                    missing = max(missing, *(v.missing for v in broken))
+                    refusal = refusal or InvalidProblem(broken)
+                else:
+                    yield Candidate(name, staged, solution, by, figures_of(problem, solution))
         if not missing or name in OPERATOR_PLANS:
             break
         reserve = max(reserve + missing, 2 * reserve)
@@ -143,14 +143,18 @@ def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget
         raise refusal
 
 
-def scheduled(plan: str, staged: StagedProblem, request: Request, budget: Budget) -> tuple[Solution, str]:
+def scheduled(plan: str, staged: StagedProblem, request: Request, budget: Budget) -> Iterator[tuple[Solution, str]]:
     """What the engine of the plan makes of ``staged``, with its transfers, and the engine that found it.
 
-    Engines that know nothing of links see none, and their schedules get their transfers afterwards.
+    Engines that know nothing of links see none, and their schedules get their transfers afterwards: with a period as
+    short as can be, and where that takes many more micro-batches in flight with a somewhat longer one too.
     """
     known = staged if staged.network is None or plan in LINKED else replace(staged, network=None)
     solution, by = FAMILIES[plan][1](known, request, budget)
-    return with_transfers(staged, solution, budget), by
+    tight = with_transfers(staged, solution, budget, tolerance=request.objective.tolerance)
+    yield tight, by
+    if (calm := calmer(staged, solution, tight, budget)) is not None:
+        yield calm, by
 
 
 def collect(
@@ -245,9 +249,20 @@ def schedule_within(problem: StagedProblem, request: Request, budget: Budget) ->
     """
     problem = request.allowing(request.limits.bounded(problem))
     asked(problem, request)
-    solution, engine = scheduled(request.plan, problem, request, budget)
-    problem.verify(solution)
-    return Candidate(request.plan, problem, solution, engine, figures_of(problem, solution))
+    refusal: InvalidProblem | None = None
+    found: list[Candidate] = []
+    for solution, engine in scheduled(request.plan, problem, request, budget):
+        broken = problem.violations(solution)
+        if broken:
+            refusal = refusal or InvalidProblem(broken)
+        else:
+            found.append(Candidate(request.plan, problem, solution, engine, figures_of(problem, solution)))
+    within = [c for c in found if request.limits.keeps(c.figures)]
+    best = request.objective.best(within or found, lambda c: c.figures)
+    if best is None:
+        assert refusal is not None
+        raise refusal
+    return best
 
 
 def plan_of(problem: StagedProblem) -> str:

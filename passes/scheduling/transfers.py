@@ -14,6 +14,7 @@ from itertools import pairwise
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import Solution
 from passes.scheduling.inserted import insert
+from passes.scheduling.kept import kept_starts
 from passes.scheduling.problem import PeriodicProblem
 from passes.scheduling.recurrence import Back, least_starts
 from passes.scheduling.rotated import Rotation
@@ -32,12 +33,15 @@ CLOSE = 500
 """Periods that differ by less than this part of them count as equal in the search."""
 
 
-def with_transfers(problem: PeriodicProblem, solution: Solution, budget: Budget | None = None) -> Solution:
+def with_transfers(
+    problem: PeriodicProblem, solution: Solution, budget: Budget | None = None, *, tolerance: float = 0.0
+) -> Solution:
     """``solution``, which is valid without links, with every transfer that the links of ``problem`` ask for.
 
     Sets and allotments stay, starts change, and the period grows where links or waiting values need it. The result
     keeps every rule but those of memory, which is not looked at. A solution that has transfers is returned as it is,
-    and so is one on a platform without links. With no budget left the first period found is taken.
+    and so is one on a platform without links. With no budget left the first period found is taken. Periods within
+    ``tolerance``, a fraction, of the shortest one count as equal: then the shortest latency decides.
     """
     if problem.network is None or not problem.network.levels or solution.transfers:
         return solution
@@ -62,7 +66,8 @@ def with_transfers(problem: PeriodicProblem, solution: Solution, budget: Budget 
 
     first = trial(least)
     if first is not None:
-        return traffic.solution_of(least, first)
+        period, first = _shortest(traffic, trial, least, first, tolerance)
+        return traffic.solution_of(period, first)
     if traffic.back:
         found.append(_in_order(traffic, least))
     grown = _grow(trial, least, min((period for period, _ in found), default=None), budget)
@@ -72,6 +77,52 @@ def with_transfers(problem: PeriodicProblem, solution: Solution, budget: Budget 
         found.append(_in_order(traffic, least))
     period, starts = min(found, key=lambda pair: (pair[0], _latency(traffic, pair[1])))
     return traffic.solution_of(period, starts)
+
+
+def _shortest(
+    traffic: Traffic, trial: Trial, period: int, starts: list[int], tolerance: float
+) -> tuple[int, list[int]]:
+    """The period within the tolerance, and its starts, with fewest micro-batches in flight."""
+    best = (period, starts)
+    for part in (0.5, 1.0):
+        longer = int(period * (1 + part * tolerance))
+        rival = trial(longer) if longer > best[0] else None
+        if rival is not None and _latency(traffic, rival) * best[0] < _latency(traffic, best[1]) * longer:
+            best = (longer, rival)
+    return best
+
+
+CALMER = (1.01, 1.02, 1.03, 1.05, 1.1, 1.2)
+"""Periods, beside that of the schedule without links, at which operations are tried in their old rounds."""
+
+WORTH = 1.2
+"""How many times as many micro-batches in flight, because of transfers, make a calmer schedule worth a look."""
+
+CALM_WORK = 5e-5
+"""Work of one trial of a calmer schedule for each node."""
+
+
+def calmer(problem: PeriodicProblem, solution: Solution, tight: Solution, budget: Budget) -> Solution | None:
+    """A schedule of a somewhat longer period than ``tight`` with far fewer micro-batches in flight; None without one.
+
+    ``tight`` is ``solution`` with transfers, of a short period, in which operations run rounds later when their values
+    arrive late.
+    """
+    if tight.transfers == solution.transfers or problem.in_flight(tight) <= WORTH * problem.in_flight(solution):
+        return None
+    rotation = Rotation(traffic := Traffic(problem, solution))
+    if not rotation.possible or traffic.network.mode != "overlapped":
+        return None
+    for part in CALMER:
+        period = int(max(solution.period * part, tight.period))
+        starts = kept_starts(rotation, period)
+        budget.spend(CALM_WORK * len(traffic.times))
+        if starts is not None:
+            found = traffic.solution_of(period, starts)
+            return found if problem.in_flight(found) < problem.in_flight(tight) else None
+        if budget.spent():
+            break
+    return None
 
 
 def _latency(traffic: Traffic, starts: list[int]) -> int:
