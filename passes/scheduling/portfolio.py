@@ -146,15 +146,23 @@ def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget
 def scheduled(plan: str, staged: StagedProblem, request: Request, budget: Budget) -> Iterator[tuple[Solution, str]]:
     """What the engine of the plan makes of ``staged``, with its transfers, and the engine that found it.
 
-    Engines that know nothing of links see none, and their schedules get their transfers afterwards: with a period as
-    short as can be, and where that takes many more micro-batches in flight with a somewhat longer one too.
+    Engines that know nothing of links see none, the others are asked both ways. Schedules get their transfers
+    afterwards: with a period as short as can be, and where that takes many more micro-batches in flight with a
+    somewhat longer one too.
     """
-    known = staged if staged.network is None or plan in LINKED else replace(staged, network=None)
-    solution, by = FAMILIES[plan][1](known, request, budget)
-    tight = with_transfers(staged, solution, budget, tolerance=request.objective.tolerance)
-    yield tight, by
-    if (calm := calmer(staged, solution, tight, budget)) is not None:
-        yield calm, by
+    blind = staged if staged.network is None else replace(staged, network=None)
+    made: list[Solution] = []
+    for known in (staged, blind) if plan in LINKED and blind is not staged else (blind,):
+        solution, by = FAMILIES[plan][1](known, request, budget)
+        if solution in made:
+            continue
+        made.append(solution)
+        tight = with_transfers(staged, solution, budget, tolerance=request.objective.tolerance)
+        yield tight, by
+        if (calm := calmer(staged, solution, tight, budget)) is not None:
+            yield calm, by
+        if budget.spent():
+            break
 
 
 def collect(
