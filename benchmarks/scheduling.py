@@ -2,10 +2,10 @@
 
     python benchmarks/scheduling.py [--only SECTION ...] [--quick] [--seconds S] [--plot FILE.svg] [--json]
 
-Sections: transformers, small, outside, rivals, growth. Instances are not part of the repository; where they
-are absent a table says so. Every schedule is verified before its figures are shown. ``--seconds`` limits the work of
-each solver on each instance, in seconds of one core, which is also what columns of seconds show, so that
-other processes do not matter; ``--quick`` takes a sample of every section.
+Sections: transformers, small, outside, linked_partitioning, rivals, growth. Instances are not part of the
+repository; where they are absent a table says so. Every schedule is verified before its figures are shown.
+``--seconds`` limits the work of each solver on each instance, in seconds of one core, which is also what columns of
+seconds show, so that other processes do not matter; ``--quick`` takes a sample of every section.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from rich.console import Console  # noqa: E402
 from suites.table import Options, Section  # noqa: E402
 
-SECTIONS = ("transformers", "small", "outside", "rivals", "growth")
+SECTIONS = ("transformers", "small", "outside", "linked_partitioning", "rivals", "growth")
 
 
 def main() -> int:

@@ -114,7 +114,8 @@ def _sized(problem: PeriodicProblem, sizes: Sequence[int]) -> tuple[Operation, .
         for v in group:
             total[v] = sum(sizes[u] for u in group)
     return tuple(
-        replace(o, table={1: replace(o.table[1], params=size)}) for o, size in zip(problem.operations, total, strict=True)
+        replace(o, table={1: replace(o.table[1], params=size)})
+        for o, size in zip(problem.operations, total, strict=True)
     )
 
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from passes.scheduling.assigned_clusters import contracted, dominated, least_period, projected, undone
 from passes.scheduling.assigned_loads import Choices, Loads, choices_of
 from passes.scheduling.assigned_program import choose
 from passes.scheduling.assigned_search import Neighbourhoods, anneal, split
+from passes.scheduling.assigned_starts import started
 from passes.scheduling.budget import Budget
-from passes.scheduling.data import InvalidProblem, Violation
-from passes.scheduling.laminar import pack
-from passes.scheduling.problem import MemoryProblem
+from passes.scheduling.data import InvalidProblem, Solution, Violation
+from passes.scheduling.laminar import LEAST, Packing, nested_widths, pack
+from passes.scheduling.network import Members
+from passes.scheduling.problem import MemoryProblem, StagedProblem
 
 GAP = 1e-4
 """How far above the bound a load is good enough, unless the caller wants less."""
@@ -32,6 +34,12 @@ HEATS = (0.03, 0.01, 0.003, 0.01)
 
 STEPS = 120_000
 """Moves of a round of the annealing at first; more when rounds bring nothing."""
+
+FEW = 14
+"""Units up to which the program of all comes first."""
+
+PATIENCE = 6
+"""Rounds that bring nothing before the program of all units is tried."""
 
 WORKERS = 4
 """Searches that CP-SAT interleaves on the whole program: one alone is often stuck."""
@@ -116,15 +124,27 @@ def assign(
     the search stops within ``gap`` of it. ``solver`` is one of ``ENGINES``; None: the first, then the second. On an
     interrupt the budget is stopped. Raises :class:`InvalidProblem` when an item fits on no block.
     """
-    widths, start = _packed(problem, bound, budget)
-    choices = choices_of(problem, widths, reserve)
+    packing = pack(
+        problem.item_tables,
+        problem.accelerators,
+        problem.group,
+        memory=problem.memory,
+        bound=bound,
+        solver="buddy",
+        budget=budget,
+    )
+    if packing is None:
+        raise InvalidProblem([Violation("blocks", "an operation fits on no aligned block of accelerators")])
+    choices = choices_of(problem, _widths(problem, packing), reserve)
     for unit, options in enumerate(choices.options):
         if not options:
             v = choices.units[unit][0]
-            message = f"operation '{problem.operations[v].name}' fits on no accelerators beside {reserve} bytes kept free"
+            message = (
+                f"operation '{problem.operations[v].name}' fits on no accelerators beside {reserve} bytes kept free"
+            )
             raise InvalidProblem([Violation("memory", message, (v,))])
     search = _Search(choices, bound, gap, budget)
-    search.take(choices, start(choices), "packing")
+    search.take(choices, _at(choices, packing), ENGINES[0])
     try:
         _begin(search)
         _rounds(search, solver)
@@ -133,27 +153,21 @@ def assign(
     return Assignment(choices, tuple(search.at), search.heaviest, min(search.low, search.heaviest), search.engine)
 
 
-def _packed(problem: MemoryProblem, bound: int, budget: Budget):
-    """Widths of blocks, and options of the packing of least load where transfers are left out."""
-    tables = problem.item_tables
-    if all(set(table) == {1} for table in tables):
-        widths: tuple[int, ...] = (1,)
-    packing = pack(
-        tables, problem.accelerators, problem.group, memory=problem.memory, bound=bound, solver="buddy", budget=budget
-    )
-    if packing is None:
-        raise InvalidProblem([Violation("blocks", "an operation fits on no aligned block of accelerators")])
-    widths = packing.blocks.widths
+def _widths(problem: MemoryProblem, packing: Packing) -> tuple[int, ...]:
+    """As many widths of nested blocks as go with those of ``packing``; 1 where operations have no other allotment."""
+    if all(max(table) == 1 for table in problem.item_tables):
+        return (1,)
+    chains = nested_widths(problem.accelerators, problem.group)
+    return max((c for c in chains if set(packing.blocks.widths) <= set(c)), key=lambda c: (len(c), c))
 
-    def start(choices: Choices) -> list[int]:
-        found: list[int] = []
-        for options, (choice, first) in zip(choices.options, packing.places, strict=True):
-            members, block = (tuple(range(first, first + k)) for k in (choice.allotment, choice.width))
-            fit = (n for n, o in enumerate(options) if o.members == members and o.block == block)
-            found.append(next(fit, 0))
-        return found
 
-    return widths, start
+def _at(choices: Choices, packing: Packing) -> list[int]:
+    """The options of ``packing``."""
+    found: list[int] = []
+    for options, (choice, first) in zip(choices.options, packing.places, strict=True):
+        members, block = (tuple(range(first, first + k)) for k in (choice.allotment, choice.width))
+        found.append(next((n for n, o in enumerate(options) if o.members == members and o.block == block), 0))
+    return found
 
 
 def _begin(search: _Search) -> None:
@@ -170,7 +184,7 @@ def _begin(search: _Search) -> None:
     for width in {option.block[-1] - option.block[0] + 1: None for options in choices.options for option in options}:
         for graph in graphs:
             if not search.done:
-                search.take(graph, split(graph, width, budget), "splits")
+                search.take(graph, split(graph, width, budget), ENGINES[0])
 
 
 def _rounds(search: _Search, solver: str | None) -> None:
@@ -184,12 +198,14 @@ def _rounds(search: _Search, solver: str | None) -> None:
         if now is None:
             return
         graph, near = now
-        if (solver == "cp-sat" or (solver is None and idle >= 6)) and tried != search.heaviest and not search.value[0]:
+        patient = PATIENCE if len(graph.units) > FEW else 0
+        due = solver == "cp-sat" or (solver is None and idle >= patient)
+        if due and tried != search.heaviest and not search.value[0]:
             tried, idle = search.heaviest, 0
             if _whole(search, graph, alone=solver == "cp-sat"):
                 continue
-        if solver == "cp-sat":
-            return
+            if solver == "cp-sat":
+                return
         begin = projected(search.choices, graph, search.at)
         if number % 3 == 2:
             begin = [rng.randrange(len(options)) for options in graph.options] if number % 2 else _even(graph)
@@ -211,7 +227,7 @@ def _even(choices: Choices) -> list[int]:
 
 
 def _whole(search: _Search, graph: Choices, *, alone: bool) -> bool:
-    """Solve the program of all units for a part of the work; whether it found a better choice or proved there is none."""
+    """Solve the program of all units for a part of the work; whether it improved the choice or proved it best."""
     budget = search.budget
     left = budget.work_left()
     found = choose(
@@ -267,3 +283,49 @@ def _window(search: _Search, rng: random.Random) -> None:
     )
     if found is not None:
         search.take(graph, found.at, ENGINES[0])
+
+
+def scheduled(problem: MemoryProblem, found: Assignment, budget: Budget) -> Solution:
+    """A solution on the sets of ``found``; its period is the heaviest load unless carried values would come too late.
+
+    It has its transfers in mode ``buffered`` with all operations on single accelerators (see ``assigned_starts.py``).
+    """
+    n = len(problem.operations)
+    allotments = [0] * n
+    sets: list[Members] = [()] * n
+    blocks: list[Members] = [()] * n
+    for unit, options, number in zip(found.choices.units, found.choices.options, found.at, strict=True):
+        for v in unit:
+            sets[v], blocks[v] = options[number].members, options[number].block
+            allotments[v] = len(sets[v])
+    return started(problem, allotments, sets, blocks, max(1, found.heaviest), budget)
+
+
+def schedule_assigned(
+    problem: StagedProblem,
+    *,
+    reserve: int = 0,
+    bound: int = 0,
+    gap: float = GAP,
+    solver: str | None = None,
+    budget: Budget | None = None,
+) -> tuple[Solution, str]:
+    """A schedule whose operations choose their sets for themselves, and the engine that found it.
+
+    The period is the heaviest load of the sets, transfers included; the solution has its transfers in mode
+    ``buffered`` with all operations on single accelerators, otherwise none (see ``assigned_starts.py``), and on links
+    beside the accelerators the period may turn out longer. The name of the engine ends with ``LEAST`` when no other
+    nested blocks have a smaller heaviest load. Arguments as of :func:`assign`. Raises :class:`InvalidProblem` unless
+    one block of all accelerators is granted.
+    """
+    budget = budget or Budget(work=10.0)
+    if any(len(block) != problem.accelerators for block in problem.blocks):
+        raise InvalidProblem([Violation("blocks", "plan assigned needs one block of all accelerators")])
+    searching = budget.part(0.9)
+    found = assign(problem, reserve=reserve, bound=bound, gap=gap, solver=solver, budget=searching)
+    budget.spend(searching.used)
+    if searching.stopped:
+        budget.stop()
+    solution = scheduled(problem, found, budget)
+    least = solution.period == max(1, found.heaviest) == max(1, found.bound) and solution.period > bound
+    return solution, found.engine + (LEAST if least else "")

@@ -24,7 +24,7 @@ class Cuts:
     """Least loads of an accelerator that runs some units and not others."""
 
     def __init__(self, choices: Choices):
-        from ortools.graph.python import max_flow
+        from ortools.graph.python import max_flow  # pyright: ignore[reportMissingTypeStubs]
 
         self.flow: Any = max_flow.SimpleMaxFlow()
         units = len(choices.units)
@@ -195,7 +195,11 @@ def dominated(choices: Choices) -> Choices:
     """
     while choices.uniform is not None and choices.roomy:
         times = [min(option.time for option in options) for options in choices.options]
-        all_, alone, sent = [0] * len(times), defaultdict[tuple[int, int], int](int), defaultdict[tuple[int, int], int](int)
+        all_, alone, sent = (
+            [0] * len(times),
+            defaultdict[tuple[int, int], int](int),
+            defaultdict[tuple[int, int], int](int),
+        )
         for value, price in zip(choices.values, choices.uniform, strict=True):
             all_[value.producer] += price
             for reader in value.readers:

@@ -246,9 +246,7 @@ def _joined_values(
 def _added(rows: Sequence[Table]) -> Table:
     """The table of units that stay together: times and parameters both add up."""
     both = merged(rows)
-    return {
-        k: type(c)(c.time, sum(row[k].params for row in rows), c.output, c.workspace) for k, c in both.items()
-    }
+    return {k: type(c)(c.time, sum(row[k].params for row in rows), c.output, c.workspace) for k, c in both.items()}
 
 
 def _options(

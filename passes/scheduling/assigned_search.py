@@ -99,7 +99,7 @@ def _ideals(choices: Choices) -> NDArray[np.bool_]:
 
 
 def _closed(masks: Sequence[int], last: Sequence[int], most: int) -> dict[int, None] | None:
-    """Sets (as bits) that hold for each unit its mask; those in ``last`` as soon as they can be. None beyond ``most``."""
+    """Sets (as bits) that hold the mask of each unit, units in ``last`` once they can; None beyond ``most``."""
     late = sum(1 << u for u in last)
     found = {0: None}
     queue = [0]

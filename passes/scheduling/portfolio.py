@@ -33,7 +33,7 @@ ROUNDS = 5
 """How often a family is asked again with more memory kept free for values in flight."""
 
 
-WEIGHT = {"pushed": 4, "laminar": 3, "free": 3}
+WEIGHT = {"pushed": 4, "laminar": 3, "assigned": 3, "free": 3}
 """How much of the budget a plan gets, beside the others' 1; they hardly use theirs, and what is left goes on."""
 
 
@@ -61,6 +61,8 @@ def asked(problem: MemoryProblem, request: Request) -> list[str]:
         unwanted = set[str]() if few and request.several else {"laminar" if few else "free"}
         if request.objective.kind == "period":
             unwanted.add("list")  # is meant for the latency alone
+        if problem.network is None:
+            unwanted.add("assigned")  # is about what crossings cost
         if problem.copies == 1:
             unwanted.add("replicated")
         names = [name for name in FAMILIES if name not in unwanted]
@@ -117,15 +119,16 @@ def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget
     refusal: InvalidProblem | None = None
     for _ in range(ROUNDS):
         missing = 0
-        for staged in family(problem, replace(request, reserve=reserve), budget):
-            solution, by = engine(staged, request, budget)
+        now = replace(request, reserve=reserve)
+        for staged in family(problem, now, budget):
+            solution, by = engine(staged, now, budget)
             broken = staged.violations(solution)
             if broken:
                 missing = max(missing, *(v.missing for v in broken))
                 refusal = refusal or InvalidProblem(broken)
             else:
                 yield Candidate(name, staged, solution, by, figures_of(problem, solution))
-        if not missing or name in OPERATOR_PLANS:
+        if not missing or (name in OPERATOR_PLANS and name != "assigned"):
             break
         reserve = max(reserve + missing, 2 * reserve)
     if refusal is not None:
