@@ -19,7 +19,7 @@ ACCELERATORS = (8, 16, 32, 64)
 
 GB = 2**30
 
-MOVES = 20_000
+MOVES = 10_000
 """Moves of single operations for each second that a solver is given."""
 
 ENOUGH = 80 * GB
