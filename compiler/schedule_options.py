@@ -30,7 +30,7 @@ def add_schedule_options(parser: ArgumentParser) -> None:
     add("--plan", choices=PLANS, metavar="PLAN", help=PLAN_HELP)
     add("--stages", metavar="N", type=positive, help="number of stages (default: chosen)")
     add("--objective", choices=GOALS, metavar="KIND", help="what is made small: period (default), step or latency")
-    add("--microbatches", metavar="M", type=positive, help="micro-batches of a step, for --objective step")
+    add("--microbatches", metavar="M", type=positive, help="micro-batches of a step, or of the programs")
     add("--max-in-flight", metavar="N", type=positive, help="most micro-batches begun and not finished")
     add("--max-latency", metavar="TIME", type=duration, help="longest latency, such as 30ms")
     add("--memory", metavar="SIZE", type=size, help="most bytes on an accelerator, such as 60GiB")
@@ -54,8 +54,11 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
     """End with a usage error when options do not go together."""
     if args.objective == "step" and args.microbatches is None:
         parser.error("--objective step needs --microbatches M: it is the time of a step of M micro-batches")
-    if args.objective != "step" and args.microbatches is not None:
-        parser.error("--microbatches is for --objective step: it is the number of micro-batches of a step")
+    if args.objective != "step" and args.compile_to != "programs" and args.microbatches is not None:
+        parser.error(
+            "--microbatches is for --objective step, of so many micro-batches, and for --compile-to programs, which"
+            " process so many"
+        )
     if args.gap is not None and args.objective not in (None, "period"):
         parser.error(f"--gap is about the period, and the objective is the {args.objective}")
     if args.pareto is None:

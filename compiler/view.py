@@ -17,6 +17,7 @@ from typing import cast
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import OpResult, SSAValue
 
+from dialects.attributes import LinkAttr, values
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
 from dialects.structure import GraphOp, InputOp, PlatformOp, find_graph, find_platform
@@ -25,14 +26,35 @@ Accelerators = tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class LinkView:
+    """A level of the network, fields as in :class:`dialects.attributes.LinkAttr`; latency ns, bandwidth bytes/s."""
+
+    name: str
+    size: int
+    latency: int
+    bandwidth: int
+    links: int = 1
+    topology: str = "switch"
+    shape: tuple[int, ...] = ()
+    duplex: bool = True
+    shared: bool = False
+
+
+@dataclass(frozen=True)
 class PlatformView:
-    """The machine: ``memory`` is bytes on each accelerator, ``group`` the size of the innermost group."""
+    """The machine: ``memory`` is bytes on each accelerator, ``group`` the size of the innermost group.
+
+    ``links`` are the levels of its network, innermost first, and ``transfers`` what a transfer keeps accelerators from
+    doing (``overlapped``: nothing; ``blocking``: both ends stand still; ``buffered``: each end while it copies).
+    """
 
     name: str
     accelerator: str
     accelerators: int
     memory: int
     group: int
+    links: tuple[LinkView, ...] = ()
+    transfers: str = "overlapped"
 
 
 @dataclass(frozen=True)
@@ -93,6 +115,35 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Move:
+    """Result ``result`` of task ``producer``, of ``size`` bytes, on its way to a set of accelerators that reads it.
+
+    Micro-batch ``i`` leaves in ``[start + iT, start + time + iT)`` and arrives for as long from ``landing`` on, which
+    is the same moment unless a buffer lies between. With ``sharded`` each accelerator holds its share only.
+    """
+
+    index: int
+    producer: int
+    result: int
+    targets: tuple[Accelerators, ...]
+    link: str
+    start: int
+    time: int
+    landing: int
+    size: int
+    sharded: bool
+
+    @property
+    def ready(self) -> int:
+        """When micro-batch 0 has arrived."""
+        return self.landing + self.time
+
+    def target_of(self, microbatch: int) -> Accelerators:
+        """The accelerators that receive micro-batch ``microbatch`` of the producer."""
+        return self.targets[microbatch % len(self.targets)]
+
+
+@dataclass(frozen=True)
 class InputView:
     """A value that arrives with every micro-batch."""
 
@@ -129,6 +180,8 @@ class ScheduleView:
     edges: tuple[Edge, ...]
     inputs: tuple[InputView, ...]
     outputs: tuple[OutputView, ...]
+    moves: tuple[Move, ...] = ()
+    """Transfers between accelerator sets, in program order."""
     limits: Mapping[str, int] = field(default_factory=dict[str, int])
     """The limits it was asked to keep: ``in_flight``, ``latency`` (ns), ``memory`` and ``crossing`` (bytes)."""
 
@@ -248,12 +301,35 @@ def view_of(module: ModuleOp) -> ScheduleView:
         edges=_edges(graph, names),
         inputs=_inputs(graph, names),
         outputs=_outputs(graph, names),
+        moves=_moves(graph, names),
         limits=schedule.limits.given(),
     )
 
 
 def _platform(op: PlatformOp) -> PlatformView:
-    return PlatformView(op.sym_name.data, op.accelerator.data, op.count, op.memory.value.data, op.group_size)
+    return PlatformView(
+        op.sym_name.data,
+        op.accelerator.data,
+        op.count,
+        op.memory.value.data,
+        op.group_size,
+        tuple(_link(link) for link in op.links.data),
+        op.mode,
+    )
+
+
+def _link(link: LinkAttr) -> LinkView:
+    return LinkView(
+        link.group.data,
+        link.size.data,
+        link.latency.data,
+        link.bandwidth.data,
+        link.links.data,
+        link.topology.data,
+        values(link.shape),
+        link.duplex.data == "full",
+        link.sharing.data == "shared",
+    )
 
 
 def _bytes(value: SSAValue) -> int:
@@ -300,6 +376,22 @@ def _edges(graph: GraphOp, names: Mapping[OperatorOp, str]) -> tuple[Edge, ...]:
             size = sum(_bytes(producer.results[r]) for r in results)
             edges.append(Edge(position[producer], consumer, tuple(sorted(results)), size, distance))
     return tuple(edges)
+
+
+def _moves(graph: GraphOp, names: Mapping[OperatorOp, str]) -> tuple[Move, ...]:
+    position = {op: i for i, op in enumerate(names)}
+    carried = graph.carried()
+    moves: list[Move] = []
+    for op in graph.transfers():
+        origin, _ = carried.get(op.moved, (op.moved, 0))
+        if isinstance(origin, OpResult) and isinstance(origin.op, OperatorOp):
+            start, time = op.start.value.data, op.time.value.data
+            sharded, size = origin.op.is_sharded(origin.index), _bytes(origin)
+            producer = position[origin.op]
+            moves.append(
+                Move(len(moves), producer, origin.index, op.sets(), op.link.data, start, time, op.lands, size, sharded)
+            )
+    return tuple(moves)
 
 
 def _inputs(graph: GraphOp, names: Mapping[OperatorOp, str]) -> tuple[InputView, ...]:

@@ -9,6 +9,7 @@ from xdsl.ir import Operation, OpResult
 from xdsl.utils.exceptions import DiagnosticException
 
 from dialects.attributes import show_set
+from dialects.communication import MoveOp, TransferOp
 from dialects.operators import OpaqueOp, OperatorOp
 from dialects.rules import Finding, Rule, Subject
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, StageOp, StateOp
@@ -57,7 +58,7 @@ def _graph_body(subject: Subject) -> Iterator[Finding]:
     if block.args:
         yield Finding(subject.graph, "the block of a graph has no arguments; inputs are takt.input operations")
     for op in block.ops:
-        if not isinstance(op, OperatorOp | InputOp | StateOp | NextOp | StageOp | OutputOp):
+        if not isinstance(op, OperatorOp | InputOp | StateOp | NextOp | StageOp | MoveOp | OutputOp):
             yield Finding(op, f"a graph holds inputs, states, stages, operators and an output only, got {_kind(op)}")
     if not subject.operators:
         yield Finding(subject.graph, "the graph has no operator")
@@ -112,7 +113,7 @@ def _state_type(subject: Subject) -> Iterator[Finding]:
 
 def _state_computed(subject: Subject) -> Iterator[Finding]:
     for op in subject.graph.nexts():
-        if not isinstance(op.left.owner, OperatorOp):
+        if not isinstance(op.left.owner, OperatorOp | TransferOp):
             name = op.left.name_hint or "a value"
             yield Finding(op, f"'{name}' is left in state '{op.state.data}', but no operator computes it")
 
@@ -345,7 +346,7 @@ def _group_block(subject: Subject) -> Iterator[Finding]:
 
 def leftovers(level: int) -> Rule:
     """The rule ``nothing-later`` of level 0, 2 or 3."""
-    order = {"stage": 3, "shared": 3, "slot": 4}
+    order = {"sharded": 2, "stage": 3, "shared": 3, "slot": 4}
     early = [name for name, first in order.items() if first > level]
 
     def check(subject: Subject) -> Iterator[Finding]:
@@ -373,8 +374,8 @@ STRUCTURE_RULES = (
 BODY_RULES = (
     Rule(
         "graph-body",
-        "A graph holds inputs, states and what is left in them, stages, at least one operator and its output, and "
-        "nothing else.",
+        "A graph holds inputs, states and what is left in them, stages, at least one operator, transfers and its "
+        "output, and nothing else.",
         _graph_body,
     ),
     Rule("dominance", "Every operand is defined in the same graph, before its use.", _dominance),

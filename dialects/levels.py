@@ -28,6 +28,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "moldable": (*MOLDABLE_RULES, leftovers(2)),
     "staged": (*STAGED_RULES, leftovers(3)),
     "scheduled": SCHEDULE_RULES,
+    "communicating": (),
+    "programs": (),
 }
 """What each level adds to the levels before it."""
 

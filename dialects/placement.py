@@ -87,8 +87,8 @@ class Placement:
         return self.graph.carried()
 
     @cached_property
-    def _states_of(self) -> Mapping[SSAValue, list[tuple[SSAValue, int]]]:
-        """Result → the values of the states it is left in, each with its distance."""
+    def _aliases(self) -> Mapping[SSAValue, list[tuple[SSAValue, int]]]:
+        """Result → the values of the states it is left in and of its transfers, each with its distance."""
         found: dict[SSAValue, list[tuple[SSAValue, int]]] = {}
         for state, (left, distance) in self._carried.items():
             found.setdefault(left, []).append((state, distance))
@@ -97,7 +97,7 @@ class Placement:
     def consumers(self, value: SSAValue) -> list[tuple[Placed, int]]:
         """The placed operators that read ``value``, and how many micro-batches later; each pair once."""
         found: dict[tuple[Placed, int], None] = {}
-        for source, distance in [(value, 0), *self._states_of.get(value, ())]:
+        for source, distance in [(value, 0), *self._aliases.get(value, ())]:
             for use in source.uses:
                 op = use.operation
                 if isinstance(op, OperatorOp) and op in self.placed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from math import prod
 from typing import TypeVar, cast
 
 from xdsl.dialects.builtin import (
@@ -47,11 +48,23 @@ from dialects.attributes import (
     parse_integer,
     parse_set,
     print_set,
+    values,
 )
+from dialects.communication import ReserveOp, TransferOp
+from dialects.measured import MeasuredAttr
 from dialects.operators import OperatorOp, ShapeError, check_tensor
 
-LEVELS = ("model", "moldable", "staged", "scheduled")
+LEVELS = ("model", "moldable", "staged", "scheduled", "communicating", "programs")
 """The levels of the IR that exist today, in order."""
+
+
+def reaches(level: str, wanted: str) -> bool:
+    """Whether ``level`` is ``wanted`` or a later one."""
+    return LEVELS.index(level) >= LEVELS.index(wanted)
+
+
+TRANSFERS = ("overlapped", "blocking", "buffered")
+"""What a transfer keeps accelerators from doing: nothing; both ends stand still; each end while it copies."""
 
 MOST_DISTANCE = 4096
 """Greatest distance of a state: the simulator runs that many micro-batches more."""
@@ -107,6 +120,10 @@ class PlatformOp(IRDLOperation):
     """Operations per accelerator at which a matrix product reaches half of that fraction."""
     links = prop_def(ArrayAttr[LinkAttr])
     """Network levels, innermost first; the last spans the platform."""
+    transfers = opt_prop_def(StringAttr)
+    """One of :data:`TRANSFERS`; left out when transfers and computing overlap."""
+    measured = opt_prop_def(ArrayAttr[MeasuredAttr])
+    """Measured times of collectives; left out when there are none."""
 
     irdl_options = (ParsePropInAttrDict(),)
     assembly_format = "$platform_name attr-dict"
@@ -125,11 +142,28 @@ class PlatformOp(IRDLOperation):
         for rate in self.peak.data.values():
             if not IntegerAttr.constr(i64).verifies(rate) or rate.value.data < 1:
                 raise VerifyException("'peak' maps element types to positive integer rates")
+        if self.transfers is not None and self.transfers.data not in TRANSFERS:
+            raise VerifyException(f"'transfers' is one of {', '.join(TRANSFERS)}, got '{self.transfers.data}'")
         sizes = [link.size.data for link in self.links.data]
         if any(a >= b for a, b in pairwise(sizes)):
             raise VerifyException(f"link groups must grow from the innermost outwards, got sizes {sizes}")
         if sizes and sizes[-1] < self.accelerators.value.data:
             raise VerifyException("the outermost link level must span all accelerators")
+        for link, inside in zip(self.links.data, (1, *sizes), strict=False):
+            members, sides = -(-link.size.data // inside), values(link.shape)
+            if sides and prod(sides) != members:
+                raise VerifyException(
+                    f"a torus of sides {list(sides)} does not have the {members} members of its level"
+                )
+        keys = [table.key for table in self.collectives()]
+        if len(set(keys)) < len(keys):
+            raise VerifyException("a collective is measured once for each number of accelerators")
+        if any(k > self.count for _, k in keys):
+            raise VerifyException(f"a collective is measured on more than the {self.count} accelerators there are")
+
+    def collectives(self) -> tuple[MeasuredAttr, ...]:
+        """The measured times of collectives."""
+        return () if self.measured is None else self.measured.data
 
     def peak_rates(self) -> Mapping[str, int]:
         """Element type → operations per second."""
@@ -139,6 +173,11 @@ class PlatformOp(IRDLOperation):
     def count(self) -> int:
         """Number of accelerators."""
         return self.accelerators.value.data
+
+    @property
+    def mode(self) -> str:
+        """What a transfer keeps accelerators from doing: one of :data:`TRANSFERS`."""
+        return TRANSFERS[0] if self.transfers is None else self.transfers.data
 
     @property
     def group_size(self) -> int:
@@ -159,12 +198,17 @@ def make_platform(
     memory_efficiency: float = 1.0,
     saturation: int = 0,
     links: Sequence[LinkAttr] = (),
+    transfers: str = TRANSFERS[0],
+    measured: Sequence[MeasuredAttr] = (),
 ) -> PlatformOp:
     """Create a :class:`PlatformOp`; units as in its fields."""
 
     def integer(value: int) -> IntegerAttr:
         return IntegerAttr(value, i64)
 
+    optional: dict[str, Attribute] = {} if transfers == TRANSFERS[0] else {"transfers": StringAttr(transfers)}
+    if measured:
+        optional["measured"] = ArrayAttr(measured)
     return PlatformOp.create(
         properties={
             "platform_name": StringAttr(name),
@@ -178,6 +222,7 @@ def make_platform(
             "memory_efficiency": FloatAttr(memory_efficiency, f64),
             "saturation": integer(saturation),
             "links": ArrayAttr(links),
+            **optional,
         }
     )
 
@@ -389,14 +434,30 @@ class GraphOp(IRDLOperation):
         """What is left in the states, in program order."""
         return (op for op in self.body.block.ops if isinstance(op, NextOp))
 
+    def transfers(self) -> Iterator[ReserveOp | TransferOp]:
+        """What moves between accelerator sets, in program order."""
+        return (op for op in self.body.block.ops if isinstance(op, ReserveOp | TransferOp))
+
     def carried(self) -> dict[SSAValue, tuple[OpResult, int]]:
-        """Value of a state → the result that is left in it and the distance at which it is read."""
+        """Value of a state or of a transfer → the operator's result that it is, and the distance at which it is read.
+
+        A value that no operator computes is left out.
+        """
         left = {op.state.data: op.left for op in self.nexts()}
         found: dict[SSAValue, tuple[OpResult, int]] = {}
+
+        def add(value: SSAValue, source: SSAValue, distance: int) -> None:
+            origin, before = found.get(source, (source, 0))
+            if isinstance(origin, OpResult) and isinstance(origin.op, OperatorOp):
+                found[value] = (origin, before + distance)
+
+        for op in self.body.block.ops:
+            if isinstance(op, TransferOp):
+                add(op.arrived, op.moved, 0)
         for op in self.states():
             value = left.get(op.state.data)
-            if isinstance(value, OpResult):
-                found[op.output] = (value, op.distance.value.data)
+            if value is not None:
+                add(op.output, value, op.distance.value.data)
         return found
 
     @property

@@ -3,11 +3,13 @@
 from xdsl.ir import Dialect
 
 from dialects.attributes import BlockAttr, CostAttr, LimitsAttr, LinkAttr, ScheduleAttr, SlotAttr
+from dialects.communication import COMMUNICATION
+from dialects.measured import MeasuredAttr
 from dialects.operators import OPERATORS
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, StageOp, StateOp
 
 Takt = Dialect(
     "takt",
-    [PlatformOp, GraphOp, InputOp, StateOp, StageOp, *OPERATORS, NextOp, OutputOp],
-    [BlockAttr, CostAttr, LimitsAttr, LinkAttr, ScheduleAttr, SlotAttr],
+    [PlatformOp, GraphOp, InputOp, StateOp, StageOp, *OPERATORS, *COMMUNICATION, NextOp, OutputOp],
+    [BlockAttr, CostAttr, LimitsAttr, LinkAttr, MeasuredAttr, ScheduleAttr, SlotAttr],
 )

@@ -10,6 +10,7 @@ from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from math import prod
 from typing import Any, ClassVar, Protocol, Self, cast, runtime_checkable
 
@@ -28,11 +29,11 @@ from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
 from dialects.arguments import ArgumentConstraint
-from dialects.attributes import BlockAttr, CostAttr, SlotAttr, parse_integer
+from dialects.attributes import BlockAttr, CostAttr, Ints, SlotAttr, ints, parse_integer, values
 
 Tensor = TensorType[Attribute]
 
-COMMON = ("params", "group", "block", "cost", "stage", "shared", "slot")
+COMMON = ("params", "group", "block", "cost", "sharded", "stage", "shared", "slot")
 """Properties every operator has; all others are the operator's own arguments."""
 
 
@@ -162,6 +163,8 @@ class OperatorOp(IRDLOperation, ABC):
     """Which call of which block of the source this operator came from."""
     cost = opt_prop_def(CostAttr)
     """Level 0: a table written by the user. Level 2 and later: the operator's moldable cost."""
+    sharded = opt_prop_def(Ints)
+    """Level 2: numbers of the results of which each accelerator of a set holds its share only; left out when none."""
     stage = opt_prop_def(IntegerAttr.constr(i64))
     """Level 3: the home stage."""
     shared = opt_prop_def(IntegerAttr.constr(i64))
@@ -182,6 +185,10 @@ class OperatorOp(IRDLOperation, ABC):
     def infers(cls) -> bool:
         """Whether result types follow from the operands; not so for an opaque operator."""
         return cls.infer.__func__ is not OperatorOp.infer.__func__  # pyright: ignore[reportFunctionMemberAccess]
+
+    def is_sharded(self, result: int) -> bool:
+        """Whether each accelerator holds only its share of a result."""
+        return self.sharded is not None and result in values(self.sharded)
 
     # --- arguments ---------------------------------------------------------------------------
 
@@ -254,6 +261,11 @@ class OperatorOp(IRDLOperation, ABC):
             raise VerifyException("parameter bytes must not be negative")
         if self.group is not None and not is_group_name(self.group.data):
             raise VerifyException("the name of a group is printable ASCII text and not empty")
+        if self.sharded is not None:
+            numbers = values(self.sharded)
+            known = self.sharded.elt_type == i64 and all(0 <= r < len(self.outputs) for r in numbers)
+            if not known or not numbers or any(a >= b for a, b in pairwise(numbers)):
+                raise VerifyException(f"'sharded' lists results by increasing numbers, got {list(numbers)}")
         try:
             for value in (*self.inputs, *self.outputs):
                 check_tensor(value.type)
@@ -290,6 +302,8 @@ class OperatorOp(IRDLOperation, ABC):
         if self.cost is not None:
             printer.print_string(" cost ")
             self.cost.print_parameters(printer)
+        if self.sharded is not None:
+            printer.print_string(f" sharded {list(values(self.sharded))}")
         if self.stage is not None:
             printer.print_string(f" stage {self.stage.value.data}")
         if self.shared is not None:
@@ -335,6 +349,9 @@ class OperatorOp(IRDLOperation, ABC):
             properties["block"] = BlockAttr.parse_body(parser)
         if parser.parse_optional_keyword("cost") is not None:
             properties["cost"] = CostAttr.parse_body(parser)
+        if parser.parse_optional_keyword("sharded") is not None:
+            numbers = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_integer(parser))
+            properties["sharded"] = ints(numbers)
         for name in ("stage", "shared"):
             if parser.parse_optional_keyword(name) is not None:
                 properties[name] = IntegerAttr(parse_integer(parser), i64)

@@ -94,7 +94,7 @@ class Network:
 
     levels: tuple[Level, ...]
     mode: Mode = "overlapped"
-    _known: dict[Hashable, Price] = field(default_factory=dict[Hashable, Price], compare=False, repr=False)
+    _known: dict[Hashable, Price] = field(default_factory=dict[Hashable, Price], init=False, compare=False, repr=False)
 
     # --- what moves ---------------------------------------------------------------------------
 

@@ -12,9 +12,20 @@ from itertools import groupby
 
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Solution, Violation
-from passes.scheduling.families import CALM, FAMILIES, KEEP_BLOCKS, OPERATOR_PLANS, SOLVERS, TINY, Request, whole
+from passes.scheduling.families import (
+    CALM,
+    FAMILIES,
+    KEEP_BLOCKS,
+    LINKED,
+    OPERATOR_PLANS,
+    SOLVERS,
+    TINY,
+    Request,
+    whole,
+)
 from passes.scheduling.objective import Figures, Limits, figures_of
 from passes.scheduling.problem import MemoryProblem, StagedProblem
+from passes.scheduling.transfers import calmer, with_transfers
 
 __all__ = [
     "FAMILIES",
@@ -112,24 +123,46 @@ def candidates(
 
 def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[Candidate]:
     """The candidates of a family, more memory kept free from round to round while a schedule does not fit."""
-    family, engine = FAMILIES[name]
+    family = FAMILIES[name][0]
     reserve = request.reserve
     refusal: InvalidProblem | None = None
     for _ in range(ROUNDS):
         missing = 0
         for staged in family(problem, replace(request, reserve=reserve), budget):
-            solution, by = engine(staged, request, budget)
-            broken = staged.violations(solution)
-            if broken:
-                missing = max(missing, *(v.missing for v in broken))
-                refusal = refusal or InvalidProblem(broken)
-            else:
-                yield Candidate(name, staged, solution, by, figures_of(problem, solution))
+            for solution, by in scheduled(name, staged, request, budget):
+                broken = staged.violations(solution)
+                if broken:
+                    missing = max(missing, *(v.missing for v in broken))
+                    refusal = refusal or InvalidProblem(broken)
+                else:
+                    yield Candidate(name, staged, solution, by, figures_of(problem, solution))
         if not missing or name in OPERATOR_PLANS:
             break
         reserve = max(reserve + missing, 2 * reserve)
     if refusal is not None:
         raise refusal
+
+
+def scheduled(plan: str, staged: StagedProblem, request: Request, budget: Budget) -> Iterator[tuple[Solution, str]]:
+    """What the engine of the plan makes of ``staged``, with its transfers, and the engine that found it.
+
+    Engines that know nothing of links see none, the others are asked both ways. Schedules get their transfers
+    afterwards: with a period as short as can be, and where that takes many more micro-batches in flight with a
+    somewhat longer one too.
+    """
+    blind = staged if staged.network is None else replace(staged, network=None)
+    made: list[Solution] = []
+    for known in (staged, blind) if plan in LINKED and blind is not staged else (blind,):
+        solution, by = FAMILIES[plan][1](known, request, budget)
+        if solution in made:
+            continue
+        made.append(solution)
+        tight = with_transfers(staged, solution, budget, tolerance=request.objective.tolerance)
+        yield tight, by
+        if (calm := calmer(staged, solution, tight, budget)) is not None:
+            yield calm, by
+        if budget.spent():
+            break
 
 
 def collect(
@@ -224,9 +257,20 @@ def schedule_within(problem: StagedProblem, request: Request, budget: Budget) ->
     """
     problem = request.allowing(request.limits.bounded(problem))
     asked(problem, request)
-    solution, engine = FAMILIES[request.plan][1](problem, request, budget)
-    problem.verify(solution)
-    return Candidate(request.plan, problem, solution, engine, figures_of(problem, solution))
+    refusal: InvalidProblem | None = None
+    found: list[Candidate] = []
+    for solution, engine in scheduled(request.plan, problem, request, budget):
+        broken = problem.violations(solution)
+        if broken:
+            refusal = refusal or InvalidProblem(broken)
+        else:
+            found.append(Candidate(request.plan, problem, solution, engine, figures_of(problem, solution)))
+    within = [c for c in found if request.limits.keeps(c.figures)]
+    best = request.objective.best(within or found, lambda c: c.figures)
+    if best is None:
+        assert refusal is not None
+        raise refusal
+    return best
 
 
 def plan_of(problem: StagedProblem) -> str:

@@ -115,3 +115,15 @@ module: takt.platform @p {accelerator = 4, accelerators = 4 : i64, memory = 1 : 
 // -----
 module: takt.platform @p {links = [#takt.link<"node" 0, latency 1, bandwidth 1>]}
 // error: 1:38: 'size' must be a 64-bit integer of at least 1, got 0
+// -----
+module: takt.platform @p {measured = [#takt.measured<reduce on 8 [1, 2] time [1, 2]>]}
+// error: 1:45: collectives are all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, got 'reduce'
+// -----
+module: takt.platform @p {measured = [#takt.measured<broadcast on 1 [1, 2] time [1, 2]>]}
+// error: 1:45: a collective takes 2 to 1048576 accelerators
+// -----
+module: takt.platform @p {measured = [#takt.measured<broadcast on 2 [1] time [1]>]}
+// error: 1:45: a measured table has two sizes or more, and a time for each, got [1]
+// -----
+module: takt.platform @p {measured = [#takt.measured<broadcast on 2 [2, 1] time [1, 1]>]}
+// error: 1:45: measured sizes are positive and increase, and times are not negative
