@@ -158,7 +158,9 @@ def copied(options: Options) -> Table:
                 None if piper is None or plan is None else f"{plan.period / 1e9 / piper - 1:+.2%}",
                 spent,
             )
-    table.notes.append("contiguous, exact over the topological orders tried: what Piper does, so it cannot be shorter")
+    table.notes.append(
+        "contiguous as Piper plans, exact over the topological orders tried, and which operations recompute"
+    )
     return table
 
 

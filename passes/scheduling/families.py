@@ -267,5 +267,5 @@ SOLVERS: dict[str, tuple[str, ...]] = {
 KEEP_BLOCKS = ("stages", "interleaved", "v")
 """The plans that can keep blocks of the model whole."""
 
-LINKED = tuple(name for name, (_, engine) in FAMILIES.items() if engine is _blocks)
+LINKED = tuple(name for name, (_, engine) in FAMILIES.items() if engine in (_blocks, _copies))
 """The plans whose engine knows what transfers occupy; others get their transfers afterwards (``transfers.py``)."""

@@ -293,9 +293,9 @@ def test_every_family(problem: MemoryProblem) -> None:
         except InvalidProblem:
             continue  # the plan has no schedule, with links or without
         for staged in stagings:
-            found, _ = scheduled(plan, staged, request, Budget(work=0.1))
-            assert staged.violations(found) == []
-            assert valid(staged, found)
+            for found, _ in scheduled(plan, staged, request, Budget(work=0.1)):
+                assert staged.violations(found) == []
+                assert valid(staged, found)
 
 
 def test_candidates_have_transfers_and_figures_of_them() -> None:
