@@ -158,9 +158,7 @@ def copied(options: Options) -> Table:
                 None if piper is None or plan is None else f"{plan.period / 1e9 / piper - 1:+.2%}",
                 spent,
             )
-    table.notes.append(
-        "contiguous as Piper plans, exact over the topological orders tried, and which operations recompute"
-    )
+    table.notes.append("contiguous as Piper plans; exact over the topological orders tried and over what to recompute")
     return table
 
 
