@@ -11,7 +11,8 @@ PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
     " also run some operators of later stages; interleaved, v: blocks run several chunks each, passed again and again"
     " or there and back; replicated: copies of a stage take turns; list: single operators, as early as they can;"
-    " laminar: operators packed on nested blocks of all; free: few operators on any sets; auto: the best of these"
+    " laminar: operators packed on nested blocks of all; assigned: the same with what transfers cost; free: few"
+    " operators on any sets; auto: the best of these"
 )
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 

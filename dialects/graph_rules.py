@@ -345,7 +345,7 @@ def _group_block(subject: Subject) -> Iterator[Finding]:
 
 
 def leftovers(level: int) -> Rule:
-    """The rule ``nothing-later`` of level 0, 2 or 3."""
+    """The rule ``nothing-later`` of level 0, 2, 3 or 4."""
     order = {"sharded": 2, "stage": 3, "shared": 3, "slot": 4}
     early = [name for name, first in order.items() if first > level]
 
@@ -359,6 +359,9 @@ def leftovers(level: int) -> Rule:
             for name in early:
                 if name in op.properties:
                     yield Finding(op, f"'{subject.names[op]}' has a '{name}' already")
+        for op in subject.graph.transfers():
+            if level < 4 or isinstance(op, TransferOp):
+                yield Finding(op, f"the graph has a transfer already: {op.name}")
 
     return Rule(
         "nothing-later", "Nothing is present that only a later level has (checked at the level claimed).", check

@@ -22,12 +22,13 @@ from dialects.graph_rules import (
 from dialects.rules import Rule, Subject
 from dialects.schedule_rules import SCHEDULE_RULES
 from dialects.structure import LEVELS
+from dialects.transfer_rules import TRANSFER_RULES
 
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "model": (*STRUCTURE_RULES, *BODY_RULES, *MODEL_RULES, leftovers(0)),
     "moldable": (*MOLDABLE_RULES, leftovers(2)),
     "staged": (*STAGED_RULES, leftovers(3)),
-    "scheduled": SCHEDULE_RULES,
+    "scheduled": (*SCHEDULE_RULES, *TRANSFER_RULES, leftovers(4)),
     "communicating": (),
     "programs": (),
 }

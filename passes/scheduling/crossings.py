@@ -183,8 +183,8 @@ def overbooked(
     _add_operations(operations, s, uses, held)
     cycle = s.repetition * s.period
     alike: dict[tuple[int, tuple[int, ...]], Resource] = {}
-    for resource, mine in held.items():
-        alike.setdefault((network.capacity(resource), tuple(mine)), resource)
+    for resource in sorted(held):
+        alike.setdefault((network.capacity(resource), tuple(held[resource])), resource)
     reported: set[tuple[str, ...]] = set()
     for (capacity, mine), resource in alike.items():
         at_once = crowd([uses[j] for j in mine], cycle, capacity)
@@ -287,13 +287,18 @@ def share(d: Dependence, members: Members) -> int:
 
 @dataclass
 class Received:
-    """What a set holds of the results of one producer: from when, until when, bytes of each result."""
+    """What a set holds of the results of one producer: from when, until when, bytes of each result.
 
-    begin: int
+    What has no bytes does not arrive, but counts until it is read.
+    """
+
+    begin: int | None
     until: int
     sizes: dict[int, int]
 
     def add(self, begin: int, until: int, result: int, size: int) -> None:
         """Hold ``size`` bytes of ``result`` too."""
-        self.begin, self.until = min(self.begin, begin), max(self.until, until)
+        if size:
+            self.begin = begin if self.begin is None else min(self.begin, begin)
+        self.until = max(self.until, until)
         self.sizes[result] = max(self.sizes.get(result, 0), size)

@@ -197,7 +197,7 @@ class Network:
         level = self.levels[number]
         inner = self.levels[number - 1].size if number else 1
         base = a // level.size * level.size
-        place, at, goal = a % inner, (a - base) // inner, (b - base) // inner
+        place, at, goal = (a - base) % inner, (a - base) // inner, (b - base) // inner
         if level.topology == "full":
             if at != goal:
                 yield base + at * inner + place, base + goal * inner + place

@@ -13,6 +13,7 @@ from itertools import groupby
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Solution, Violation
 from passes.scheduling.families import (
+    BOTH_WAYS,
     CALM,
     FAMILIES,
     KEEP_BLOCKS,
@@ -44,7 +45,7 @@ ROUNDS = 5
 """How often a family is asked again with more memory kept free for values in flight."""
 
 
-WEIGHT = {"pushed": 4, "laminar": 3, "free": 3}
+WEIGHT = {"pushed": 4, "laminar": 3, "assigned": 3, "free": 3}
 """How much of the budget a plan gets, beside the others' 1; they hardly use theirs, and what is left goes on."""
 
 
@@ -72,6 +73,8 @@ def asked(problem: MemoryProblem, request: Request) -> list[str]:
         unwanted = set[str]() if few and request.several else {"laminar" if few else "free"}
         if request.objective.kind == "period":
             unwanted.add("list")  # is meant for the latency alone
+        if problem.network is None:
+            unwanted.add("assigned")  # is about what crossings cost
         if problem.copies == 1:
             unwanted.add("replicated")
         names = [name for name in FAMILIES if name not in unwanted]
@@ -128,15 +131,16 @@ def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget
     refusal: InvalidProblem | None = None
     for _ in range(ROUNDS):
         missing = 0
-        for staged in family(problem, replace(request, reserve=reserve), budget):
-            for solution, by in scheduled(name, staged, request, budget):
+        now = replace(request, reserve=reserve)
+        for staged in family(problem, now, budget):
+            for solution, by in scheduled(name, staged, now, budget):
                 broken = staged.violations(solution)
                 if broken:
                     missing = max(missing, *(v.missing for v in broken))
                     refusal = refusal or InvalidProblem(broken)
                 else:
                     yield Candidate(name, staged, solution, by, figures_of(problem, solution))
-        if not missing or name in OPERATOR_PLANS:
+        if not missing or (name in OPERATOR_PLANS and name != "assigned"):
             break
         reserve = max(reserve + missing, 2 * reserve)
     if refusal is not None:
@@ -150,9 +154,11 @@ def scheduled(plan: str, staged: StagedProblem, request: Request, budget: Budget
     afterwards: with a period as short as can be, and where that takes many more micro-batches in flight with a
     somewhat longer one too.
     """
-    blind = staged if staged.network is None else replace(staged, network=None)
+    ways = [staged] if staged.network is None or plan in LINKED else []
+    if staged.network is not None and (plan in BOTH_WAYS or not ways):
+        ways.append(replace(staged, network=None))
     made: list[Solution] = []
-    for known in (staged, blind) if plan in LINKED and blind is not staged else (blind,):
+    for known in ways:
         solution, by = FAMILIES[plan][1](known, request, budget)
         if solution in made:
             continue

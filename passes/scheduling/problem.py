@@ -148,17 +148,17 @@ class MemoryProblem(PeriodicProblem):
                 if theirs == mine:
                     last = max(last, done)
                     continue
-                if not d.bytes and s.transfers:
-                    continue  # nothing moves
                 moved = self.transfer_of(s, d)
-                begin, size = end, d.bytes
-                if moved is not None:
-                    begin, size = moved.landing + shift, share(d, theirs)
+                there = foreign.setdefault(theirs, Received(None, end, {}))
+                if moved is None:
+                    there.add(end, done, d.result, d.bytes)
+                else:
+                    there.add(moved.landing + shift, done, d.result, share(d, theirs))
                     last = max(last, moved.start + moved.time + shift)
-                foreign.setdefault(theirs, Received(begin, end, {})).add(begin, done, d.result, size)
             yield mine, Holding(start, last, cost.output)
             for theirs, there in foreign.items():
-                yield theirs, Holding(there.begin, there.until, sum(there.sizes.values()))
+                if there.begin is not None:
+                    yield theirs, Holding(there.begin, there.until, sum(there.sizes.values()))
         for value in self.inputs:
             spans: dict[tuple[int, ...], tuple[int, int]] = {}
             for c in value.consumers:

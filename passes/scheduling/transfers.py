@@ -26,6 +26,9 @@ Trial = Callable[[int], list[int] | None]
 STEPS = 6
 """How often the gap between a period that was too short and one that was not is halved."""
 
+WORK = 2e-5
+"""Units of work of laying out one operation or transfer in one way."""
+
 CLOSE = 500
 """Periods that differ by less than this part of them count as equal in the search."""
 
@@ -57,6 +60,7 @@ def with_transfers(
             ways.append(rotation.starts)
 
     def trial(period: int) -> list[int] | None:
+        budget.spend(WORK * len(traffic.times) * len(ways))
         known = [starts for way in ways if (starts := way(period)) is not None]
         return min(known, key=lambda starts: _latency(traffic, starts), default=None)
 
