@@ -68,7 +68,7 @@ def with_transfers(
     if first is not None:
         period, first = _shortest(traffic, trial, least, first, tolerance)
         return traffic.solution_of(period, first)
-    if traffic.back:
+    if traffic.back or problem.network.mode == "buffered":  # stages that wait for no buffer lose nothing in order
         found.append(_in_order(traffic, least))
     grown = _grow(trial, least, min((period for period, _ in found), default=None), budget)
     if grown is not None:
