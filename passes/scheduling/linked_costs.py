@@ -102,17 +102,24 @@ def cheapest_cuts(
 class Rates:
     """Prices between blocks of one width, for each level that may lie between them, or inside one block."""
 
-    def __init__(self, network: Network, width: int, allotments: Sequence[int]):
+    def __init__(self, network: Network, width: int, allotments: Sequence[int], partners: Sequence[int] = ()):
         self.network, self.width, self.allotments = network, width, allotments
+        self.partners = partners
+        """Widths that the block on the other side of a border may have as well."""
         self.offsets = [width]
         for inner in network.levels[:-1]:
             self.offsets.append(-(-width // inner.size) * inner.size)
         self._ranges: dict[tuple[int, int], Members] = {}
 
     def between(self, level: int, d: Dependence) -> Price:
-        """The price from another block, beyond a border of ``level``, or to it: alike but for the direction."""
+        """The price from another block, beyond a border of ``level``, or to it: alike but for the direction.
+
+        The other block is as wide as this one, or of the partners the one that makes it dearest.
+        """
         source, target = self.allotments[d.producer], self.allotments[d.consumer]
-        return self.network.price(d, self._range(self.offsets[level], source), self._range(0, target))
+        pairs = [(source, target), *((k, target) for k in self.partners), *((source, k) for k in self.partners)]
+        away = [(self._range(max(self.offsets[level], t), s), self._range(0, t)) for s, t in pairs]
+        return max((self.network.price(d, *sets) for sets in away), key=lambda price: price.time)
 
     def inside(self, d: Dependence) -> Price:
         """The price inside a block, between sets that begin with the same accelerator."""
@@ -208,8 +215,9 @@ class _Crossing:
 class StageCosts:
     """The least period of every contiguous stage of one order, for each width and level of the borders around it.
 
-    Both ends of what crosses a border have the stage's own width here, and what crosses several borders is priced
-    as if it crossed the next one only; a plan is priced exactly once it is known.
+    Both ends of what crosses a border have the stage's own width here, or with ``cautious`` the width that makes it
+    dearest; what crosses several borders is priced as if it crossed the next one only. A plan is priced exactly once
+    it is known.
     """
 
     def __init__(
@@ -221,11 +229,13 @@ class StageCosts:
         order: Sequence[int],
         limit: int,
         stages: Mapping[object, int],
+        cautious: bool = False,
     ):
         self.network, self.profile, self.widths = network, profiles[0], profiles[0].widths
         self.n = self.profile.n
         self._values = values_of(problem, network, order, self.profile.cuts, stages)
         self._rules: list[list[_Crossing]] = []
+        partners = (min(self.widths), max(self.widths)) if cautious else ()
         for number, width in enumerate(self.widths):
             seen: list[list[int]] = []
             found: list[_Crossing] = []
@@ -233,7 +243,8 @@ class StageCosts:
                 allotments = [choice.allotments[key[0]][number] or width for key in choice.keys]
                 if allotments not in seen:
                     seen.append(allotments)
-                    found.append(self._crossing(profile, number, Rates(network, width, allotments), limit))
+                    rates = Rates(network, width, allotments, partners)
+                    found.append(self._crossing(profile, number, rates, limit))
             self._rules.append(found)
         self._tables: dict[tuple[int, int, int], Band] = {}
 

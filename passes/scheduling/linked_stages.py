@@ -7,7 +7,8 @@ the dynamic program is over positions: the least number of accelerators that cov
 from one number of accelerators to the next, so all positions that need as many are extended at once, and the place
 of their blocks, and with it the level of the border that they cross, is known.
 
-Three things are only estimated there: between stages of different widths both ends are priced at the stage's own;
+Three things are only estimated there: between stages of different widths both ends are priced at the stage's own
+(and where that was far too little, at the width that makes it dearest);
 what skips stages is priced as if it went to the next one; and a value that several stages read is sent once, or as
 often as in the plan before. So the plan is priced exactly afterwards, as it will be placed, and the best one is kept;
 the plan that does not look at links is among them.
@@ -271,17 +272,18 @@ class _Search:
         if line != order and self.stages is not None:
             counts = [*sorted({self.stages - 1, (self.stages + 1) // 2} - {0})]
         reading: dict[object, int] = {}
+        cautious = False
         for _ in range(ROUNDS + 1):
             limit = int(self.best.period * (1 + self.tolerance))
-            costs = StageCosts(self.problem, self.network, choices, profiles, line, limit, reading)
+            costs = StageCosts(self.problem, self.network, choices, profiles, line, limit, reading, cautious)
             found = Line(costs, self.budget)
             estimate, least = self._solve(found, counts, choices[0], order, line)
-            if least is None or self.network.mode == "buffered" or self.budget.spent():
+            if least is None or self.budget.spent() or least.period <= estimate * (1 + self.tolerance):
                 return
-            again = _reading(self.problem, self.network, least)
-            if least.period <= estimate * (1 + self.tolerance) or again == reading:
+            again = _reading(self.problem, self.network, least) if self.network.mode != "buffered" else reading
+            if again == reading and cautious:
                 return
-            reading = again
+            cautious, reading = cautious or again == reading, again
 
     def _solve(
         self,

@@ -40,9 +40,9 @@ CONTEXT.load_dialect(Takt)
 
 def platform(accelerators: int, group: int, memory: int = 10**6) -> PlatformOp:
     group = min(group, accelerators)
-    links = [LinkAttr(StringAttr("node"), IntAttr(group), IntAttr(0), IntAttr(1))]
+    links = [LinkAttr(StringAttr("node"), IntAttr(group), IntAttr(0), IntAttr(10**18))]
     if group < accelerators:
-        links.append(LinkAttr(StringAttr("all"), IntAttr(accelerators), IntAttr(0), IntAttr(1)))
+        links.append(LinkAttr(StringAttr("all"), IntAttr(accelerators), IntAttr(0), IntAttr(10**18)))
     return make_platform(
         "p",
         accelerator="a",
