@@ -11,6 +11,7 @@ from xdsl.utils.exceptions import DiagnosticException
 from dialects.attributes import show_set
 from dialects.communication import MoveOp, TransferOp
 from dialects.operators import OpaqueOp, OperatorOp
+from dialects.programs import ProgramOp
 from dialects.rules import Finding, Rule, Subject
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, StageOp, StateOp
 
@@ -38,8 +39,8 @@ def _one_graph(subject: Subject) -> Iterator[Finding]:
     for op in subject.module.body.ops:
         graphs += isinstance(op, GraphOp)
         platforms += isinstance(op, PlatformOp)
-        if not isinstance(op, GraphOp | PlatformOp):
-            yield Finding(op, f"a module holds a takt.graph and a takt.platform only, got {_kind(op)}")
+        if not isinstance(op, GraphOp | PlatformOp | ProgramOp):
+            yield Finding(op, f"a module holds a takt.graph, a takt.platform and programs only, got {_kind(op)}")
         elif isinstance(op, GraphOp) and graphs > 1:
             yield Finding(op, "a module holds one takt.graph, this is another")
         elif isinstance(op, PlatformOp) and platforms > 1:
@@ -367,7 +368,11 @@ def leftovers(level: int) -> Rule:
 
 STRUCTURE_RULES = (
     Rule("well-formed", "Every operation verifies: types, shapes, arguments, attributes.", _well_formed),
-    Rule("one-graph", "A module holds one takt.graph, at most one takt.platform, and nothing else.", _one_graph),
+    Rule(
+        "one-graph",
+        "A module holds one takt.graph, at most one takt.platform, programs of accelerators, and nothing else.",
+        _one_graph,
+    ),
 )
 """What must hold before anything else can be looked at."""
 

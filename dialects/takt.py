@@ -5,10 +5,11 @@ from xdsl.ir import Dialect
 from dialects.attributes import BlockAttr, CostAttr, LimitsAttr, LinkAttr, ScheduleAttr, SlotAttr
 from dialects.communication import COMMUNICATION
 from dialects.operators import OPERATORS
+from dialects.programs import ProgramOp
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, StageOp, StateOp
 
 Takt = Dialect(
     "takt",
-    [PlatformOp, GraphOp, InputOp, StateOp, StageOp, *OPERATORS, *COMMUNICATION, NextOp, OutputOp],
+    [PlatformOp, GraphOp, InputOp, StateOp, StageOp, *OPERATORS, *COMMUNICATION, NextOp, OutputOp, ProgramOp],
     [BlockAttr, CostAttr, LimitsAttr, LinkAttr, ScheduleAttr, SlotAttr],
 )

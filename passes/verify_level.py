@@ -11,7 +11,7 @@ from xdsl.passes import ModulePass
 
 from dialects.levels import verify_level
 
-Level = Literal["model", "moldable", "staged", "scheduled"]
+Level = Literal["model", "moldable", "staged", "scheduled", "communicating", "programs"]
 
 
 @dataclass(frozen=True)
