@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import lcm
 
 from xdsl.ir import OpResult, SSAValue
@@ -24,14 +24,13 @@ from dialects.structure import NextOp, StateOp
 Sets = Sequence[tuple[int, ...]]
 """Accelerators for micro-batch 0, 1, ... in turn."""
 
-_FITS: dict[type[TransferOp], tuple[bool | None, bool, bool, str]] = {
-    SendRecvOp: (None, False, False, "a value that one accelerator sends to one"),
-    BroadcastOp: (False, True, True, "a whole value for several accelerators"),
-    ScatterOp: (True, False, True, "a sharded value from one accelerator to several"),
-    GatherOp: (True, True, False, "a sharded value from several accelerators to one"),
-    ReshardOp: (True, True, True, "a sharded value from several accelerators to several"),
+_WORDS: Mapping[type[TransferOp], str] = {
+    SendRecvOp: "a value that one accelerator sends to one",
+    BroadcastOp: "a whole value for several accelerators",
+    ScatterOp: "a sharded value from one accelerator to several",
+    GatherOp: "a sharded value from several accelerators to one",
+    ReshardOp: "a sharded value from several accelerators to several",
 }
-"""Kind → whether the value is sharded (None: either), several may send, several receive; and that in words."""
 
 
 def _no_reservation(subject: Subject) -> Iterator[Finding]:
@@ -44,25 +43,30 @@ def _transfer_kind(subject: Subject) -> Iterator[Finding]:
     for op in subject.graph.transfers():
         if isinstance(op, ReserveOp):
             continue
-        producer = op.moved.op if isinstance(op.moved, OpResult) else None
-        if not isinstance(producer, OperatorOp):
-            yield Finding(op, f"{op.name} moves '{op.moved.name_hint or 'a value'}', which no operator computes")
-            continue
-        if producer.slot is None:
-            continue
-        sharded = producer.is_sharded(op.moved.index)
-        senders, receivers = len(producer.slot.copies()[0]), len(op.sets()[0])
-        split, several, many, words = _FITS[type(op)]
-        fits = (several or senders == 1 or not sharded) and many == (receivers > 1)
-        if type(op) in (GatherOp, ReshardOp):
-            fits = fits and senders > 1
-        if not fits or split not in (None, sharded):
-            how = "sharded" if sharded else "whole"
-            name = op.moved.name_hint or subject.names[producer]
-            yield Finding(
-                op,
-                f"{op.name} is for {words}, but '{name}' is {how} on {_count(senders)} and goes to {receivers}",
-            )
+        value = op.moved
+        if not isinstance(value, OpResult) or not isinstance(value.op, OperatorOp):
+            yield Finding(op, f"{op.name} moves '{value.name_hint or 'a value'}', which no operator computes")
+        elif value.op.slot is not None:
+            sharded = value.op.is_sharded(value.index)
+            senders, receivers = len(value.op.slot.copies()[0]), len(op.sets()[0])
+            if not _fits(op, sharded, senders, receivers):
+                what = f"'{value.name_hint or subject.names[value.op]}' is {'sharded' if sharded else 'whole'}"
+                where = f"on {_count(senders)} and goes to {receivers}"
+                yield Finding(op, f"{op.name} is for {_WORDS[type(op)]}, but {what} {where}")
+
+
+def _fits(op: TransferOp, sharded: bool, senders: int, receivers: int) -> bool:
+    match op:
+        case SendRecvOp():
+            return receivers == 1 and (senders == 1 or not sharded)
+        case BroadcastOp():
+            return receivers > 1 and not sharded
+        case ScatterOp():
+            return receivers > 1 and sharded and senders == 1
+        case GatherOp():
+            return receivers == 1 and sharded and senders > 1
+        case _:
+            return receivers > 1 and sharded and senders > 1
 
 
 def _count(accelerators: int) -> str:
@@ -110,10 +114,13 @@ def _first_difference(there: Sets, reads: Sets, later: int) -> int | None:
     return None
 
 
+def _read_by_operator(value: SSAValue) -> bool:
+    return any(isinstance(use.operation, OperatorOp) for use in value.uses)
+
+
 def _arrival_read(subject: Subject) -> Iterator[Finding]:
-    read = {
-        state.state.data for state in subject.graph.states() if any(isinstance(u.operation, OperatorOp) for u in state.output.uses)
-    }
+    states = [state for state in subject.graph.states() if _read_by_operator(state.output)]
+    read = {state.state.data for state in states}
     for op in subject.graph.transfers():
         if isinstance(op, TransferOp):
             users = [use.operation for use in op.arrived.uses]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ Section = Literal["prologue", "kernel", "epilogue"]
 
 Rows = NDArray[np.int64]
 """Instructions, one a row, columns as in :class:`Instruction`."""
+
+Mask = NDArray[np.bool_]
 
 
 class Buffer(NamedTuple):
@@ -170,7 +173,7 @@ class ProgramOp(IRDLOperation):
         for group in self.groups.data:
             check_set(group)
         subjects = values(self.subjects)
-        if len(subjects) != len(self.names.data) or any(a >= b for a, b in zip(subjects, subjects[1:], strict=False)):
+        if len(subjects) != len(self.names.data) or any(a >= b for a, b in pairwise(subjects)):
             raise VerifyException("the subjects of a program increase, and each has a name")
         for name in self.names.data:
             if not _NAME.fullmatch(name.data):
@@ -183,15 +186,22 @@ class ProgramOp(IRDLOperation):
         if array.elt_type != i64 or len(array.data.data) % (8 * WIDTH):
             raise VerifyException(f"the {section} of a program is a list of i64, {WIDTH} an instruction")
         rows = to_rows(array)
-        kind, subject, result, destination, microbatch, peer, begin, end = rows.T
-        bytewise = (kind == SEND) | (kind == RECV) | (kind == COPY) | (kind == ALL_GATHER)
-        known = np.isin(subject, values(self.subjects)) & (kind >= 0) & (kind < len(KINDS))
-        fits = known & (result >= 0) & (microbatch >= 0) & (destination >= np.where(bytewise, 1, 0))
-        fits &= np.where(bytewise, (0 <= begin) & (begin <= end), (begin == 0) & (end == 0))
-        fits &= np.where((kind == SEND) | (kind == RECV), peer >= 0, (peer == 0) | (kind == ALL_GATHER))
-        fits &= (kind != ALL_GATHER) | ((0 <= peer) & (peer < len(self.groups.data)))
-        fits &= (subject >= 0) | ((kind == FREE) & (result == 0) & (destination == 0))
-        fits &= (kind != COMPUTE) | ((result == 0) & (destination == 0))
+        columns: list[Rows] = [rows[:, column] for column in range(WIDTH)]
+        kind, subject, result, destination, microbatch, peer, begin, end = columns
+        paired: Mask = (kind == SEND) | (kind == RECV)
+        bytewise: Mask = paired | (kind == COPY) | (kind == ALL_GATHER)
+        grouped: Mask = (kind == ALL_GATHER) & (peer < len(self.groups.data))
+        whole: Mask = (begin == 0) & (end == 0) & (peer == 0)
+        rules: list[Mask] = [
+            np.isin(subject, values(self.subjects)),
+            (kind >= 0) & (kind < len(KINDS)),
+            (result >= 0) & (microbatch >= 0) & (destination >= bytewise),
+            np.where(bytewise, (begin >= 0) & (begin <= end) & (peer >= 0), whole),
+            paired | grouped | (peer == 0),
+            (subject >= 0) | ((kind == FREE) & (result == 0) & (destination == 0)),
+            (kind != COMPUTE) | ((result == 0) & (destination == 0)),
+        ]
+        fits: Mask = np.logical_and.reduce(rules)
         if not fits.all():
             wrong = int(np.flatnonzero(~fits)[0])
             raise VerifyException(f"instruction {wrong} of the {section} is none: {rows[wrong].tolist()}")
@@ -341,7 +351,7 @@ class _Body:
         self.start = len(self.text)
         self.fail("expected the end of a program")
 
-    def fail(self, message: str) -> Any:
+    def fail(self, message: str) -> NoReturn:
         line = self.text[self.start : self.at].rstrip()
         start = self.start + len(line) - len(line.lstrip())
         self.parser.raise_error(message, start, max(start, self.start + len(line)))
@@ -359,7 +369,11 @@ class _Body:
         kind = KINDS.index(match[1])
         buffers = [self.buffer(found) for found in _ONE_BUFFER.finditer(match[2])]
         wanted = {SEND: "to", RECV: "from"}.get(kind)
-        if way != wanted or (begin is not None) != (COMPUTE < kind < FREE) or (among is not None) != (kind == ALL_GATHER):
+        if (
+            way != wanted
+            or (begin is not None) != (COMPUTE < kind < FREE)
+            or (among is not None) != (kind == ALL_GATHER)
+        ):
             self.fail(f"'{line}' does not say what a {match[1]} needs to")
         if len(buffers) > 1 and kind != FREE:
             self.fail(f"a {match[1]} is about one value")

@@ -48,7 +48,9 @@ def network_of(platform: PlatformOp) -> Network:
 def turns(sets: Sequence[tuple[int, ...]], later: int = 0) -> Sets:
     """``sets`` of the micro-batch ``later`` ones after 0, 1, ..., as few of them as repeat."""
     count = len(sets)
-    shortest = next(n for n in range(1, count + 1) if not count % n and all(sets[i] == sets[i % n] for i in range(count)))
+    shortest = next(
+        n for n in range(1, count + 1) if not count % n and all(sets[i] == sets[i % n] for i in range(count))
+    )
     return tuple(sets[(i + later) % shortest] for i in range(shortest))
 
 
@@ -193,8 +195,6 @@ def lower_to_programs(module: ModuleOp, microbatches: int | None = None) -> None
     names = subject_names(graph)
     for accelerator, program in programs.of.items():
         sections = (program.prologue, program.kernel, program.epilogue)
-        op = ProgramOp.make(
-            accelerator, programs.base, programs.step, programs.trips, sections, program.groups, names
-        )
+        op = ProgramOp.make(accelerator, programs.base, programs.step, programs.trips, sections, program.groups, names)
         module.body.block.add_op(op)
     graph.level = StringAttr("programs")
