@@ -346,7 +346,7 @@ def _group_block(subject: Subject) -> Iterator[Finding]:
 
 
 def leftovers(level: int) -> Rule:
-    """The rule ``nothing-later`` of level 0, 2 or 3."""
+    """The rule ``nothing-later`` of level 0, 2, 3, 4 or 5."""
     order = {"stage": 3, "shared": 3, "slot": 4}
     early = [name for name, first in order.items() if first > level]
 
@@ -356,6 +356,13 @@ def leftovers(level: int) -> Rule:
         if level < 3:
             for stage in subject.graph.stages():
                 yield Finding(stage, "the graph has stages already")
+        for op in subject.graph.transfers():
+            if level < 4 or (level < 5 and isinstance(op, TransferOp)):
+                what = "moves a value between accelerators" if level < 4 else "is an explicit transfer"
+                yield Finding(op, f"{op.name} {what} already")
+        for op in subject.module.body.ops:
+            if isinstance(op, ProgramOp):
+                yield Finding(op, f"accelerator {op.accelerator.value.data} has a program already")
         for op in subject.operators:
             for name in early:
                 if name in op.properties:

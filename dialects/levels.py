@@ -29,8 +29,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "model": (*STRUCTURE_RULES, *BODY_RULES, *MODEL_RULES, leftovers(0)),
     "moldable": (*MOLDABLE_RULES, leftovers(2)),
     "staged": (*STAGED_RULES, leftovers(3)),
-    "scheduled": SCHEDULE_RULES,
-    "communicating": COMMUNICATION_RULES,
+    "scheduled": (*SCHEDULE_RULES, leftovers(4)),
+    "communicating": (*COMMUNICATION_RULES, leftovers(5)),
     "programs": PROGRAM_RULES,
 }
 """What each level adds to the levels before it."""

@@ -297,6 +297,12 @@ class _Walk:
                 yield f"{what} are {verb}, but it holds [{low}:{high}]"
 
     def write(self, buffer: Buffer, i: int, begin: int, end: int) -> Iterator[str]:
+        if self.p not in self.expected.arrival(buffer, i):
+            yield f"{self.of(buffer, i)} arrives, but accelerator {self.p} is none of that destination"
+        elif begin < end:
+            low, high = self.expected.part(buffer, i, self.p)
+            if begin < low or end > high:
+                yield f"bytes [{begin}:{end}] of {self.of(buffer, i)} arrive, but [{low}:{high}] are wanted"
         pieces = self.held.setdefault((buffer, i), [])
         # Of a piece without bytes nothing but its coming matters, and it comes once.
         if any((low < end and begin < high) or (low, high) == (begin, end) for low, high in pieces):

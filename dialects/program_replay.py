@@ -38,6 +38,8 @@ class _Run:
         self.at = dict.fromkeys(self.lists, 0)
         self.computes: list[tuple[int, int, int, int]] = []
         """Operators that wait for their turn: start, micro-batch, operator, accelerator."""
+        self.ready: set[int] = set()
+        """The accelerators of these."""
         left = Counter(x.microbatch for found in self.lists.values() for x in found if x.kind == COMPUTE)
         self.left: dict[int, int] = dict(left)
         self.begun: set[int] = set()
@@ -64,6 +66,9 @@ class _Run:
         if x is None:
             return ()
         if x.kind == COMPUTE:
+            if p in self.ready:
+                return ()
+            self.ready.add(p)
             start = self.expected.tasks[x.subject].start + x.microbatch * self.expected.period
             heapq.heappush(self.computes, (start, x.microbatch, x.subject, p))
             return ()
@@ -84,6 +89,7 @@ class _Run:
 
     def compute(self) -> int:
         _, i, _, p = heapq.heappop(self.computes)
+        self.ready.remove(p)
         self.at[p] += 1
         self.begun.add(i)
         self.replay.most = max(self.replay.most, len(self.begun) - self.done)
