@@ -203,7 +203,7 @@ class _Walk:
         """Whether an initial value of a state was read since the section began."""
 
     def run(self) -> Iterator[Fault]:
-        parts = self.listing.run(self.listing.tried)
+        parts = self.listing.parts
         before: set[Moment] = set()
         for number, part in enumerate(parts):
             self.initial = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from xdsl.ir import OpResult, SSAValue
@@ -121,6 +122,11 @@ class Listing:
         """All instructions of a run of ``trips`` trips: prologue, each trip, epilogue."""
         middle = [self.section("kernel", trips, trip) for trip in range(trips)]
         return [self.section("prologue", trips), *middle, self.section("epilogue", trips)]
+
+    @cached_property
+    def parts(self) -> list[list[Instruction]]:
+        """The run of as many trips as stand for all."""
+        return self.run(self.tried)
 
     def show(self, buffer: Buffer) -> str:
         """A buffer as the text of a program writes it."""

@@ -31,7 +31,7 @@ class _Run:
     def __init__(self, expected: Expected, listings: Sequence[Listing]):
         self.expected = expected
         self.lists = {
-            listing.accelerator: [x for part in listing.run(listing.tried) for x in part if x.kind not in (FREE, COPY)]
+            listing.accelerator: [x for part in listing.parts for x in part if x.kind not in (FREE, COPY)]
             for listing in listings
         }
         self.groups = {listing.accelerator: listing.groups for listing in listings}
@@ -148,7 +148,7 @@ def check_in_flight(expected: Expected, listings: Sequence[Listing], found: Repl
         p = listing.accelerator
         starts = [t.start for t in expected.tasks if any(p in members for members in t.turns)]
         bound = max(1, -(-(max(starts, default=0) - min(starts, default=0)) // expected.period))
-        computes = [x for part in listing.run(listing.tried) for x in part if x.kind == COMPUTE]
+        computes = [x for part in listing.parts for x in part if x.kind == COMPUTE]
         left = Counter(x.microbatch for x in computes)
         begun: set[int] = set()
         for x in computes:

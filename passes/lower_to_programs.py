@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import lcm
@@ -141,7 +142,9 @@ def _bytes(value: SSAValue) -> int:
 def subject_names(graph: GraphOp) -> Mapping[int, str]:
     """The names of operators by number, and of input ``n`` by ``-1 - n``, as programs show them."""
     names = {v: name for v, name in enumerate(operator_names(graph).values())}
-    return names | {-1 - n: op.output.name_hint or f"input.{n}" for n, op in enumerate(graph.inputs())}
+    names |= {-1 - n: op.output.name_hint or f"input.{n}" for n, op in enumerate(graph.inputs())}
+    # Letters beyond ASCII may stand in names of values, but xDSL reads no strings with them.
+    return {n: re.sub(r"[^A-Za-z0-9_.$'-]", "_", name) for n, name in names.items()}
 
 
 @dataclass(frozen=True)
