@@ -330,6 +330,7 @@ class Oracle:
         op = self.case.ops[v]
         if p not in op.on(i) or ("ran", p, v, i) in self.memory:
             self.wrong.append("runs where or when it should not")
+            return
         self.memory["ran", p, v, i] = {}
         if op.takes_input:
             if ("gone", p, i) in self.memory:
