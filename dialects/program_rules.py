@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,35 @@ from dialects.program_reading import Expected, Listing, expected_of, listing_of
 from dialects.program_replay import Replay, check_in_flight, check_progress, replay
 from dialects.programs import ProgramOp
 from dialects.rules import Finding, Rule, Subject
+
+
+def check_programs(expected: Expected, listings: Sequence[Listing]) -> Iterator[tuple[str, Fault]]:
+    """The name of every broken rule, with the accelerator and what is wrong, for programs that are plain data.
+
+    There is one listing for each accelerator that runs an operator. Programs whose form is wrong are not looked into.
+    """
+    malformed = list(check_form(expected, listings))
+    yield from (("program-form", fault) for fault in malformed)
+    if malformed:
+        return
+    for name, check in _CHECKS.items():
+        yield from ((name, fault) for fault in check(expected, listings))
+    run = replay(expected, listings)
+    for name, judge in _JUDGEMENTS.items():
+        yield from ((name, fault) for fault in judge(expected, listings, run))
+
+
+_CHECKS: Mapping[str, Callable[[Expected, Sequence[Listing]], Iterator[Fault]]] = {
+    "runs-once": check_runs,
+    "messages": check_messages,
+    "collectives": check_collectives,
+    "buffers": check_buffers,
+}
+
+_JUDGEMENTS: Mapping[str, Callable[[Expected, Sequence[Listing], Replay], Iterator[Fault]]] = {
+    "in-flight": check_in_flight,
+    "no-deadlock": check_progress,
+}
 
 
 @dataclass(frozen=True)
@@ -85,28 +114,24 @@ def _findings(found: _Inspection, faults: Iterator[Fault]) -> Iterator[Finding]:
         yield Finding(found.programs[p], f"program of accelerator {p}: {message}")
 
 
-def _checked(
-    check: Callable[[Expected, Sequence[Listing]], Iterator[Fault]],
-) -> Callable[[Subject], Iterator[Finding]]:
+def _checked(name: str) -> Callable[[Subject], Iterator[Finding]]:
     """A rule from a check that takes a sound form for granted."""
 
     def run(subject: Subject) -> Iterator[Finding]:
         found = subject.once(_inspect)
         if found.sound and found.expected is not None:
-            yield from _findings(found, check(found.expected, found.listings))
+            yield from _findings(found, _CHECKS[name](found.expected, found.listings))
 
     return run
 
 
-def _replayed(
-    check: Callable[[Expected, Sequence[Listing], Replay], Iterator[Fault]],
-) -> Callable[[Subject], Iterator[Finding]]:
+def _replayed(name: str) -> Callable[[Subject], Iterator[Finding]]:
     """A rule from a check that looks at a run."""
 
     def run(subject: Subject) -> Iterator[Finding]:
         found = subject.once(_inspect)
         if found.sound and found.expected is not None:
-            yield from _findings(found, check(found.expected, found.listings, found.replay))
+            yield from _findings(found, _JUDGEMENTS[name](found.expected, found.listings, found.replay))
 
     return run
 
@@ -127,37 +152,37 @@ PROGRAM_RULES = (
     Rule(
         "runs-once",
         "Every operator runs exactly once for each micro-batch on each accelerator of the set whose turn it is.",
-        _checked(check_runs),
+        _checked("runs-once"),
     ),
     Rule(
         "messages",
         "In every section, the sends from one accelerator to another are the receives there, in the same order, with "
         "the same value, micro-batch and bytes.",
-        _checked(check_messages),
+        _checked("messages"),
     ),
     Rule(
         "collectives",
         "In every section, the members of an all-gather take part in the same ones in the same order.",
-        _checked(check_collectives),
+        _checked("collectives"),
     ),
     Rule(
         "buffers",
         "An accelerator reads only what it holds, in all its parts; it writes nothing that it holds, frees once all "
         "that it got but outputs of the graph, and a trip of the kernel leaves the buffers it found, for later "
         "micro-batches.",
-        _checked(check_buffers),
+        _checked("buffers"),
     ),
     Rule(
         "in-flight",
         "No program, and not all of them in the order of the schedule, have more micro-batches begun and not finished "
         "than the schedule has.",
-        _replayed(check_in_flight),
+        _replayed("in-flight"),
     ),
     Rule(
         "no-deadlock",
         "Run in order, each send waiting for its receive and the other way round, and the members of an all-gather "
         "for each other, all programs come to their end.",
-        _replayed(check_progress),
+        _replayed("no-deadlock"),
     ),
 )
 """The rules of the level ``programs``, in the order in which they are checked."""

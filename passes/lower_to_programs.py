@@ -199,5 +199,6 @@ def lower_to_programs(module: ModuleOp, microbatches: int | None = None) -> None
     for accelerator, program in programs.of.items():
         sections = (program.prologue, program.kernel, program.epilogue)
         op = ProgramOp.make(accelerator, programs.base, programs.step, programs.trips, sections, program.groups, names)
+        op.location = graph.location
         module.body.block.add_op(op)
     graph.level = StringAttr("programs")

@@ -14,9 +14,11 @@ from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, 
 
 from dialects.attributes import ints
 from dialects.levels import check_level
+from dialects.placement import Placement
 from dialects.program_checks import check_messages
-from dialects.program_reading import Listing
+from dialects.program_reading import Listing, expected_of, listing_of
 from dialects.program_replay import check_progress, replay
+from dialects.program_rules import check_programs
 from dialects.programs import (
     COMPUTE,
     COPY,
@@ -29,6 +31,7 @@ from dialects.programs import (
     ProgramOp,
     from_rows,
 )
+from dialects.structure import find_graph
 from passes.insert_communication import InsertCommunicationPass
 from passes.lower_to_programs import lower_to_programs
 
@@ -246,3 +249,19 @@ def test_messages_name_what_is_missing(kind: int, rule: str, message: str, chain
     mutate(op, "kernel", [x for x in op.instructions("kernel") if x.kind != kind])
     found = [d.message for d in check_level(module) if d.rule == rule]
     assert any(message in text for text in found), found
+
+
+def test_plain_data_is_checked_like_the_ir(chain_of):
+    module = chain_of([[(0,)], [(1,), (2,)]], 3, 3).module()
+    lower_to_programs(module)
+    graph = find_graph(module)
+    for kind in (None, COMPUTE, SEND, FREE):
+        op = programs_of(module)[0]
+        mutate(op, "kernel", [x for x in op.instructions("kernel") if x.kind != kind])
+        expected = expected_of(graph, Placement(graph))
+        found = {
+            (name, f"program of accelerator {p}: {text}")
+            for name, (p, text) in check_programs(expected, [listing_of(op) for op in programs_of(module)])
+        }
+        assert found == {(d.rule, d.message) for d in check_level(module)}
+        assert bool(found) == (kind is not None)
