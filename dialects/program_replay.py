@@ -1,6 +1,7 @@
 """Run programs as strictly as a runtime may: in order, one instruction at a time, both ends of a message together.
 
-A send ends only when its receive has begun, and the other way round; an all-gather when all members have come to it.
+A send ends only when its receive has begun, and the other way round; an all-gather, and an operator on several
+accelerators, which exchange data meanwhile, when all members have come to it.
 Among the operators that could run, the one that the schedule starts first runs first, so that micro-batches begin and
 end as scheduled as far as the programs allow.
 """
@@ -36,10 +37,10 @@ class _Run:
         }
         self.groups = {listing.accelerator: listing.groups for listing in listings}
         self.at = dict.fromkeys(self.lists, 0)
-        self.computes: list[tuple[int, int, int, int]] = []
-        """Operators that wait for their turn: start, micro-batch, operator, accelerator."""
+        self.computes: list[tuple[int, int, int, tuple[int, ...]]] = []
+        """Operators that wait for their turn: start, micro-batch, operator, the accelerators that stand at it."""
         self.ready: set[int] = set()
-        """The accelerators of these."""
+        """All these accelerators."""
         left = Counter(x.microbatch for found in self.lists.values() for x in found if x.kind == COMPUTE)
         self.left: dict[int, int] = dict(left)
         self.begun: set[int] = set()
@@ -52,7 +53,7 @@ class _Run:
             while moved:
                 moved += self.look(moved.pop())
             if self.computes:
-                moved.append(self.compute())
+                moved += self.compute()
         self.replay.stuck = {p: x for p in self.lists if (x := self.head(p)) is not None}
         return self.replay
 
@@ -66,11 +67,11 @@ class _Run:
         if x is None:
             return ()
         if x.kind == COMPUTE:
-            if p in self.ready:
-                return ()
-            self.ready.add(p)
-            start = self.expected.tasks[x.subject].start + x.microbatch * self.expected.period
-            heapq.heappush(self.computes, (start, x.microbatch, x.subject, p))
+            together = _gang(self.expected, p, x)
+            if p not in self.ready and all(self.runs(q, x) for q in together):
+                self.ready.update(together)
+                start = self.expected.tasks[x.subject].start + x.microbatch * self.expected.period
+                heapq.heappush(self.computes, (start, x.microbatch, x.subject, together))
             return ()
         if x.kind == ALL_GATHER:
             group = self.groups[p][x.peer]
@@ -87,15 +88,26 @@ class _Run:
         x = self.head(p)
         return x is not None and x.kind == ALL_GATHER and self.groups[p][x.peer] == group
 
-    def compute(self) -> int:
-        _, i, _, p = heapq.heappop(self.computes)
-        self.ready.remove(p)
-        self.at[p] += 1
+    def runs(self, p: int, x: Instruction) -> bool:
+        y = self.head(p) if p in self.lists else None
+        return y is not None and y[:5] == x[:5]
+
+    def compute(self) -> Sequence[int]:
+        _, i, _, together = heapq.heappop(self.computes)
+        self.ready.difference_update(together)
+        for p in together:
+            self.at[p] += 1
         self.begun.add(i)
         self.replay.most = max(self.replay.most, len(self.begun) - self.done)
-        self.left[i] -= 1
+        self.left[i] -= len(together)
         self.done += not self.left[i]
-        return p
+        return together
+
+
+def _gang(expected: Expected, p: int, x: Instruction) -> tuple[int, ...]:
+    """The accelerators that run an operator together; one that should not run it runs it alone."""
+    members = expected.tasks[x.subject].on(x.microbatch)
+    return members if p in members else (p,)
 
 
 def replay(expected: Expected, listings: Sequence[Listing]) -> Replay:
@@ -112,7 +124,7 @@ def check_progress(expected: Expected, listings: Sequence[Listing], found: Repla
     p = min(found.stuck)
     while p in found.stuck and p not in path:
         path.append(p)
-        p = _waits_for(by[p], found.stuck[p], found, by)
+        p = _waits_for(expected, by[p], found.stuck[p], found, by)
     if p in path:
         path = path[path.index(p) :]
         words = ", ".join(_waiting(by[q], found.stuck[q]) for q in path)
@@ -121,21 +133,25 @@ def check_progress(expected: Expected, listings: Sequence[Listing], found: Repla
         yield path[-1], f"deadlock: {_waiting(by[path[-1]], found.stuck[path[-1]])}, which has ended"
 
 
-def _waits_for(listing: Listing, x: Instruction, found: Replay, by: dict[int, Listing]) -> int:
+def _waits_for(expected: Expected, listing: Listing, x: Instruction, found: Replay, by: dict[int, Listing]) -> int:
     """An accelerator that does not stand where ``x`` needs it."""
-    if x.kind != ALL_GATHER:
+    if x.kind in (SEND, RECV):
         return x.peer
-    group = listing.groups[x.peer]
+    group = listing.groups[x.peer] if x.kind == ALL_GATHER else _gang(expected, listing.accelerator, x)
 
     def there(q: int) -> bool:
         y = found.stuck.get(q)
-        return y is not None and y.kind == ALL_GATHER and by[q].groups[y.peer] == group
+        if y is None or y.kind != x.kind:
+            return False
+        return by[q].groups[y.peer] == group if x.kind == ALL_GATHER else y[:5] == x[:5]
 
     return next((q for q in group if not there(q)), group[0])
 
 
 def _waiting(listing: Listing, x: Instruction) -> str:
     what = f"{listing.show(x.buffer)} of micro-batch {x.microbatch}"
+    if x.kind == COMPUTE:
+        return f"accelerator {listing.accelerator} waits in compute {what}"
     if x.kind == ALL_GATHER:
         return f"accelerator {listing.accelerator} waits in all_gather {what} among {show_set(listing.groups[x.peer])}"
     way = "to" if x.kind == SEND else "from"

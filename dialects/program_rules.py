@@ -180,8 +180,8 @@ PROGRAM_RULES = (
     ),
     Rule(
         "no-deadlock",
-        "Run in order, each send waiting for its receive and the other way round, and the members of an all-gather "
-        "for each other, all programs come to their end.",
+        "Run in order, each send waiting for its receive and the other way round, and the members of an all-gather, or "
+        "of the set of an operator, for each other, all programs come to their end.",
         _replayed("no-deadlock"),
     ),
 )

@@ -1,15 +1,16 @@
 """Build the programs of a periodic schedule.
 
 **Order.** Every instruction has a key: its time, then its micro-batch, then its place in the graph (an operator, the
-messages that leave it one by one, the all-gather behind its messages). Both ends of a message, and all members of an
-all-gather, have one key, and every program is sorted by keys. Keys are a total order in which everything an
+messages that leave it one by one, the all-gather behind its messages). Both ends of a message, all members of an
+all-gather, and all accelerators of an operator have one key, and every program is sorted by keys. Keys are a total order in which everything an
 instruction waits for comes earlier: what an operator reads was computed, and moved, at an earlier time, or at the
 same time for an earlier micro-batch or earlier in the graph.
 
 **No deadlock.** Suppose that a send ends only when its receive has begun, and the other way round, that all members
-of an all-gather wait for each other, and that nothing moves. Take the waiting instruction of least key. All
-instructions before it on its accelerators have smaller keys and are done, on the other end of the message too, so
-both ends stand at it: it is not waiting. That is so for any durations: the schedule gives the order, not the pace.
+of an all-gather or of the set of an operator wait for each other, and that nothing moves. Take the waiting instruction
+of least key. All instructions before it on its accelerators have smaller keys and are done, on those it waits for
+too, so all of them stand at it: it is not waiting. That is so for any durations: the schedule gives the order, not
+the pace.
 
 **Sections.** Time is cut into windows of one period; an instruction of micro-batch ``i`` that lies ``lag`` periods
 after the start of that micro-batch falls into window ``i + lag``, whatever ``i`` is, so all full windows look alike

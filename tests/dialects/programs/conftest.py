@@ -1,7 +1,8 @@
 """Random schedules, and an oracle that runs their programs.
 
 The oracle is an interpreter of programs, written from the definitions in the plainest way there is: buffers hold the
-name of what is in them byte by byte, accelerators take turns, and both ends of a message wait for each other.
+name of what is in them byte by byte, accelerators take turns, and both ends of a message wait for each other, as do
+the accelerators of an operator.
 """
 
 from __future__ import annotations
@@ -301,23 +302,32 @@ class Oracle:
         return []
 
     def earliest(self, heads: dict[int, Instruction]) -> list[int]:
+        def stands(q: int, x: Instruction) -> bool:
+            return q in heads and heads[q][:5] == x[:5]
+
+        def gang(p: int, x: Instruction) -> tuple[int, ...]:
+            members = self.case.ops[x.subject].on(x.microbatch)
+            return members if p in members else (p,)
+
         found = [
             (self.case.ops[x.subject].start + x.microbatch * self.case.period, x.microbatch, x.subject, p)
             for p, x in heads.items()
-            if x.kind == COMPUTE
+            if x.kind == COMPUTE and all(stands(q, x) for q in gang(p, x))
         ]
         if not found:
             return []
         _, i, v, p = min(found)
-        self.compute(p, v, i)
-        for q in (p, -1):
-            self.begun[q].add(i)
-            if len(self.begun[q]) > self.bound(q):
-                self.wrong.append("in flight")
-            self.ran[q][i] = self.ran[q].get(i, 0) + 1
-            if self.ran[q][i] == self.total[q][i]:
-                self.begun[q].discard(i)
-        return [p]
+        together = gang(p, heads[p])
+        for member in together:
+            self.compute(member, v, i)
+            for q in (member, -1):
+                self.begun[q].add(i)
+                if len(self.begun[q]) > self.bound(q):
+                    self.wrong.append("in flight")
+                self.ran[q][i] = self.ran[q].get(i, 0) + 1
+                if self.ran[q][i] == self.total[q][i]:
+                    self.begun[q].discard(i)
+        return list(together)
 
     def bound(self, p: int) -> int:
         ops = self.case.ops

@@ -234,6 +234,26 @@ def test_a_wait_for_a_program_that_has_ended_is_named():
     assert "nothing is received there" in message
 
 
+def test_accelerators_of_an_operator_wait_for_each_other(chain_of):
+    case = chain_of([[(0, 1)], [(0, 1)]], 3, 6)
+    case.ops[1].start = 9
+    module = case.module()
+    lower_to_programs(module)
+    first = programs_of(module)[0]
+    rows = list(first.instructions("kernel"))
+    assert [(x.kind, x.subject, x.microbatch) for x in rows[:2]] == [(COMPUTE, 0, 1), (COMPUTE, 1, 0)]
+    mutate(first, "kernel", [rows[1], rows[0], *rows[2:]])
+    assert [d.message for d in check_level(module)] == [
+        "program of accelerator 0: deadlock: accelerator 0 waits in compute '1 v1' of micro-batch 0, "
+        "accelerator 1 waits in compute '0 v0' of micro-batch 1, and so on in a circle"
+    ]
+    # In the same order on both, nothing is wrong: the two do not depend on each other.
+    second = programs_of(module)[1]
+    rows = list(second.instructions("kernel"))
+    mutate(second, "kernel", [rows[1], rows[0], *rows[2:]])
+    assert check_level(module) == []
+
+
 @pytest.mark.parametrize(
     ("kind", "rule", "message"),
     [
