@@ -2,9 +2,10 @@
 
 **Order.** Every instruction has a key: its time, then its micro-batch, then its place in the graph (an operator, the
 messages that leave it one by one, the all-gather behind its messages). Both ends of a message, all members of an
-all-gather, and all accelerators of an operator have one key, and every program is sorted by keys. Keys are a total order in which everything an
-instruction waits for comes earlier: what an operator reads was computed, and moved, at an earlier time, or at the
-same time for an earlier micro-batch or earlier in the graph.
+all-gather, and all accelerators of an operator have one key, and every program is sorted by keys. Keys are a total
+order in which everything an instruction waits for comes earlier: what an operator reads was computed, and moved, at
+an earlier time, or at the same time for an earlier micro-batch or earlier in the graph. Of a transfer through a buffer
+both ends have the time at which it lands.
 
 **No deadlock.** Suppose that a send ends only when its receive has begun, and the other way round, that all members
 of an all-gather or of the set of an operator wait for each other, and that nothing moves. Take the waiting instruction
