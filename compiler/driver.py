@@ -20,7 +20,7 @@ from compiler.pass_text import all_passes, find_pass, list_passes, own_passes, p
 from compiler.pipeline import Options, level_of, new_context, run_passes, run_pipeline, verify
 from compiler.schedule_options import OPTIONS, schedule_texts
 from dialects.diagnostics import Diagnostic, TaktError
-from dialects.structure import LEVELS
+from dialects.structure import LEVELS, reaches
 
 
 class Driver:
@@ -132,7 +132,7 @@ class Driver:
             text = self._emit(kind, module)
             self.timing.note(f"emit {kind}", time.perf_counter() - started)
             write_output(args.output, text)
-        scheduled = level_of(module) == "scheduled"
+        scheduled = reaches(level_of(module), "scheduled")
         if kind == "mlir" and scheduled and not args.quiet and not simulated_only:
             sys.stderr.write(self._summary(module, wants_colour(sys.stderr)))
         if args.simulate is not None:
@@ -150,7 +150,7 @@ class Driver:
     def _emit(self, kind: str, module: ModuleOp) -> str:
         if kind in ("mlir", "model", "generic"):
             return print_ir(module, generic=kind == "generic", locations=self.args.print_debuginfo)
-        if level_of(module) != "scheduled":
+        if not reaches(level_of(module), "scheduled"):
             raise TaktError(
                 Diagnostic(f"--emit {kind} needs a schedule, and the graph is at level '{level_of(module)}'")
             )

@@ -16,7 +16,7 @@ from xdsl.printer import Printer
 from compiler.command_line import replace_file
 from compiler.pipeline import Observer
 from dialects.diagnostics import Diagnostic, TaktError
-from dialects.structure import LEVELS, find_graph
+from dialects.structure import LEVELS, find_graph, reaches
 
 
 def print_ir(module: ModuleOp, *, generic: bool = False, locations: bool = False) -> str:
@@ -56,7 +56,7 @@ class PhaseDumps:
         self._count += 1
         stem = file_stem(graph.sym_name.data) if graph is not None else "model"
         path = self.folder / f"{stem}.{number}.{label}.mlir"
-        last = level == "scheduled"
+        last = level in LEVELS and reaches(level, "scheduled")
         go_on = ["--emit", "summary"] if last else self.options
         command = shlex.join(["taktc", str(path), "--compile-from", level, *go_on])
         try:

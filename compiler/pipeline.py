@@ -12,6 +12,10 @@ partition-stages      staged          a stage fixes which accelerators may hold 
 schedule-periodic     scheduled       allotments, accelerators and starts are chosen last, inside the
                                       granted blocks; only then is the memory of overlapping
                                       micro-batches known.
+insert-communication  communicating   (only if asked for) makes the reserved transfers operations, for
+                                      tools that read a graph; nothing moves in time.
+lower-to-programs     programs        (only if asked for) what every accelerator does is final now, so it
+                                      can be written down as one list of instructions each.
 ====================  ==============  ==================================================================
 
 After every step the module is held to the written spec of its level. The one thing decided by looking
@@ -44,6 +48,8 @@ PHASES: tuple[tuple[str, str], ...] = (
     ("annotate-costs", "moldable"),
     ("partition-stages", "staged"),
     ("schedule-periodic", "scheduled"),
+    ("insert-communication", "communicating"),
+    ("lower-to-programs", "programs"),
 )
 """The passes of the pipeline, in order, each with the level it reaches."""
 
@@ -89,6 +95,8 @@ class Options:
 
     def of(self, pass_name: str) -> dict[str, Any]:
         """The part of them that the pass ``pass_name`` takes. Both solving passes get half the time."""
+        if pass_name == "lower-to-programs":
+            return {} if self.microbatches is None else {"microbatches": self.microbatches}
         if pass_name not in SOLVING:
             return {}
         given = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -198,12 +206,12 @@ def run_pipeline(
         assert graph is not None
         raise TaktError(at(graph, f"the input is at level '{LEVELS[have]}' already, past '{to}'"))
     todo = [name for name, level in PHASES if have < LEVELS.index(level) <= want]
-    if todo[-2:] == [*SOLVING]:
-        for name in todo[:-2]:
-            run_pass(context, module, make_pass(name), observer)
-        return partition_and_schedule(context, module, options, observer)
-    for name in todo:
-        run_pass(context, module, make_pass(name, options.of(name)), observer)
+    while todo:
+        if todo[:2] == [*SOLVING]:
+            module, todo = partition_and_schedule(context, module, options, observer), todo[2:]
+        else:
+            name, *todo = todo
+            run_pass(context, module, make_pass(name, options.of(name)), observer)
     return module
 
 

@@ -11,7 +11,8 @@ PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
     " also run some operators of later stages; interleaved, v: blocks run several chunks each, passed again and again"
     " or there and back; replicated: copies of a stage take turns; list: single operators, as early as they can;"
-    " laminar: operators packed on nested blocks of all; free: few operators on any sets; auto: the best of these"
+    " laminar: operators packed on nested blocks of all; assigned: the same with what transfers cost; free: few"
+    " operators on any sets; auto: the best of these"
 )
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
@@ -30,7 +31,7 @@ def add_schedule_options(parser: ArgumentParser) -> None:
     add("--plan", choices=PLANS, metavar="PLAN", help=PLAN_HELP)
     add("--stages", metavar="N", type=positive, help="number of stages (default: chosen)")
     add("--objective", choices=GOALS, metavar="KIND", help="what is made small: period (default), step or latency")
-    add("--microbatches", metavar="M", type=positive, help="micro-batches of a step, for --objective step")
+    add("--microbatches", metavar="M", type=positive, help="micro-batches of a step, or of the programs")
     add("--max-in-flight", metavar="N", type=positive, help="most micro-batches begun and not finished")
     add("--max-latency", metavar="TIME", type=duration, help="longest latency, such as 30ms")
     add("--memory", metavar="SIZE", type=size, help="most bytes on an accelerator, such as 60GiB")
@@ -54,8 +55,11 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
     """End with a usage error when options do not go together."""
     if args.objective == "step" and args.microbatches is None:
         parser.error("--objective step needs --microbatches M: it is the time of a step of M micro-batches")
-    if args.objective != "step" and args.microbatches is not None:
-        parser.error("--microbatches is for --objective step: it is the number of micro-batches of a step")
+    if args.objective != "step" and args.compile_to != "programs" and args.microbatches is not None:
+        parser.error(
+            "--microbatches is for --objective step, of so many micro-batches, and for --compile-to programs, which"
+            " process so many"
+        )
     if args.gap is not None and args.objective not in (None, "period"):
         parser.error(f"--gap is about the period, and the objective is the {args.objective}")
     if args.pareto is None:

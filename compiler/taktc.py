@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from compiler.command_line import INTERRUPTED, ArgumentParser, assignment, guarded, positive
 from compiler.schedule_options import add_schedule_options, check_schedule_options, schedule_texts
 
-LEVELS = ("model", "moldable", "staged", "scheduled")
+LEVELS = ("model", "moldable", "staged", "scheduled", "communicating", "programs")
+EARLY = LEVELS[:3]
+"""The levels without a schedule."""
 EMITS = ("ast", "model", "mlir", "generic", "json", "perfetto", "svg", "summary")
 
 USAGE = "taktc MODEL [--platform FILE] [-o FILE] [--emit KIND] [options]"
@@ -54,7 +56,7 @@ def build_parser() -> ArgumentParser:
     add_schedule_options(parser)
     add = parser.add_argument_group("pipeline").add_argument
     add("--compile-from", choices=LEVELS, metavar="LEVEL", help="refuse IR input that is not at LEVEL")
-    add("--compile-to", choices=LEVELS, metavar="LEVEL", help=f"stop at LEVEL: {', '.join(LEVELS)}")
+    add("--compile-to", choices=LEVELS, metavar="LEVEL", help=f"go to LEVEL (scheduled): {', '.join(LEVELS)}")
     add("-p", "--passes", metavar="PIPELINE", help="run these passes instead: 'name{option=value},name'")
     add("--dump-phases-to", metavar="DIR", help="write the IR after every phase to DIR")
     add("--print-ir-after-all", action="store_true", help="print the IR after every pass on stderr")
@@ -77,9 +79,9 @@ def check_usage(parser: ArgumentParser, args: argparse.Namespace) -> None:
             parser.error(f"--set {name} is given twice")
     if args.emit in ("ast", "model") and args.compile_to not in (None, "model"):
         parser.error(f"--emit {args.emit} stops at the front end, --compile-to {args.compile_to} goes on")
-    if args.emit in ("json", "perfetto", "svg", "summary") and args.compile_to not in (None, "scheduled"):
+    if args.emit in ("json", "perfetto", "svg", "summary") and args.compile_to in EARLY:
         parser.error(f"--emit {args.emit} needs a schedule, --compile-to {args.compile_to} stops before")
-    if args.simulate is not None and (args.compile_to not in (None, "scheduled") or args.emit in ("ast", "model")):
+    if args.simulate is not None and (args.compile_to in EARLY or args.emit in ("ast", "model")):
         parser.error("--simulate needs a schedule, and the compilation stops before")
     if args.emit in ("ast", "model") and args.passes is not None:
         parser.error(f"--emit {args.emit} stops at the front end; no pass can run before it")

@@ -17,27 +17,17 @@ from typing import cast
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import OpResult, SSAValue
 
-from dialects.attributes import LinkAttr, values
+from dialects.attributes import values
 from dialects.diagnostics import Diagnostic, TaktError, at
+from dialects.network import Link, Network, Resource, Way
 from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
 from dialects.structure import GraphOp, InputOp, PlatformOp, find_graph, find_platform
 
 Accelerators = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class LinkView:
-    """A level of the network, fields as in :class:`dialects.attributes.LinkAttr`; latency ns, bandwidth bytes/s."""
-
-    name: str
-    size: int
-    latency: int
-    bandwidth: int
-    links: int = 1
-    topology: str = "switch"
-    shape: tuple[int, ...] = ()
-    duplex: bool = True
-    shared: bool = False
+LinkView = Link
+"""A level of the network."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +45,11 @@ class PlatformView:
     group: int
     links: tuple[LinkView, ...] = ()
     transfers: str = "overlapped"
+
+    @cached_property
+    def network(self) -> Network:
+        """What transfers take and occupy."""
+        return Network(self.links, self.transfers)
 
 
 @dataclass(frozen=True)
@@ -89,6 +84,8 @@ class Task:
     times: tuple[tuple[int, int], ...]
     group: str | None = None
     """Tasks of one group share their parameters."""
+    sharded: tuple[int, ...] = ()
+    """Numbers of the results of which each accelerator of a set holds its share only."""
 
     @property
     def end(self) -> int:
@@ -98,6 +95,10 @@ class Task:
     def set_of(self, microbatch: int) -> Accelerators:
         """The accelerators that run micro-batch ``microbatch``."""
         return self.copies[microbatch % len(self.copies)]
+
+    def bytes_on(self, place: Accelerators, results: Iterable[int]) -> int:
+        """Bytes of these results on each accelerator of a set that received them."""
+        return sum(-(-self.results[r] // len(place)) if r in self.sharded else self.results[r] for r in results)
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class ScheduleView:
     @cached_property
     def rounds(self) -> int:
         """Micro-batches after which the use of every copy repeats: the least common multiple of the copies."""
-        return lcm(*(len(t.copies) for t in self.tasks)) if self.tasks else 1
+        return lcm(*(len(t.copies) for t in self.tasks), *(len(m.targets) for m in self.moves))
 
     @cached_property
     def latency(self) -> int:
@@ -261,6 +262,71 @@ class ScheduleView:
                 total += sum(task.results[r] for s, read in arrivals.items() if s != home for r in read)
         return Fraction(total, self.rounds)
 
+    # --- transfers ---------------------------------------------------------------------------
+
+    @cached_property
+    def carriers(self) -> Mapping[Edge, Mapping[int, Move]]:
+        """For each edge, the results that are moved to its consumer, and the move that serves it."""
+        leaving: dict[tuple[int, int], list[Move]] = {}
+        for move in self.moves:
+            leaving.setdefault((move.producer, move.result), []).append(move)
+        found: dict[Edge, dict[int, Move]] = {}
+        for edge in self.edges:
+            there, home = self.tasks[edge.consumer].copies, self.tasks[edge.producer].copies
+            served = found.setdefault(edge, {})
+            if not _agree(home, there, edge.distance):
+                for r in edge.results:
+                    moves = (m for m in leaving.get((edge.producer, r), ()) if _agree(m.targets, there, edge.distance))
+                    if (move := next(moves, None)) is not None:
+                        served[r] = move
+        return found
+
+    @cached_property
+    def ways(self) -> tuple[tuple[Way, ...], ...]:
+        """For each move, how it goes in each turn, until the turns repeat."""
+
+        def way(move: Move, turn: int) -> Way:
+            home = self.tasks[move.producer].set_of(turn)
+            return self.platform.network.way(move.size, move.sharded, home, move.target_of(turn))
+
+        turns = [lcm(len(self.tasks[m.producer].copies), len(m.targets)) for m in self.moves]
+        return tuple(tuple(way(m, i) for i in range(n)) for m, n in zip(self.moves, turns, strict=True))
+
+    @cached_property
+    def link_load(self) -> Mapping[str, Fraction]:
+        """Level of the network → the share of what it can carry that its busiest port or wire does carry.
+
+        All levels, from the innermost; those that are never used have 0.
+        """
+        network = self.platform.network
+        busy: dict[Resource, Fraction] = {}
+        for move, ways in zip(self.moves, self.ways, strict=True):
+            for way in ways:
+                for resource in way.sender | way.receiver:
+                    share = Fraction(move.time, len(ways) * network.capacity(resource))
+                    busy[resource] = busy.get(resource, Fraction(0)) + share
+        load = {link.name: Fraction(0) for link in self.platform.links}
+        for resource, time in busy.items():
+            if resource.level >= 0:
+                name = self.platform.links[resource.level].name
+                load[name] = max(load[name], time / self.period)
+        return load
+
+    @cached_property
+    def link_bytes(self) -> Mapping[str, Fraction]:
+        """Level of the network → bytes per micro-batch that are moved over it, each value once for each transfer."""
+        moved = {link.name: Fraction(0) for link in self.platform.links}
+        for move, ways in zip(self.moves, self.ways, strict=True):
+            for way in ways:
+                if way.moves:
+                    moved[self.platform.links[way.level].name] += Fraction(move.size, len(ways))
+        return moved
+
+
+def _agree(a: tuple[Accelerators, ...], b: tuple[Accelerators, ...], distance: int) -> bool:
+    """Whether micro-batch ``i`` in the turns of ``a`` and ``i + distance`` in those of ``b`` have one set, always."""
+    return all(a[i % len(a)] == b[(i + distance) % len(b)] for i in range(lcm(len(a), len(b))))
+
 
 def arrivals_of(tasks: tuple[Task, ...], edges: Iterable[Edge], microbatch: int) -> dict[Accelerators, set[int]]:
     """Accelerator set → the results read there, over edges that leave one task."""
@@ -313,22 +379,8 @@ def _platform(op: PlatformOp) -> PlatformView:
         op.count,
         op.memory.value.data,
         op.group_size,
-        tuple(_link(link) for link in op.links.data),
+        tuple(Link.of(link) for link in op.links.data),
         op.mode,
-    )
-
-
-def _link(link: LinkAttr) -> LinkView:
-    return LinkView(
-        link.group.data,
-        link.size.data,
-        link.latency.data,
-        link.bandwidth.data,
-        link.links.data,
-        link.topology.data,
-        values(link.shape),
-        link.duplex.data == "full",
-        link.sharing.data == "shared",
     )
 
 
@@ -359,6 +411,7 @@ def _task(op: OperatorOp, name: str, index: int) -> Task:
         results=tuple(_bytes(r) for r in op.results),
         times=tuple((k, e.time) for k, e in op.cost.table().items()),
         group=None if op.group is None else op.group.data,
+        sharded=() if op.sharded is None else values(op.sharded),
     )
 
 

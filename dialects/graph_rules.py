@@ -347,7 +347,7 @@ def _group_block(subject: Subject) -> Iterator[Finding]:
 
 def leftovers(level: int) -> Rule:
     """The rule ``nothing-later`` of level 0, 2, 3, 4 or 5."""
-    order = {"stage": 3, "shared": 3, "slot": 4}
+    order = {"sharded": 2, "stage": 3, "shared": 3, "slot": 4}
     early = [name for name, first in order.items() if first > level]
 
     def check(subject: Subject) -> Iterator[Finding]:
@@ -356,10 +356,6 @@ def leftovers(level: int) -> Rule:
         if level < 3:
             for stage in subject.graph.stages():
                 yield Finding(stage, "the graph has stages already")
-        for op in subject.graph.transfers():
-            if level < 4 or (level < 5 and isinstance(op, TransferOp)):
-                what = "moves a value between accelerators" if level < 4 else "is an explicit transfer"
-                yield Finding(op, f"{op.name} {what} already")
         for op in subject.module.body.ops:
             if isinstance(op, ProgramOp):
                 yield Finding(op, f"accelerator {op.accelerator.value.data} has a program already")
@@ -367,6 +363,9 @@ def leftovers(level: int) -> Rule:
             for name in early:
                 if name in op.properties:
                     yield Finding(op, f"'{subject.names[op]}' has a '{name}' already")
+        for op in subject.graph.transfers():
+            if level < 4 or (level < 5 and isinstance(op, TransferOp)):
+                yield Finding(op, f"the graph has a transfer already: {op.name}")
 
     return Rule(
         "nothing-later", "Nothing is present that only a later level has (checked at the level claimed).", check

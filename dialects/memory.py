@@ -1,16 +1,17 @@
 """Memory of a periodic schedule: lifetimes of values, and the peak on every accelerator.
 
 What lives when is defined in ``docs/ir.md`` ("memory"): parameters always, of a group once; a workspace during a
-run; a result on its producer's set from the producer's start to the last consumer there; a copy on
-each other set that reads it, from the producer's end to the last consumer there; a graph input on
-each set that reads it, from the first to the last consumer. What is read from a state ``distance``
+run; a result on its producer's set from the producer's start until the last consumer there ends and
+the last transfer has left; a copy, or a share, on each other set that reads it, from its landing (the
+producer's end without links) to the last consumer there; a graph input on each set that reads it,
+from the first to the last consumer. What is read from a state ``distance``
 micro-batches later is read so many periods later, on the set of that micro-batch. Intervals are half-open.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -41,6 +42,21 @@ class Lifetime:
     """Operator or input it belongs to."""
 
 
+@dataclass
+class _Received:
+    """What a set holds of the results of one operator: bytes by result, from the first landing to the last reader."""
+
+    sizes: dict[int, int] = field(default_factory=dict[int, int])
+    begin: int | None = None
+    until: int = 0
+
+    def add(self, result: int, size: int, begin: int, end: int) -> None:
+        self.sizes[result] = size
+        if size:
+            self.begin = begin if self.begin is None else min(self.begin, begin)
+        self.until = max(self.until, end)
+
+
 class Memory:
     """Bytes on every accelerator in the steady state of a placement."""
 
@@ -67,23 +83,25 @@ class Memory:
         shift = instance * self.placement.period
         yield Lifetime(home, placed.start + shift, placed.time, placed.cost.workspace, "workspace", placed.name)
         last = placed.end
-        received: dict[int, tuple[int, int]] = {}
+        received: dict[int, _Received] = {}
         for result in placed.op.outputs:
-            readers: set[int] = set()
+            size, sharded = tensor_bytes(result.type), placed.op.is_sharded(result.index)
             for consumer, distance in self.placement.consumers(result):
                 there = consumer.sets[(instance + distance) % consumer.copies]
                 end = consumer.end + distance * self.placement.period
                 if there == home:
                     last = max(last, end)
                     continue
-                size, until = received.get(there, (0, end))
-                if there not in readers:
-                    readers.add(there)
-                    size += tensor_bytes(result.type)
-                received[there] = (size, max(until, end))
+                moves = self.placement.arrivals(result, consumer, distance)
+                last = max([last, *(move.left for move in moves)])
+                begin = min((move.landing for move in moves), default=placed.end)
+                share = -(-size // len(self.placement.sets[there])) if sharded else size
+                received.setdefault(there, _Received()).add(result.index, share, begin, end)
         yield Lifetime(home, placed.start + shift, last - placed.start, placed.cost.output, "result", placed.name)
-        for there, (size, until) in received.items():
-            yield Lifetime(there, placed.end + shift, until - placed.end, size, "received value", placed.name)
+        for there, of in received.items():
+            begin = placed.end if of.begin is None else of.begin
+            size = sum(of.sizes.values())
+            yield Lifetime(there, begin + shift, of.until - begin, size, "received value", placed.name)
 
     def _of_input(self, source: InputOp, instance: int) -> Iterator[Lifetime]:
         spans: dict[int, tuple[int, int]] = {}

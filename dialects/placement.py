@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
+from typing import cast
 
 from xdsl.dialects.builtin import BytesAttr
 from xdsl.ir import OpResult, SSAValue
 
 from dialects.attributes import CostEntry, Ints, values
-from dialects.operators import OperatorOp, operator_names
+from dialects.communication import MoveOp
+from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
 from dialects.structure import GraphOp, InputOp
 
 MOST_COPIES = 1024
@@ -46,6 +48,30 @@ class Placed:
         return len(self.sets)
 
 
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """A transfer of a placed operator's result; times of instance 0 in ticks."""
+
+    op: MoveOp
+    result: OpResult
+    producer: Placed
+    targets: tuple[int, ...]
+    """Index into :attr:`Placement.sets` for each turn, until they repeat."""
+    start: int
+    landing: int
+    time: int
+
+    @property
+    def left(self) -> int:
+        """When the sender is rid of it."""
+        return self.start + self.time
+
+    @property
+    def ready(self) -> int:
+        """When it has arrived."""
+        return self.landing + self.time
+
+
 class Placement:
     """The schedule of a graph. Operators without a usable slot are left out: other rules report them."""
 
@@ -65,6 +91,14 @@ class Placement:
             placed = self._place(op, names[op])
             if placed is not None:
                 self.placed[op] = placed
+        self.moves: list[Moved] = []
+        """The transfers of results of placed operators, in program order."""
+        for op in graph.transfers():
+            source = op.moved
+            if isinstance(source, OpResult) and isinstance(source.op, OperatorOp) and source.op in self.placed:
+                targets = _repeated(tuple(self._intern(s) for s in op.targets.data))
+                times = (op.start.value.data, op.lands, op.time.value.data)
+                self.moves.append(Moved(op, source, self.placed[source.op], targets, *(t * self.ticks for t in times)))
 
     def _place(self, op: OperatorOp, name: str) -> Placed | None:
         slot, cost = op.slot, op.cost
@@ -106,12 +140,41 @@ class Placement:
 
     def producers(self, consumer: Placed) -> list[tuple[Placed, int]]:
         """The placed operators whose results ``consumer`` reads, and how many micro-batches later; each pair once."""
-        found: dict[tuple[Placed, int], None] = {}
+        return list({(producer, distance): None for _, producer, distance in self.reads(consumer)})
+
+    def reads(self, consumer: Placed) -> list[tuple[OpResult, Placed, int]]:
+        """The results that ``consumer`` reads, of which placed operators, and how many micro-batches later."""
+        found: dict[tuple[OpResult, Placed, int], None] = {}
         for operand in consumer.op.inputs:
             left, distance = self._carried.get(operand, (operand, 0))
             if isinstance(left, OpResult) and isinstance(left.op, OperatorOp) and left.op in self.placed:
-                found[self.placed[left.op], distance] = None
+                found[left, self.placed[left.op], distance] = None
         return list(found)
+
+    # --- transfers ---------------------------------------------------------------------------
+
+    def destination(self, producer: Placed, consumer: Placed, distance: int) -> tuple[int, ...] | None:
+        """The sets on which instances 0, 1, ... of what ``producer`` makes are read, until they repeat.
+
+        None where these are the producer's own sets, turn by turn.
+        """
+        turn = distance % consumer.copies
+        targets = _repeated(consumer.sets[turn:] + consumer.sets[:turn])
+        return None if targets == _repeated(producer.sets) else targets
+
+    @cached_property
+    def moves_to(self) -> Mapping[tuple[OpResult, tuple[int, ...]], list[Moved]]:
+        """Result and destination → its transfers there; one in a valid schedule."""
+        found: dict[tuple[OpResult, tuple[int, ...]], list[Moved]] = {}
+        for move in self.moves:
+            found.setdefault((move.result, move.targets), []).append(move)
+        return found
+
+    def arrivals(self, result: OpResult, consumer: Placed, distance: int) -> list[Moved]:
+        """The transfers that bring ``result`` to ``consumer``: none where it is at hand, one in a valid schedule."""
+        assert isinstance(result.op, OperatorOp)
+        targets = self.destination(self.placed[result.op], consumer, distance)
+        return [] if targets is None else self.moves_to.get((result, targets), [])
 
     def inputs(self) -> list[InputOp]:
         return list(self.graph.inputs())
@@ -144,6 +207,17 @@ class Placement:
         """From the first start of an instance to its last end, ticks."""
         ends = [p.end for p in self.placed.values()]
         return max(ends) - min(p.start for p in self.placed.values()) if ends else 0
+
+
+def bytes_of(result: OpResult) -> int:
+    """Bytes of a result, whole."""
+    return tensor_bytes(cast(Tensor, result.type))
+
+
+def _repeated(sets: tuple[int, ...]) -> tuple[int, ...]:
+    """The shortest beginning of ``sets`` that, repeated, gives all of them."""
+    count = len(sets)
+    return next(sets[:n] for n in range(1, count + 1) if not count % n and sets[:n] * (count // n) == sets)
 
 
 def latency(graph: GraphOp) -> int:

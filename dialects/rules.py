@@ -13,6 +13,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
 from dialects.diagnostics import Diagnostic, at
+from dialects.network import Network
 from dialects.operators import OperatorOp, operator_names
 from dialects.placement import Placement
 from dialects.structure import GraphOp, PlatformOp, StageOp, find_graph, find_platform
@@ -91,6 +92,11 @@ class Subject:
     def placement(self) -> Placement:
         """The schedule as numbers, read once for all rules of level 4."""
         return Placement(self.graph, self.names)
+
+    @cached_property
+    def network(self) -> Network:
+        """The links of the platform; none where there is no platform."""
+        return Network(()) if self.platform is None else Network.of(self.platform)
 
     @cached_property
     def _unions(self) -> dict[tuple[int, int | None], frozenset[int]]:

@@ -20,7 +20,7 @@ from dialects.units import show_bytes, show_time
 if TYPE_CHECKING:
     from dialects.memory import Memory
 
-__all__ = ["SCHEDULE_RULES", "in_flight", "latency", "loads", "peak_memory"]
+__all__ = ["SCHEDULE_RULES", "in_flight", "latency", "loads", "peak_memory", "timed"]
 
 
 def _members(mask: int) -> list[int]:
@@ -124,7 +124,7 @@ def _copies(subject: Subject) -> Iterator[Finding]:
 # --- times -----------------------------------------------------------------------------------
 
 
-def _timed(check: Callable[[Placement, Subject], Iterator[Finding]]) -> Callable[[Subject], Iterator[Finding]]:
+def timed(check: Callable[[Placement, Subject], Iterator[Finding]]) -> Callable[[Subject], Iterator[Finding]]:
     """Run a rule that needs a period, and a repetition small enough to unroll, only when there is one."""
 
     @wraps(check)
@@ -179,21 +179,26 @@ def _time(placement: Placement, ticks: int) -> str:
 def _precedence(subject: Subject) -> Iterator[Finding]:
     placement = subject.placement
     for placed in placement.placed.values():
-        for producer, distance in placement.producers(placed):
-            if distance and not placement.period:
+        late: set[tuple[Placed, int]] = set()
+        for result, producer, distance in placement.reads(placed):
+            if (distance and not placement.period) or (producer, distance) in late:
                 continue
-            ready = producer.end - distance * placement.period
-            if placed.start < ready:
+            shift = distance * placement.period
+            arrived = max((m.ready for m in placement.arrivals(result, placed, distance)), default=producer.end)
+            ready = producer.end if placed.start < producer.end - shift else arrived
+            if placed.start < ready - shift:
+                late.add((producer, distance))
                 earlier = f" {distance} micro-batch{'es' * (distance > 1)} earlier" if distance else ""
+                begun = _time(placement, producer.start - shift)
+                end = "ends" if ready == producer.end else "has arrived"
                 yield Finding(
                     placed.op,
                     f"'{placed.name}' starts at {_time(placement, placed.start)}, before its operand "
-                    f"'{producer.name}'{earlier} ends at {_time(placement, ready)} "
-                    f"(started at {_time(placement, producer.start - distance * placement.period)})",
+                    f"'{producer.name}'{earlier} {end} at {_time(placement, ready - shift)} (started at {begun})",
                 )
 
 
-@_timed
+@timed
 def _fits_period(placement: Placement, subject: Subject) -> Iterator[Finding]:
     for placed in placement.placed.values():
         if placed.time > placed.copies * placement.period:
@@ -207,7 +212,7 @@ def _fits_period(placement: Placement, subject: Subject) -> Iterator[Finding]:
             )
 
 
-@_timed
+@timed
 def _exclusive(placement: Placement, subject: Subject) -> Iterator[Finding]:
     """Sweep one cycle of the pattern over all accelerators at once, busy ones held as a bit mask."""
     reported: set[tuple[Placed, Placed]] = set()
@@ -290,7 +295,7 @@ def _clash(placement: Placement, a: Placed, a_start: int, b: Placed, b_start: in
 # --- memory ----------------------------------------------------------------------------------
 
 
-@_timed
+@timed
 def _memory(placement: Placement, subject: Subject) -> Iterator[Finding]:
     platform = subject.platform
     if platform is None or not placement.placed:
@@ -326,7 +331,7 @@ def _shortage(memory: Memory, group: int, total: int, platform: PlatformOp) -> s
     )
 
 
-@_timed
+@timed
 def _limits(placement: Placement, subject: Subject) -> Iterator[Finding]:
     """Every limit that the schedule carries; each figure is computed only where it is limited."""
     schedule = subject.graph.schedule
@@ -417,8 +422,8 @@ SCHEDULE_RULES = (
     Rule("starts", "No start is negative, and the least start is 0.", _starts),
     Rule(
         "precedence",
-        "An operator starts no earlier than the end of every operator it reads from; what it reads from a state was "
-        "computed as many periods earlier as the distance says.",
+        "An operator starts no earlier than the end of every operator it reads from, and than what is moved to it has "
+        "arrived; what it reads from a state was computed as many periods earlier as the distance says.",
         _precedence,
     ),
     Rule(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from math import prod
 from typing import TypeVar, cast
 
 from xdsl.dialects.builtin import (
@@ -47,12 +48,20 @@ from dialects.attributes import (
     parse_integer,
     parse_set,
     print_set,
+    values,
 )
 from dialects.communication import ReserveOp, TransferOp
+from dialects.measured import MeasuredAttr
 from dialects.operators import OperatorOp, ShapeError, check_tensor
 
 LEVELS = ("model", "moldable", "staged", "scheduled", "communicating", "programs")
 """The levels of the IR that exist today, in order."""
+
+
+def reaches(level: str, wanted: str) -> bool:
+    """Whether ``level`` is ``wanted`` or a later one."""
+    return LEVELS.index(level) >= LEVELS.index(wanted)
+
 
 TRANSFERS = ("overlapped", "blocking", "buffered")
 """What a transfer keeps accelerators from doing: nothing; both ends stand still; each end while it copies."""
@@ -113,6 +122,8 @@ class PlatformOp(IRDLOperation):
     """Network levels, innermost first; the last spans the platform."""
     transfers = opt_prop_def(StringAttr)
     """One of :data:`TRANSFERS`; left out when transfers and computing overlap."""
+    measured = opt_prop_def(ArrayAttr[MeasuredAttr])
+    """Measured times of collectives; left out when there are none."""
 
     irdl_options = (ParsePropInAttrDict(),)
     assembly_format = "$platform_name attr-dict"
@@ -138,6 +149,21 @@ class PlatformOp(IRDLOperation):
             raise VerifyException(f"link groups must grow from the innermost outwards, got sizes {sizes}")
         if sizes and sizes[-1] < self.accelerators.value.data:
             raise VerifyException("the outermost link level must span all accelerators")
+        for link, inside in zip(self.links.data, (1, *sizes), strict=False):
+            members, sides = -(-link.size.data // inside), values(link.shape)
+            if sides and prod(sides) != members:
+                raise VerifyException(
+                    f"a torus of sides {list(sides)} does not have the {members} members of its level"
+                )
+        keys = [table.key for table in self.collectives()]
+        if len(set(keys)) < len(keys):
+            raise VerifyException("a collective is measured once for each number of accelerators")
+        if any(k > self.count for _, k in keys):
+            raise VerifyException(f"a collective is measured on more than the {self.count} accelerators there are")
+
+    def collectives(self) -> tuple[MeasuredAttr, ...]:
+        """The measured times of collectives."""
+        return () if self.measured is None else self.measured.data
 
     def peak_rates(self) -> Mapping[str, int]:
         """Element type → operations per second."""
@@ -173,13 +199,16 @@ def make_platform(
     saturation: int = 0,
     links: Sequence[LinkAttr] = (),
     transfers: str = TRANSFERS[0],
+    measured: Sequence[MeasuredAttr] = (),
 ) -> PlatformOp:
     """Create a :class:`PlatformOp`; units as in its fields."""
 
     def integer(value: int) -> IntegerAttr:
         return IntegerAttr(value, i64)
 
-    overlap = {} if transfers == TRANSFERS[0] else {"transfers": StringAttr(transfers)}
+    optional: dict[str, Attribute] = {} if transfers == TRANSFERS[0] else {"transfers": StringAttr(transfers)}
+    if measured:
+        optional["measured"] = ArrayAttr(measured)
     return PlatformOp.create(
         properties={
             "platform_name": StringAttr(name),
@@ -193,7 +222,7 @@ def make_platform(
             "memory_efficiency": FloatAttr(memory_efficiency, f64),
             "saturation": integer(saturation),
             "links": ArrayAttr(links),
-            **overlap,
+            **optional,
         }
     )
 

@@ -4,6 +4,7 @@ from xdsl.ir import Dialect
 
 from dialects.attributes import BlockAttr, CostAttr, LimitsAttr, LinkAttr, ScheduleAttr, SlotAttr
 from dialects.communication import COMMUNICATION
+from dialects.measured import MeasuredAttr
 from dialects.operators import OPERATORS
 from dialects.programs import ProgramOp
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, StageOp, StateOp
@@ -11,5 +12,5 @@ from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, S
 Takt = Dialect(
     "takt",
     [PlatformOp, GraphOp, InputOp, StateOp, StageOp, *OPERATORS, *COMMUNICATION, NextOp, OutputOp, ProgramOp],
-    [BlockAttr, CostAttr, LimitsAttr, LinkAttr, ScheduleAttr, SlotAttr],
+    [BlockAttr, CostAttr, LimitsAttr, LinkAttr, MeasuredAttr, ScheduleAttr, SlotAttr],
 )

@@ -236,6 +236,16 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """``measured all_reduce on 8 {64 KiB: 30us, 1 MiB: 55us}``"""
+
+    place: Place
+    pattern: Ident
+    group: Expr
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """``link node = 8 { ... }``"""
 
@@ -243,6 +253,7 @@ class Link:
     name: Ident
     size: Expr | None
     fields: tuple[Field, ...]
+    measured: tuple[Measured, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,8 +108,13 @@ class Builder:
     def machine(self, meta: Meta, name: Token, value: Any, model: Token) -> ast.Field:
         return ast.Field(self._place(meta), self._ident(name), value, model=self._ident(model))
 
-    def link(self, meta: Meta, name: Token, size: Any, *fields: ast.Field) -> ast.Link:
-        return ast.Link(self._place(meta), self._ident(name), size, fields)
+    def link(self, meta: Meta, name: Token, size: Any, *parts: ast.Field | ast.Measured) -> ast.Link:
+        fields = tuple(p for p in parts if isinstance(p, ast.Field))
+        measured = tuple(p for p in parts if isinstance(p, ast.Measured))
+        return ast.Link(self._place(meta), self._ident(name), size, fields, measured)
+
+    def measured(self, meta: Meta, pattern: Token, group: Any, table: ast.Table) -> ast.Measured:
+        return ast.Measured(self._place(meta), self._ident(pattern), group, table)
 
     def block(
         self, meta: Meta, name: Token, values: Any, constants: Any, results: tuple[ast.Ident, ...], body: Any

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from dialects.operators import ELEMENT_TYPES
 from frontend import ast
 from frontend.evaluate import FUNCTIONS
+from frontend.network import constants_of
 from frontend.program import OPERATOR_CLASSES, Program, Unit
 from frontend.report import Reporter, choices, note, suggest
 from frontend.source import Place
@@ -86,12 +87,16 @@ class _Checker:
                         if link.size is not None:
                             self._expression(link.size, outside)
                         self._fields(link.fields, outside)
+                        for table in link.measured:
+                            for value in (table.group, *(part for entry in table.table.entries for part in entry)):
+                                self._expression(value, outside)
                 case ast.Import():
                     pass
 
     def _fields(self, fields: Iterable[ast.Field], scope: _Scope) -> None:
         for item in fields:
-            self._expression(item.value, scope)
+            for value in constants_of(item):
+                self._expression(value, scope)
 
     def _file_constant(self, node: ast.Const, later: set[str]) -> None:
         """A constant may use those above it and imported ones; ``later`` holds this one and those below."""

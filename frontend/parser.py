@@ -46,7 +46,7 @@ _OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "PERCENT"}
 _TOP = r"(?:block|model|platform|accelerator|import)\b[ \t]+[A-Za-z_\"]"
 _RESUME_TOP = re.compile(rf"\n(?=[ \t]*(?:{_TOP}|const\b))")
 _RESUME_BODY = re.compile(
-    rf"\n(?=[ \t]*(?:\}}|{_TOP}|(?:const|param|input|output|state|next|peak|link)\b[ \t]*[A-Za-z0-9_(]"
+    rf"\n(?=[ \t]*(?:\}}|{_TOP}|(?:const|param|input|output|state|next|peak|link|measured)\b[ \t]*[A-Za-z0-9_(]"
     r"|repeat\b[^=\n]*\{"
     r"|[A-Za-z_]\w*(?:[ \t]*,[ \t]*[A-Za-z_][A-Za-z0-9_]*)*[ \t]*=(?![^\n]*,[ \t]*\r?(?:\n|\Z))))"
 )
@@ -204,7 +204,7 @@ class _Recovery:
     def _resume(self, parser: InteractiveParser, start: int) -> bool:
         """Unwind to the innermost open body and skip to the next line that looks like a statement."""
         text = self.source.text
-        inside = self._unwind(parser, top=False)
+        inside = self._unwind(parser, top=False, end=text.find("\n", start))
         line = text.rfind("\n", 0, start)
         search_from = max(line if not text[line + 1 : start].strip() else start, self._resumed)
         position = _next_start(_RESUME_BODY if inside else _RESUME_TOP, text, search_from)
@@ -219,19 +219,30 @@ class _Recovery:
         state.last_token = None
         return True
 
-    @staticmethod
-    def _unwind(parser: InteractiveParser, top: bool) -> bool:
-        """Pop to a state where a statement (or with ``top`` a declaration) may start; True inside a body."""
+    def _unwind(self, parser: InteractiveParser, top: bool, end: int = -1) -> bool:
+        """Pop to a state where a statement (or with ``top`` a declaration) may start; True inside a body.
+
+        The body of a link counts when it goes on after ``end``, where the line ends.
+        """
         state = parser.parser_state
         states = state.parse_conf.states
         while len(state.state_stack) > 1:
             if not top and any(_can_follow(states, state.state_stack, t) for t in ("_REPEAT", "_PEAK", "_LINK")):
                 return True
+            if not top and end >= 0 and _can_follow(states, state.state_stack, "_MEASURED"):
+                opened = next(t for t in reversed(state.value_stack) if getattr(t, "type", None) == "LBRACE")
+                if not _closed(self.source.text[opened.start_pos : end]):
+                    return True
             if _can_follow(states, state.state_stack, "_MODEL"):
                 return False
             state.state_stack.pop()
             state.value_stack.pop()
         return False
+
+
+def _closed(text: str) -> bool:
+    """Whether the brace that begins a text is closed in it."""
+    return 0 in accumulate((c == "{") - (c == "}") for c in text)
 
 
 def _next_start(pattern: re.Pattern[str], text: str, start: int) -> int | None:
@@ -267,7 +278,7 @@ def _can_follow(states: Any, stack: list[Any], terminal: str) -> bool:
 
 
 _ALL_WORDS = (
-    "import", "const", "accelerator", "platform", "block", "model", "peak", "link", "accelerators", "param",
+    "import", "const", "accelerator", "platform", "block", "model", "peak", "link", "measured", "accelerators", "param",
     "input", "output", "state", "next", "distance", "repeat", "carry", "tensor", "time", "params", "memory",
     "group",
 )  # fmt: skip

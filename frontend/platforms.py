@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 from xdsl.dialects.builtin import IntAttr, StringAttr
 
-from dialects.attributes import LinkAttr
+from dialects.attributes import LinkAttr, ints
+from dialects.measured import MeasuredAttr
 from dialects.operators import ELEMENT_TYPES
-from dialects.structure import PlatformOp, make_platform
-from frontend import ast
+from dialects.structure import TRANSFERS, PlatformOp, make_platform
+from frontend import ast, network
 from frontend.evaluate import Lookup, Poisoned, Problem, amount, evaluate, fraction, whole
 from frontend.program import Unit
 from frontend.report import Reporter, choices, note
@@ -21,10 +22,12 @@ MAX_ACCELERATORS = 2**20
 
 _ACCELERATOR = ("memory", "bandwidth", "launch", "compute_efficiency", "memory_efficiency", "saturation")
 _REQUIRED = ("memory", "bandwidth", "launch")
-_LINK = ("latency", "bandwidth")
+_LINK = ("latency", "bandwidth", "links", "topology", "duplex", "sharing")
+_LINK_REQUIRED = ("latency", "bandwidth")
 
 Scopes = Callable[[Unit], Lookup]
-Amount = TypeVar("Amount", int, int | float)
+T = TypeVar("T")
+_Level = tuple[LinkAttr, list[MeasuredAttr]]
 
 
 class PlatformBuilder:
@@ -37,7 +40,7 @@ class PlatformBuilder:
     def build(self, platform: ast.Platform, unit: Unit) -> PlatformOp | None:
         """The platform, or None after errors."""
         scope = self.scope_of(unit)
-        fields = self._fields(platform.fields, ("accelerators",), f"platform '{platform.name.name}'")
+        fields = self._fields(platform.fields, ("accelerators", "transfers"), f"platform '{platform.name.name}'")
         machine = fields.get("accelerators")
         if machine is None or machine.model is None:
             place = machine.place if machine else platform.name.place
@@ -58,10 +61,17 @@ class PlatformBuilder:
             self.reporter.error(machine.model.place, f"unknown accelerator '{machine.model.name}'", hint)
         accelerator = self.accelerator(*found) if found else None
         links = self._links(platform, scope, count)
-        if count is None or accelerator is None or links is None:
+        transfers = self._optional(fields, "transfers", TRANSFERS[0], network.word)
+        if count is None or accelerator is None or links is None or transfers is None:
             return None
         return make_platform(
-            platform.name.name, accelerator=machine.model.name, accelerators=count, links=links, **accelerator
+            platform.name.name,
+            accelerator=machine.model.name,
+            accelerators=count,
+            links=[link for link, _ in links],
+            transfers=transfers,
+            measured=[table for _, tables in links for table in tables],
+            **accelerator,
         )
 
     # --- accelerators ----------------------------------------------------------------------------
@@ -119,9 +129,9 @@ class PlatformBuilder:
 
     # --- links -----------------------------------------------------------------------------------
 
-    def _links(self, platform: ast.Platform, scope: Lookup, count: int | None) -> list[LinkAttr] | None:
-        links: list[LinkAttr] = []
-        good = True
+    def _links(self, platform: ast.Platform, scope: Lookup, count: int | None) -> list[_Level] | None:
+        links: list[_Level] = []
+        good = sized = True
         names: dict[str, ast.Link] = {}
         previous = 0
         for position, link in enumerate(platform.links):
@@ -135,19 +145,69 @@ class PlatformBuilder:
             size = self._number(
                 lambda link=link, last=last, inside=previous: self._size(link, scope, count, inside, last)
             )
-            fields = self._fields(link.fields, _LINK, what)
-            complete = self._require(fields, link.fields, _LINK, what, link.name.place)
-            latency = bandwidth = None
-            if "latency" in fields:
-                latency = self._number(lambda fields=fields: self._amount(fields["latency"], scope, TIME, 0))
-            if "bandwidth" in fields:
-                bandwidth = self._number(lambda fields=fields: self._amount(fields["bandwidth"], scope, BANDWIDTH, 1))
-            if size is None or latency is None or bandwidth is None or not complete:
+            sized = sized and size is not None
+            span = (previous, size) if sized and size is not None else None
+            made = self._link(link, scope, size, span, what)
+            reach = None if span is None or count is None else (span[0], min(span[1], count))
+            tables = self._measured(link, scope, reach)
+            previous = size or previous
+            if made is None or tables is None:
                 good = False
-                continue
-            previous = size
-            links.append(LinkAttr(StringAttr(link.name.name), IntAttr(size), IntAttr(latency), IntAttr(bandwidth)))
+            else:
+                links.append((made, tables))
         return links if good else None
+
+    def _link(
+        self, link: ast.Link, scope: Lookup, size: int | None, span: tuple[int, int] | None, what: str
+    ) -> LinkAttr | None:
+        """One level; ``span`` is the size of the level inside it and its own, where known. None after errors."""
+        members = None if span is None else -(-span[1] // (span[0] or 1))
+        fields = self._fields(link.fields, _LINK, what)
+        complete = self._require(fields, link.fields, _LINK_REQUIRED, what, link.name.place)
+        latency = self._optional(fields, "latency", 0, lambda f: self._amount(f, scope, TIME, 0))
+        bandwidth = self._optional(fields, "bandwidth", 1, lambda f: self._amount(f, scope, BANDWIDTH, 1))
+        links = self._optional(
+            fields,
+            "links",
+            1,
+            lambda f: whole(evaluate(f.value, scope), f.value.place, "the number of links", 1, network.MOST_LINKS),
+        )
+        topology = self._optional(fields, "topology", ("switch", ()), lambda f: network.topology(f, scope, members))
+        duplex = self._optional(fields, "duplex", "full", network.word)
+        sharing = self._optional(fields, "sharing", "exclusive", network.word)
+        if size is None or latency is None or bandwidth is None or links is None or not complete:
+            return None
+        if topology is None or duplex is None or sharing is None:
+            return None
+        kind, sides = topology
+        return LinkAttr(
+            StringAttr(link.name.name),
+            IntAttr(size),
+            IntAttr(latency),
+            IntAttr(bandwidth),
+            IntAttr(links),
+            StringAttr(kind),
+            ints(sides),
+            StringAttr(duplex),
+            StringAttr(sharing),
+        )
+
+    def _measured(self, link: ast.Link, scope: Lookup, span: tuple[int, int] | None) -> list[MeasuredAttr] | None:
+        """The measured tables of a link; None after errors."""
+        found: dict[tuple[str, int], tuple[MeasuredAttr, Place]] = {}
+        good = True
+        for node in link.measured:
+            table = self._number(lambda node=node: network.measured(node, scope, span))
+            if table is not None and table.key in found:
+                first = note(found[table.key][1], "first given here")
+                pattern, group = table.key
+                message = f"'{pattern}' on {group} accelerators is given twice"
+                self.reporter.error(node.pattern.place, message, notes=[first])
+            if table is None or table.key in found:
+                good = False
+            else:
+                found[table.key] = (table, node.pattern.place)
+        return [table for table, _ in found.values()] if good else None
 
     @staticmethod
     def _size(link: ast.Link, scope: Lookup, count: int | None, previous: int, last: bool) -> int:
@@ -211,7 +271,14 @@ class PlatformBuilder:
     def _amount(field: ast.Field, scope: Lookup, dimension: str, least: int, what: str | None = None) -> int:
         return amount(evaluate(field.value, scope), field.value.place, what or f"'{field.name.name}'", dimension, least)
 
-    def _number(self, read: Callable[[], Amount]) -> Amount | None:
+    def _optional(
+        self, fields: Mapping[str, ast.Field], name: str, default: T, read: Callable[[ast.Field], T]
+    ) -> T | None:
+        """What ``read`` makes of a field, ``default`` where it is left out; None once a problem is reported."""
+        field = fields.get(name)
+        return default if field is None else self._number(lambda: read(field))
+
+    def _number(self, read: Callable[[], T]) -> T | None:
         """The value, or None once its problem is reported."""
         try:
             return read()

@@ -10,7 +10,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.passes import ModulePass
 
-from dialects.attributes import CostAttr, CostEntry
+from dialects.attributes import CostAttr, CostEntry, ints
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.operators import OperatorOp, operator_names
 from dialects.structure import GraphOp, PlatformOp, find_graph, find_platform
@@ -83,6 +83,9 @@ def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> N
     # What is left in a state is whole, as an output is: its readers of a later micro-batch do not decide its layout.
     kept = [*graph.outputs.operands, *(op.left for op in graph.nexts())]
     for op, placed in zip(graph.operators(), place(Reader().nodes(graph), kept), strict=True):
+        split = [number for number, dim in enumerate(placed.leaving) if dim is not None]
+        if split:
+            op.sharded = ints(split)
         if op.cost is not None:
             complaint = _check_written(op, names[op], op.cost, platform)
             trouble += [complaint] if complaint else []
@@ -105,13 +108,14 @@ class AnnotateCostsPass(ModulePass):
     time = launch + max(computing, moving) + collectives, in ns, and the bytes of parameters, results
     and workspace on each of the k accelerators. The constants are those of the module's
     takt.platform; the formulas are in docs/costs.md. Times need not fall as k grows. A table written
-    in the model is kept as it is.
+    in the model is kept as it is. A result of which each of the k holds its share only, as all of
+    its consumers want it, is listed by its number after ``sharded``.
 
     ```
     %y = takt.linear(%x) {features = 4096} params 8388608 : ...
     ->
     %y = takt.linear(%x) {features = 4096} params 8388608
-           cost <[1, 2] time [812000, 430000] params [8388608, 4194304] output [1048576, 524288]> : ...
+           cost <[1, 2] time [812000, 430000] params [8388608, 4194304] output [1048576, 524288]> sharded [0] : ...
     ```
     """
 

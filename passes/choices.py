@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Plan = Literal["auto", "stages", "interleaved", "v", "shared", "pushed", "replicated", "list", "laminar", "free"]
+Plan = Literal[
+    "auto", "stages", "interleaved", "v", "shared", "pushed", "replicated", "list", "laminar", "assigned", "free"
+]
 PLANS: tuple[Plan, ...] = get_args(Plan)
 """The plans, the best of all first, then the families of ``passes/scheduling/families.py`` from tame to free."""
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import OpResult
 
-from dialects.attributes import CostAttr
+from dialects.attributes import CostAttr, values
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.operators import OperatorOp, operator_names, tensor_bytes
-from dialects.structure import GraphOp, InputOp, PlatformOp, find_graph, find_platform
+from dialects.structure import GraphOp, InputOp, PlatformOp, find_graph, find_platform, reaches
 from dialects.units import show_bytes, show_time
 from passes.scheduling.data import Cost, Dependence, Input, InvalidProblem, Operation, Table, Violation
+from passes.scheduling.network import Level, Mode, Network, Topology
 from passes.scheduling.objective import Excess
 from passes.scheduling.problem import MemoryProblem, StagedProblem
 
@@ -74,14 +75,17 @@ def _exceeded(excess: Excess) -> tuple[str, str]:
     return message, hint
 
 
-def read_instance(module: ModuleOp, level: str) -> Instance:
-    """The problem in ``module``, whose graph must be at ``level``; raises :class:`TaktError` when it is not."""
+def read_instance(module: ModuleOp, level: str, *, or_later: bool = False) -> Instance:
+    """The problem in ``module``, whose graph must be at ``level``; raises :class:`TaktError` when it is not.
+
+    With ``or_later`` the graph may be at a later level as well.
+    """
     graph, platform = find_graph(module), find_platform(module)
     if graph is None:
         raise TaktError("there is no model: the module has no takt.graph")
     if platform is None:
         raise TaktError(at(graph, "there is no platform", "give one with --platform, or write it beside the model"))
-    if graph.level.data != level:
+    if graph.level.data != level and not (or_later and reaches(graph.level.data, level)):
         raise TaktError(
             at(
                 graph,
@@ -120,7 +124,8 @@ def _problem(graph: GraphOp, platform: PlatformOp, operators: tuple[OperatorOp, 
             value, distance = carried.get(read, (read, 0))
             if isinstance(value, OpResult) and isinstance(value.op, OperatorOp):
                 size = tensor_bytes(value.type)  # pyright: ignore
-                found = Dependence(number[value.op], v, size, distance, value.index)
+                sharded = value.op.is_sharded(value.index)
+                found = Dependence(number[value.op], v, size, distance, value.index, sharded)
                 dependences[found] = None
     groups: dict[str, list[int]] = {}
     for v, op in enumerate(operators):
@@ -136,7 +141,27 @@ def _problem(graph: GraphOp, platform: PlatformOp, operators: tuple[OperatorOp, 
         platform.memory.value.data,
         together=tuple(tuple(members) for members in groups.values() if len(members) > 1),
         copies=max((len(op.slot.copies()) for op in operators if op.slot is not None), default=1),
+        network=network_of(platform),
     )
+
+
+def network_of(platform: PlatformOp) -> Network | None:
+    """The links of ``platform``; None when it describes none, and values move for free."""
+    levels = tuple(
+        Level(
+            link.group.data,
+            link.size.data,
+            link.latency.data,
+            link.bandwidth.data,
+            link.links.data,
+            cast(Topology, link.topology.data),
+            values(link.shape),
+            link.duplex.data == "full",
+            link.sharing.data == "shared",
+        )
+        for link in platform.links.data
+    )
+    return Network(levels, cast(Mode, platform.mode)) if levels else None
 
 
 def _block(op: OperatorOp) -> str:

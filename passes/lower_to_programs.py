@@ -13,37 +13,18 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import OpResult, SSAValue
 from xdsl.passes import ModulePass
 
-from dialects.attributes import values
 from dialects.communication import MoveOp
 from dialects.diagnostics import TaktError, at
 from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
 from dialects.programs import ProgramOp
-from dialects.structure import GraphOp, InputOp, PlatformOp, find_platform
+from dialects.structure import GraphOp, InputOp, find_platform
 from passes.insert_communication import insert_communication, scheduled_graph
+from passes.instance import network_of
 from passes.programs.build import build
 from passes.programs.data import MOST_INSTRUCTIONS, Move, Operator, Pipeline, Read, TooLong, Value
-from passes.scheduling.network import Level, Mode, Network, Topology
+from passes.scheduling.network import Network, no_network
 
 Sets = tuple[tuple[int, ...], ...]
-
-
-def network_of(platform: PlatformOp) -> Network:
-    """The links of a platform, in the form of the scheduler."""
-    levels = tuple(
-        Level(
-            link.group.data,
-            link.size.data,
-            link.latency.data,
-            link.bandwidth.data,
-            link.links.data,
-            cast(Topology, link.topology.data),
-            values(link.shape),
-            link.duplex.data == "full",
-            link.sharing.data == "shared",
-        )
-        for link in platform.links.data
-    )
-    return Network(levels, cast(Mode, platform.mode))
 
 
 def turns(sets: Sequence[tuple[int, ...]], later: int = 0) -> Sets:
@@ -190,7 +171,7 @@ def lower_to_programs(module: ModuleOp, microbatches: int | None = None) -> None
     if graph.level.data == "scheduled":
         insert_communication(graph)
     try:
-        programs = build(_Reading(graph, network_of(platform)).pipeline(), microbatches)
+        programs = build(_Reading(graph, network_of(platform) or no_network()).pipeline(), microbatches)
     except TooLong as failure:
         message = f"the programs would have {failure.instructions:,} instructions, more than {MOST_INSTRUCTIONS:,}"
         hint = "fewer micro-batches in flight make them shorter: --max-in-flight, or another plan"

@@ -19,10 +19,10 @@ from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.chunked import Shape, chunk_stages
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
+from passes.scheduling.linked_stages import partition_linked
 from passes.scheduling.portfolio import OPERATOR_PLANS, Request, solve
 from passes.scheduling.replicated import replicate_stages
 from passes.scheduling.shared import share_boundaries
-from passes.scheduling.stages import partition_stages
 
 
 def grant(
@@ -96,7 +96,7 @@ def stages_on_blocks(instance: Instance, options: PartitionStagesPass) -> None:
     problem = instance.problem
     budget = options.budget(incumbents(area_bound(problem).value, "partition"))
     rest: dict[str, Any] = {"reserve": options.memory_reserve, "tolerance": options.tolerance, "budget": budget}
-    plan = partition_stages(problem, stages=options.stages, granularity=options.granularity, **rest)
+    plan = partition_linked(problem, stages=options.stages, granularity=options.granularity, **rest)
     if options.plan in ("shared", "pushed"):
         laps = options.laps if options.laps is not None else problem.accelerators * 3 // 8
         sharing = share_boundaries(problem, laps=laps if options.plan == "pushed" else 0, **rest)

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
+from xdsl.ir import Operation
+from xdsl.rewriter import InsertPoint, Rewriter
 
 from dialects.attributes import LimitsAttr, ScheduleAttr, SlotAttr
+from dialects.communication import ReserveOp
 from passes.choices import Plan
 from passes.instance import Instance, read_staged
 from passes.requests import SchedulerPass, bound_of, incumbents
 from passes.scheduling.bounds import Bound
 from passes.scheduling.budget import Budget
-from passes.scheduling.data import InvalidProblem
+from passes.scheduling.data import InvalidProblem, Solution, Transfer
 from passes.scheduling.portfolio import Candidate, Request, gathered, inside, kept, schedule_within
 from passes.scheduling.problem import StagedProblem
 
 
 def write_schedule(instance: Instance, found: Candidate, bound: Bound, seed: int, limits: LimitsAttr) -> None:
-    """Write slots and the schedule into the graph."""
+    """Write slots, reserved transfers and the schedule into the graph."""
     solution = found.solution
     for v, (op, start) in enumerate(zip(instance.operators, solution.starts, strict=True)):
         op.slot = SlotAttr.make(solution.copies(v), start)
+    write_transfers(instance, solution)
     instance.graph.schedule = ScheduleAttr(
         IntAttr(solution.period),
         IntAttr(1),
@@ -34,6 +39,26 @@ def write_schedule(instance: Instance, found: Candidate, bound: Bound, seed: int
         limits,
     )
     instance.graph.level = StringAttr("scheduled")
+
+
+def write_transfers(instance: Instance, solution: Solution) -> None:
+    """Reserve every transfer right behind the operator that makes the value, earliest first."""
+    names = [link.group.data for link in instance.platform.links.data]
+    network = instance.problem.network
+    for v, moved in groupby(sorted(solution.transfers, key=_place), key=lambda t: t.producer):
+        assert network is not None, "only links carry transfers"
+        producer = instance.operators[v]
+        made: list[Operation] = []
+        for t in moved:
+            spans = [network.level_of((*solution.set_of(v, i), *there)) for i, there in enumerate(t.targets)]
+            made.append(
+                ReserveOp.make(producer.results[t.result], t.targets, names[max(spans)], t.start, t.time, t.landing)
+            )
+        Rewriter.insert_op(made, InsertPoint.after(producer))
+
+
+def _place(t: Transfer) -> tuple[int, int, int, tuple[tuple[int, ...], ...]]:
+    return (t.producer, t.start, t.result, t.targets)
 
 
 def schedule_inside(problem: StagedProblem, request: Request, budget: Budget) -> Candidate:

@@ -74,4 +74,4 @@ class VerifySchedulePass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         verify_level(op, "scheduled")
         if self.certificate:
-            verify_certificate(read_instance(op, "scheduled"), self.work)
+            verify_certificate(read_instance(op, "scheduled", or_later=True), self.work)

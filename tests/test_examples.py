@@ -32,6 +32,20 @@ PLATFORMS = {
     "research_dag": "tiny_board",
 }
 
+BOARDS = ("torus_4x4", "host_8", "dgx_a100_16")
+"""Platforms to look at, each tried with a small model."""
+
+SMALL = """model small {
+  input x: tensor<512 x 512, bf16>
+  repeat 4 carry x {
+    h = linear(x, features = 2048)
+    a = gelu(h)
+    x = linear(a, features = 512, split = "row")
+  }
+  output x
+}
+"""
+
 
 def example(name: str) -> Source:
     return Source.read(str(ROOT / "examples" / f"{name}.takt"))
@@ -39,7 +53,7 @@ def example(name: str) -> Source:
 
 def test_every_example_is_tested() -> None:
     files = {p.stem for p in (ROOT / "examples").glob("*.takt")}
-    assert files == set(PLATFORMS) | set(PLATFORMS.values()) | {"dgx_h100_64"}
+    assert files == set(PLATFORMS) | set(PLATFORMS.values()) | set(BOARDS)
 
 
 # --- parameters ------------------------------------------------------------------------------
@@ -68,6 +82,17 @@ def test_parameters_are_those_published(name: str, published: int, extra: int) -
     for op in graph.operators():
         counted += op.params.value.data // element_bytes(op.results[0].type.element_type)
     assert counted == published + extra
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_a_small_model_on_every_board(board: str) -> None:
+    module = run_pipeline(new_context(), load(Source("small.takt", SMALL), platform=example(board)))
+    assert check_level(module, "scheduled") == []
+    again = parse_ir(new_context(), print_ir(module), "small.mlir")
+    assert print_ir(again) == print_ir(module)
+    view = view_of(again)
+    assert view.platform.links
+    assert view.platform.transfers == ("buffered" if board == "host_8" else "overlapped")
 
 
 # --- compiling -------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ import json
 import os
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from passes.scheduling.data import Cost, Dependence, Operation, Table
+from passes.scheduling.network import NOTHING, NS, Level, Members, Network, Price
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +65,58 @@ def read_partitioning(path: Path, accelerators: int) -> PeriodicProblem:
     dependences = tuple(Dependence(u, v) for u, v in sorted(edges))
     together = tuple(tuple(members) for members in classes.values() if len(members) > 1)
     return PeriodicProblem(tuple(operations), dependences, (), accelerators, together=together)
+
+
+@dataclass(frozen=True)
+class HostCopies(Network):
+    """Accelerators that exchange values through the host: a copy takes ``times[producer]`` ns, out and in again."""
+
+    times: tuple[int, ...] = ()
+
+    def price(self, d: Dependence, source: Members, target: Members) -> Price:
+        found = super().price(d, source, target)
+        return found if found is NOTHING else replace(found, time=self.times[d.producer])
+
+
+def read_linked_partitioning(path: Path, accelerators: int | None = None) -> MemoryProblem:
+    """A graph of ``dnn-partitioning`` with its communication and memory, on the accelerators that it names.
+
+    A value that is read on another accelerator keeps its producer's busy for the cost of its edges, and each
+    other accelerator that reads it for as long: mode ``buffered``. Only parameters need memory; a value counts
+    one byte, or none where moving it takes no time.
+    """
+    data = json.loads(path.read_text())
+    count = data["maxFPGAs"] if accelerators is None else accelerators
+    plain = read_partitioning(path, count)
+    number = {node["id"]: v for v, node in enumerate(data["nodes"])}
+    sizes = [int(node["size"]) for node in data["nodes"]]
+    times = [0] * len(sizes)
+    for edge in data["edges"]:
+        times[number[edge["sourceId"]]] = round(edge["cost"] * 1e6)
+    dependences = tuple(replace(d, bytes=min(1, times[d.producer])) for d in plain.dependences)
+    network = HostCopies((Level("host", count, 0, NS),), "buffered", times=tuple(times))
+    operations = _sized(plain, sizes)
+    return MemoryProblem(
+        operations,
+        dependences,
+        (),
+        count,
+        memory=int(data["maxSizePerFPGA"]),
+        together=plain.together,
+        network=network,
+    )
+
+
+def _sized(problem: PeriodicProblem, sizes: Sequence[int]) -> tuple[Operation, ...]:
+    """The operations with parameters such that a group stores the ``sizes`` of all its members, once."""
+    total = list(sizes)
+    for group in problem.together:
+        for v in group:
+            total[v] = sum(sizes[u] for u in group)
+    return tuple(
+        replace(o, table={1: replace(o.table[1], params=size)})
+        for o, size in zip(problem.operations, total, strict=True)
+    )
 
 
 # --- piper -----------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
 """A discrete-event simulator of scheduled graphs, in two modes.
 
-* :func:`time_triggered` starts every operator exactly as scheduled and fails when data is late, an accelerator is busy
-  or memory overflows.
-* :func:`self_timed` keeps only the order of operators on each accelerator and injects micro-batches one period apart;
-  every operator starts as soon as it can.
+* :func:`time_triggered` starts every operator and transfer exactly as scheduled and fails when data is late, an
+  accelerator or a link is busy or memory overflows.
+* :func:`self_timed` keeps only the order of operators and transfers on each accelerator and link and injects
+  micro-batches one period apart; everything starts as soon as it can.
 
-It reads :mod:`compiler.view` and shares no code with the solver or the checker: that is what makes agreement of the
-three worth something.
+It reads :mod:`compiler.view` and shares no code with the solver, and with the checker only the definition of what a
+transfer takes and occupies: that is what makes agreement of the three worth something.
 """
 
 from compiler.simulate.errors import SimulationError

@@ -6,14 +6,15 @@ from typing import Literal
 
 from dialects.diagnostics import Diagnostic, TaktError
 
-Fault = Literal["data", "busy", "memory", "deadlock", "machine", "size"]
+Fault = Literal["data", "busy", "memory", "deadlock", "machine", "size", "link"]
 
 
 class SimulationError(TaktError):
     """The schedule cannot be executed.
 
     ``fault`` is the kind of failure: ``data`` (an operand is late), ``busy`` (an accelerator is), ``memory`` (it
-    overflows), ``deadlock`` (nothing can start), ``machine`` (no such accelerator), ``size`` (beyond 64-bit times).
+    overflows), ``deadlock`` (nothing can start), ``machine`` (no such accelerator), ``size`` (beyond 64-bit times),
+    ``link`` (a port or wire is busy, or the time reserved for a transfer is too short).
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -39,6 +40,8 @@ class Clock:
 class Machine:
     """The accelerators in use, grouped into classes whose members belong to exactly the same sets.
 
+    Sets are those of operators, targets of transfers, and senders that stand still while one leaves.
+
     ``sets`` numbers the distinct sets; ``classes`` lists the accelerators of each class; ``inside[s]`` the classes that
     make up set ``s``; ``over[c]`` the sets that class ``c`` belongs to. The members of a class always act alike.
     """
@@ -52,17 +55,15 @@ class Machine:
     def of(view: ScheduleView) -> Machine:
         """Group the accelerators of a schedule; raises :class:`SimulationError` for one the platform lacks."""
         sets: dict[Accelerators, int] = {}
-        for task in view.tasks:
-            for members in task.copies:
-                sets.setdefault(members, len(sets))
-                if members[-1] >= view.platform.accelerators:
-                    raise SimulationError(
-                        "machine",
-                        f"'{task.name}' runs on accelerator {members[-1]}, "
-                        f"but the platform has {view.platform.accelerators}",
-                        operator=task.name,
-                        accelerator=members[-1],
-                    )
+        for name, what, members in _places(view):
+            sets.setdefault(members, len(sets))
+            if members[-1] >= view.platform.accelerators:
+                raise SimulationError(
+                    "machine",
+                    f"{what} accelerator {members[-1]}, but the platform has {view.platform.accelerators}",
+                    operator=name,
+                    accelerator=members[-1],
+                )
         belongs: dict[int, list[int]] = {}
         for members, s in sets.items():
             for p in members:
@@ -82,14 +83,32 @@ class Machine:
         )
 
 
+def _places(view: ScheduleView) -> Iterator[tuple[str, str, Accelerators]]:
+    """Operator, what happens, and the set on which it does."""
+    for task in view.tasks:
+        for members in task.copies:
+            yield task.name, f"'{task.name}' runs on", members
+    for move in view.moves:
+        name = view.tasks[move.producer].name
+        for members in move.targets:
+            yield name, f"the transfer of '{name}' goes to", members
+    for move, ways in zip(view.moves, view.ways, strict=True):
+        for way in ways:
+            if members := tuple(sorted(r.at for r in way.sender if r.kind == "accelerator")):
+                name = view.tasks[move.producer].name
+                yield name, f"the transfer of '{name}' leaves", members
+
+
 def least_microbatches(view: ScheduleView) -> int:
     """Micro-batches to simulate as scheduled until the completions of one whole pattern lie in the steady state."""
-    last = max((t.end for t in view.tasks), default=0)
+    last = max((*(t.end for t in view.tasks), *(m.ready for m in view.moves)), default=0)
     return max(0, ceil(last / view.period)) + view.reach + view.rounds + 1
 
 
 def check_length(view: ScheduleView, clock: Clock, microbatches: int) -> None:
     """Raise :class:`SimulationError` when the simulated time does not fit in 64 bits."""
-    total = sum(t.time for t in view.tasks) + max((abs(t.start) for t in view.tasks), default=0)
+    starts = [*(t.start for t in view.tasks), *(m.start for m in view.moves), *(m.landing for m in view.moves)]
+    total = sum(t.time for t in view.tasks) + sum(2 * m.time for m in view.moves)
+    total += max((abs(start) for start in starts), default=0)
     if total * clock.scale + clock.period * microbatches >= LONGEST:
         raise SimulationError("size", "the schedule is too long: its times do not fit in 64 bits")

@@ -1,21 +1,22 @@
 """Bytes in use on each accelerator over a simulated run.
 
 The lifetimes are those of the contract of level 4: workspace during the run; what an operator produces from its start
-to the end of its last consumer on the same set; what it sends to another set from its end to the end of the last
-consumer there; an input from the start of its first to the end of its last consumer on each set. What is read from a
-state ends with the micro-batch that reads it; initial values of states are not counted.
+until its last consumer on the same set ends and its last transfer has left; what another set receives from its landing
+(without links, from the end of the producer) to the end of the last consumer there; an input from the start of its
+first to the end of its last consumer on each set. What is read from a state ends with the micro-batch that reads it;
+initial values of states are not counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.simulate.machine import Machine
-from compiler.view import Accelerators, ScheduleView, Task, arrivals_of
+from compiler.view import Accelerators, Edge, Move, ScheduleView, Task, arrivals_of
 
 Times = NDArray[np.int64]
 
@@ -46,14 +47,28 @@ class Overflow:
     microbatch: int
 
 
-def lifetimes(view: ScheduleView, machine: Machine, starts: Times) -> Iterator[Lifetimes]:
-    """All lifetimes of a run; ``starts[i, v]`` is when micro-batch ``i`` began operator ``v``, in clock units."""
+def lifetimes(
+    view: ScheduleView, machine: Machine, starts: Times, moves: tuple[Times, Times] | None = None
+) -> Iterator[Lifetimes]:
+    """All lifetimes of a run; ``starts[i, v]`` is when micro-batch ``i`` began operator ``v``, in clock units.
+
+    ``moves`` says in the same way when each move had left and when it landed; without it they keep to the schedule.
+    """
     scale = view.period.denominator
     ends = starts + np.array([t.time * scale for t in view.tasks], dtype=np.int64)
     later = _continued(ends, view)
+    left, landed = moves or _as_scheduled(view, len(starts))
     for residue in range(min(view.rounds, len(starts))):
         rows = slice(residue, None, view.rounds)
-        yield from _of_residue(view, machine, starts[rows], ends[rows], later[residue:], residue)
+        yield from _of_residue(
+            view, machine, starts[rows], ends[rows], later[residue:], (left[rows], landed[rows]), residue
+        )
+
+
+def _as_scheduled(view: ScheduleView, count: int) -> tuple[Times, Times]:
+    scale, shifts = view.period.denominator, np.arange(count, dtype=np.int64)[:, None] * view.period.numerator
+    left = np.array([(m.start + m.time) * scale for m in view.moves], dtype=np.int64)
+    return shifts + left, shifts + np.array([m.landing * scale for m in view.moves], dtype=np.int64)
 
 
 def _continued(ends: Times, view: ScheduleView) -> Times:
@@ -67,8 +82,16 @@ def _continued(ends: Times, view: ScheduleView) -> Times:
 
 
 def _of_residue(
-    view: ScheduleView, machine: Machine, starts: Times, ends: Times, later: Times, residue: int
+    view: ScheduleView,
+    machine: Machine,
+    starts: Times,
+    ends: Times,
+    later: Times,
+    moves: tuple[Times, Times],
+    residue: int,
 ) -> Iterator[Lifetimes]:
+    left, landed = moves
+
     def lifetime(place: Accelerators, size: int, begin: Times, end: Times, owner: str, what: str) -> Lifetimes:
         return Lifetimes(machine.sets[place], size, begin, end, owner, what, residue, view.rounds)
 
@@ -82,16 +105,31 @@ def _of_residue(
         if task.workspace and task.time:
             yield lifetime(home, task.workspace, begin, end, task.name, "workspace")
         there = _by_set(view.tasks, [(e.consumer, e.distance) for e in edges], residue)
+        arrivals = _landings(view, task, edges, residue)
         if task.output:
-            yield lifetime(home, task.output, begin, last([(task.index, 0), *there.get(home, [])]), task.name, "output")
+            held = last([(task.index, 0), *there.get(home, [])])
+            for column in {m.index for found in arrivals.values() for m in found}:
+                held = np.maximum(held, left[:, column])
+            yield lifetime(home, task.output, begin, held, task.name, "output")
         for place, read in arrivals_of(view.tasks, edges, residue).items():
             if place != home:
-                size = sum(task.results[r] for r in read)
-                yield lifetime(place, size, end, last(there[place]), task.name, "received value")
+                came = [landed[:, move.index] for move in arrivals.get(place, [])] or [end]
+                size = task.bytes_on(place, read)
+                yield lifetime(place, size, np.minimum.reduce(came), last(there[place]), task.name, "received value")
     for value in view.inputs:
         for place, consumers in _by_set(view.tasks, [(v, 0) for v in value.consumers], residue).items():
             first = starts[:, [v for v, _ in consumers]].min(axis=1)
             yield lifetime(place, value.size, first, last(consumers), value.name, "input")
+
+
+def _landings(view: ScheduleView, task: Task, edges: Iterable[Edge], residue: int) -> dict[Accelerators, list[Move]]:
+    """The moves that bring results of ``task`` to each set but its own."""
+    found: dict[Accelerators, list[Move]] = {}
+    for edge in edges:
+        place = view.tasks[edge.consumer].set_of(residue + edge.distance)
+        if place != task.set_of(residue):
+            found.setdefault(place, []).extend(view.carriers[edge].values())
+    return found
 
 
 def _by_set(

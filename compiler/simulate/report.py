@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from compiler.simulate.jobs import Jobs
 from compiler.simulate.machine import Clock, Machine
 from compiler.simulate.memory import Lifetimes, Overflow, Times, lifetimes, peak_memory
 from compiler.view import ScheduleView
@@ -37,25 +38,28 @@ class Report:
     load: Mapping[int, Fraction]
 
 
-def measure(view: ScheduleView, machine: Machine, starts: Times, mode: Mode) -> tuple[Report, Overflow | None]:
-    """Measure a run; ``starts[i, v]`` is when micro-batch ``i`` began operator ``v``, in clock units."""
+def measure(
+    view: ScheduleView, machine: Machine, jobs: Jobs, begun: Times, mode: Mode
+) -> tuple[Report, Overflow | None]:
+    """Measure a run; ``begun[i, j]`` is when micro-batch ``i`` began job ``j``, in clock units."""
     clock = Clock.of(view)
-    count, rounds = len(starts), view.rounds
+    count, rounds = len(begun), view.rounds
+    starts = begun[:, : len(view.tasks)]
     if not view.tasks:
         return _idle(view, count, mode), None
     durations = np.array([t.time * clock.scale for t in view.tasks], dtype=np.int64)
     injected = np.arange(count, dtype=np.int64) * clock.period
     injected += min(0, int(starts.min()))
     completed = (starts + durations).max(axis=1)
-    settled, steady = _settled(starts - np.arange(count)[:, None] * clock.period, rounds)
+    settled, steady = _settled(begun - np.arange(count)[:, None] * clock.period, rounds)
     longest = int((completed - injected)[settled:].max())
     warm_up = settled + -(-longest // clock.period)
     steady = steady and warm_up + rounds < count
     if not steady:
         warm_up = count // 2
-    found: list[Lifetimes] = list(lifetimes(view, machine, starts))
+    found: list[Lifetimes] = list(lifetimes(view, machine, starts, jobs.moved(begun, clock.scale)))
     peak, overflow = peak_memory(view, machine, found)
-    begun = starts.min(axis=1)
+    first = starts.min(axis=1)
     report = Report(
         mode=mode,
         microbatches=count,
@@ -64,7 +68,7 @@ def measure(view: ScheduleView, machine: Machine, starts: Times, mode: Mode) -> 
         period=_period(completed, warm_up, rounds, clock),
         latency_min=clock.ns(int((completed - injected).min())),
         latency_max=clock.ns(int((completed - injected).max())),
-        in_flight=_most_at_once(begun, completed),
+        in_flight=_most_at_once(first, completed),
         peak_memory=peak,
         load=_load(view, machine, starts, durations, warm_up, clock),
     )

@@ -1,4 +1,4 @@
-"""Self-timed execution: the order on each accelerator is kept, everything starts as soon as it can."""
+"""Self-timed execution: the order on each accelerator and link is kept, everything starts as soon as it can."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from compiler.simulate.errors import SimulationError
+from compiler.simulate.jobs import Jobs
 from compiler.simulate.machine import Clock, Machine, check_length, least_microbatches
 from compiler.simulate.memory import Times
 from compiler.simulate.report import Report, measure
@@ -20,18 +21,20 @@ MOST_DOUBLINGS = 4
 def self_timed(view: ScheduleView, microbatches: int = 0) -> Report:
     """Run at least ``microbatches`` micro-batches, and enough to see the starts repeat from one to the next.
 
-    Micro-batch ``i`` may begin at ``i`` periods. An operator starts when its operands are there and those before it in
-    the cyclic order of each of its accelerators are done. In a valid schedule nothing then starts later than scheduled
+    Micro-batch ``i`` may begin at ``i`` periods. An operator or transfer starts when what it reads is there and those
+    before it in the cyclic order of each of its accelerators, ports and wires are done: all of them, or on a resource
+    that carries ``n`` at once all but ``n - 1``. In a valid schedule nothing then starts later than scheduled
     and the measured period is at most the scheduled one. Raises :class:`SimulationError` when nothing can start.
     """
     clock, machine = Clock.of(view), Machine.of(view)
+    jobs = Jobs.of(view, machine)
     # Behind the last micro-batch the accelerators have less to do: so many more are run and not measured.
     drain = least_microbatches(view)
     count = max(microbatches, 2 * drain)
     for _ in range(MOST_DOUBLINGS):
         check_length(view, clock, count + drain)
-        starts = _Run(view, clock, machine, count + drain).run()
-        report, _ = measure(view, machine, starts[:count], "self-timed")
+        starts = _Run(view, clock, jobs, count + drain).run()
+        report, _ = measure(view, machine, jobs, starts[:count], "self-timed")
         if report.steady:
             return report
         count *= 2
@@ -39,60 +42,60 @@ def self_timed(view: ScheduleView, microbatches: int = 0) -> Report:
 
 
 class _Run:
-    """One run: instances are numbered ``microbatch * operators + operator``."""
+    """One run: instances are numbered ``microbatch * jobs + job``."""
 
-    def __init__(self, view: ScheduleView, clock: Clock, machine: Machine, count: int):
-        self.view, self.clock, self.count = view, clock, count
-        self.width = len(view.tasks)
-        self.time = [t.time * clock.scale for t in view.tasks]
-        self.consumers = [[(e.consumer, e.distance) for e in edges] for edges in view.readers]
-        self.held = [[machine.inside[machine.sets[c]] if t.time else () for c in t.copies] for t in view.tasks]
-        producers = [0] * self.width
-        carried: list[list[int]] = [[] for _ in view.tasks]
-        for edge in view.edges:
-            if edge.distance:
-                carried[edge.consumer].append(edge.distance)
-            else:
-                producers[edge.consumer] += 1
+    def __init__(self, view: ScheduleView, clock: Clock, jobs: Jobs, count: int):
+        self.rounds, self.clock, self.jobs, self.count = view.rounds, clock, jobs.jobs, count
+        self.width = len(jobs.jobs)
+        self.times = [[time * clock.scale for time in job.times] for job in jobs.jobs]
+        self.consumers: list[list[tuple[int, int]]] = [[] for _ in jobs.jobs]
+        self.held = [job.held for job in jobs.jobs]
+        producers = [sum(not distance for _, distance in job.waits) for job in jobs.jobs]
+        carried = [[distance for _, distance in job.waits if distance] for job in jobs.jobs]
+        for v, job in enumerate(jobs.jobs):
+            for u, distance in job.waits:
+                self.consumers[u].append((v, distance))
         self.sources = [v for v, n in enumerate(producers) if not n]
-        # An instance waits for its operands, its turn on each class of accelerators, and for injection when it reads
-        # nothing of its own micro-batch. The initial values of states are there from the beginning.
+        # An instance waits for its operands, its turn on each resource, and for injection when it reads nothing of
+        # its own micro-batch. The initial values of states are there from the beginning.
         self.waiting: list[int] = []
         for i in range(count):
             for v in range(self.width):
                 held = self.held[v]
                 earlier = sum(distance <= i for distance in carried[v])
                 self.waiting.append((producers[v] or 1) + earlier + len(held[i % len(held)]))
-        self.turns = [self.turns_of(c, order) for c, order in enumerate(self.orders(machine))]
+        self.capacity = jobs.capacity
+        self.turns = [self.turns_of(order) for order in self.orders()]
         self.starts = [-1] * (count * self.width)
         self.running: list[tuple[int, int]] = []
 
-    def orders(self, machine: Machine) -> list[list[tuple[int, int, int, int]]]:
-        """For each class of accelerators, one turn of its cyclic order: (phase, operator, residue, lap)."""
-        lap = self.clock.period * self.view.rounds
-        orders: list[list[tuple[int, int, int, int]]] = [[] for _ in machine.classes]
-        for v, task in enumerate(self.view.tasks):
-            for residue in range(self.view.rounds):
-                begin = task.start * self.clock.scale + residue * self.clock.period
-                for c in self.held[v][residue % len(task.copies)]:
+    def orders(self) -> list[list[tuple[int, int, int, int]]]:
+        """For each resource, one turn of its cyclic order: (phase, job, residue, lap)."""
+        lap = self.clock.period * self.rounds
+        orders: list[list[tuple[int, int, int, int]]] = [[] for _ in self.capacity]
+        for v, job in enumerate(self.jobs):
+            for residue in range(self.rounds):
+                begin = job.start * self.clock.scale + residue * self.clock.period
+                for c in job.held[residue % len(job.held)]:
                     orders[c].append((begin % lap, v, residue, begin // lap))
         for order in orders:
             order.sort()
         return orders
 
-    def turns_of(self, c: int, order: list[tuple[int, int, int, int]]) -> Iterator[int]:
-        """The instances that run on class ``c``, in their scheduled order."""
+    def turns_of(self, order: list[tuple[int, int, int, int]]) -> Iterator[int]:
+        """The instances that hold a resource, in their scheduled order."""
         laps = [lap for _, _, _, lap in order]
-        for turn in range(min(laps, default=0), max(laps, default=0) + self.count // self.view.rounds + 1):
+        for turn in range(min(laps, default=0), max(laps, default=0) + self.count // self.rounds + 1):
             for _, v, residue, lap in order:
-                i = residue + self.view.rounds * (turn - lap)
+                i = residue + self.rounds * (turn - lap)
                 if 0 <= i < self.count:
                     yield i * self.width + v
 
     def run(self) -> Times:
-        """Process injections and completions in order of time; returns the starts, ``[microbatch, operator]``."""
-        for c in range(len(self.turns)):
-            self.next_turn(c, 0)
+        """Process injections and completions in order of time; returns the starts, ``[microbatch, job]``."""
+        for c, most in enumerate(self.capacity):
+            for _ in range(most):
+                self.next_turn(c, 0)
         injected = 0
         while injected < self.count or self.running:
             now = injected * self.clock.period
@@ -111,8 +114,9 @@ class _Run:
         """One thing that an instance waited for has come; the last one starts it."""
         self.waiting[instance] -= 1
         if not self.waiting[instance]:
+            microbatch, v = divmod(instance, self.width)
             self.starts[instance] = now
-            heapq.heappush(self.running, (now + self.time[instance % self.width], instance))
+            heapq.heappush(self.running, (now + self.times[v][microbatch % len(self.times[v])], instance))
 
     def next_turn(self, c: int, now: int) -> None:
         instance = next(self.turns[c], None)
@@ -124,18 +128,19 @@ class _Run:
         for w, distance in self.consumers[v]:
             if microbatch + distance < self.count:
                 self.release((microbatch + distance) * self.width + w, now)
-        copies = self.held[v]
-        for c in copies[microbatch % len(copies)]:
+        held = self.held[v]
+        for c in held[microbatch % len(held)]:
             self.next_turn(c, now)
 
     def report_deadlock(self, instance: int) -> None:
         microbatch, v = divmod(instance, self.width)
-        task = self.view.tasks[v]
+        job = self.jobs[v]
+        place = job.place(microbatch)[0]
         raise SimulationError(
             "deadlock",
-            f"'{task.name}' of micro-batch {microbatch} never starts on accelerator {task.set_of(microbatch)[0]}: "
+            f"{job.what} of micro-batch {microbatch} never starts on accelerator {place}: "
             f"in the order given, what it waits for comes after it",
-            operator=task.name,
+            operator=job.operator,
             microbatch=microbatch,
-            accelerator=task.set_of(microbatch)[0],
+            accelerator=place,
         )

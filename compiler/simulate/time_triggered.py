@@ -1,4 +1,4 @@
-"""Time-triggered execution: every operator starts exactly when the schedule says, or the run fails."""
+"""Time-triggered execution: operators and transfers start exactly when the schedule says, or the run fails."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import heapq
 import numpy as np
 
 from compiler.simulate.errors import SimulationError
+from compiler.simulate.jobs import Jobs
 from compiler.simulate.machine import Clock, Machine, check_length, least_microbatches
 from compiler.simulate.memory import Overflow, Times
 from compiler.simulate.report import Report, measure
@@ -17,34 +18,33 @@ from dialects.units import show_bytes
 def time_triggered(view: ScheduleView, microbatches: int = 0) -> Report:
     """Run at least ``microbatches`` micro-batches, and enough to measure one pattern in the steady state.
 
-    Raises :class:`SimulationError` on the first operand that is late, accelerator that is busy, or memory that is full.
+    Raises :class:`SimulationError` on the first value that is late, accelerator or link that is busy, or memory that is
+    full.
     """
     clock, machine = Clock.of(view), Machine.of(view)
+    jobs = Jobs.of(view, machine)
     count = max(microbatches, least_microbatches(view))
     check_length(view, clock, count)
-    first = np.array([t.start * clock.scale for t in view.tasks], dtype=np.int64)
+    first = np.array([job.start * clock.scale for job in jobs.jobs], dtype=np.int64)
     starts: Times = np.arange(count, dtype=np.int64)[:, None] * clock.period + first
-    _Run(view, clock, machine, starts).run()
-    report, overflow = measure(view, machine, starts, "time-triggered")
+    _Run(clock, machine, jobs, starts).run()
+    report, overflow = measure(view, machine, jobs, starts, "time-triggered")
     if overflow is not None:
         raise _memory_error(view, clock, overflow)
     return report
 
 
 class _Run:
-    """One run: instances are numbered ``microbatch * operators + operator``."""
+    """One run: instances are numbered ``microbatch * jobs + job``."""
 
-    def __init__(self, view: ScheduleView, clock: Clock, machine: Machine, starts: Times):
-        self.view, self.clock = view, clock
-        self.width = len(view.tasks)
-        self.classes = machine.classes
+    def __init__(self, clock: Clock, machine: Machine, jobs: Jobs, starts: Times):
+        self.clock, self.jobs, self.list = clock, jobs, jobs.jobs
+        self.classes = len(machine.classes)
+        self.members = [members[0] for members in machine.classes]
+        self.width = len(jobs.jobs)
         self.starts = starts
-        self.time = [t.time * clock.scale for t in view.tasks]
-        self.producers: list[list[tuple[int, int]]] = [[] for _ in view.tasks]
-        for edge in view.edges:
-            self.producers[edge.consumer].append((edge.producer, edge.distance))
-        self.held = [[machine.inside[machine.sets[c]] for c in t.copies] for t in view.tasks]
-        self.holder = [-1] * len(machine.classes)
+        self.times = [[time * clock.scale for time in job.times] for job in jobs.jobs]
+        self.holders: list[list[int]] = [[] for _ in jobs.capacity]
         self.done = bytearray(starts.size)
 
     def run(self) -> None:
@@ -57,61 +57,77 @@ class _Run:
         for now, instance in zip(flat[order].tolist(), order.tolist(), strict=True):
             while running and running[0][0] <= now:
                 self.finish(heapq.heappop(running)[1])
-            v = instance % self.width
             self.check_data(instance, now)
-            if self.time[v]:
+            if time := self.time(instance):
                 self.occupy(instance, now)
-                heapq.heappush(running, (now + self.time[v], instance))
+                heapq.heappush(running, (now + time, instance))
             else:
                 self.done[instance] = 1
 
-    def sets(self, instance: int) -> tuple[int, ...]:
+    def time(self, instance: int) -> int:
         microbatch, v = divmod(instance, self.width)
-        copies = self.held[v]
-        return copies[microbatch % len(copies)]
+        times = self.times[v]
+        return times[microbatch % len(times)]
+
+    def held(self, instance: int) -> tuple[int, ...]:
+        microbatch, v = divmod(instance, self.width)
+        held = self.list[v].held
+        return held[microbatch % len(held)]
+
+    def until(self, instance: int) -> str:
+        return self.clock.show(int(self.starts.flat[instance]) + self.time(instance))
 
     def finish(self, instance: int) -> None:
         self.done[instance] = 1
-        for c in self.sets(instance):
-            self.holder[c] = -1
+        for c in self.held(instance):
+            self.holders[c].remove(instance)
 
     def check_data(self, instance: int, now: int) -> None:
         microbatch, v = divmod(instance, self.width)
-        base = instance - v
-        for u, distance in self.producers[v]:
-            if distance > microbatch:
-                continue  # the initial value of a state
-            if not self.done[base - distance * self.width + u]:
-                task, producer = self.view.tasks[v], self.view.tasks[u]
-                ready = int(self.starts[microbatch - distance, u]) + self.time[u]
-                name = f"'{producer.name}'" + (f" of micro-batch {microbatch - distance}" if distance else "")
-                raise SimulationError(
-                    "data",
-                    f"'{task.name}' of micro-batch {microbatch} starts at {self.clock.show(now)} on accelerator "
-                    f"{task.set_of(microbatch)[0]}, but its operand from {name} is ready at "
-                    f"{self.clock.show(ready)}",
-                    operator=task.name,
-                    microbatch=microbatch,
-                    accelerator=task.set_of(microbatch)[0],
-                )
+        job = self.list[v]
+        if job.moves and not self.time(instance):
+            return
+        for u, distance in job.waits:
+            source = instance - v - distance * self.width + u
+            if distance > microbatch or self.done[source]:
+                continue  # before the first micro-batch, the initial value of a state
+            producer = self.list[u]
+            if producer.moves and not self.time(source):
+                continue  # it was produced where it is read
+            earlier = f" of micro-batch {microbatch - distance}" if distance else ""
+            place = job.place(microbatch)[0]
+            where = "" if job.moves else f" on accelerator {place}"
+            raise SimulationError(
+                "data",
+                f"{job.what} of micro-batch {microbatch} starts at {self.clock.show(now)}{where}, but its operand from "
+                f"{producer.what}{earlier} is ready at {self.until(source)}",
+                operator=job.operator,
+                microbatch=microbatch,
+                accelerator=place,
+            )
 
     def occupy(self, instance: int, now: int) -> None:
         microbatch, v = divmod(instance, self.width)
-        for c in self.sets(instance):
-            if self.holder[c] >= 0:
-                other_microbatch, u = divmod(self.holder[c], self.width)
-                until = int(self.starts[other_microbatch, u]) + self.time[u]
-                name, other = self.view.tasks[v].name, self.view.tasks[u].name
+        for c in self.held(instance):
+            if len(self.holders[c]) >= self.jobs.capacity[c]:
+                holder = self.holders[c][0]
+                other, u = divmod(holder, self.width)
                 raise SimulationError(
-                    "busy",
-                    f"'{name}' of micro-batch {microbatch} starts at {self.clock.show(now)} on accelerator "
-                    f"{self.classes[c][0]}, which is busy with '{other}' of micro-batch {other_microbatch} until "
-                    f"{self.clock.show(until)}",
-                    operator=name,
+                    "busy" if c < self.classes else "link",
+                    f"{self.list[v].what} of micro-batch {microbatch} starts at {self.clock.show(now)} on "
+                    f"{self.jobs.names[c]}, which is busy with {self.list[u].what} of micro-batch {other} until "
+                    f"{self.until(holder)}",
+                    operator=self.list[v].operator,
                     microbatch=microbatch,
-                    accelerator=self.classes[c][0],
+                    accelerator=self.accelerator(c, instance),
                 )
-            self.holder[c] = instance
+            self.holders[c].append(instance)
+
+    def accelerator(self, resource: int, instance: int) -> int:
+        microbatch, v = divmod(instance, self.width)
+        if resource < self.classes:
+            return self.members[resource]
+        return self.list[v].place(microbatch)[0]
 
 
 def _memory_error(view: ScheduleView, clock: Clock, overflow: Overflow) -> SimulationError:

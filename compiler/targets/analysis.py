@@ -10,8 +10,9 @@ from functools import cached_property
 
 from xdsl.dialects.builtin import ModuleOp
 
+from compiler.links import Level, Resource, levels, loads, occupied, standstill, turns
 from compiler.targets.text import counted, percent, short_bytes, short_time, span_of
-from compiler.view import Accelerators, ScheduleView, Task, view_of
+from compiler.view import Accelerators, Move, ScheduleView, Task, view_of
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform
 from passes.instance import read_instance
@@ -63,7 +64,7 @@ class Analysis:
     @cached_property
     def bounds(self) -> list[Bound]:
         """The lower bounds on the period that are quick to find, and the schedule's own where that is greater."""
-        found = all_bounds(read_instance(self.module, "scheduled").problem)
+        found = all_bounds(read_instance(self.module, "scheduled", or_later=True).problem)
         named = bound_named(self.view.bound_by)
         if named is not None and self.view.bound > max((b.value for b in found), default=0):
             found.append(Bound(self.view.bound_by, self.view.bound, named.leaves_out))
@@ -85,10 +86,49 @@ class Analysis:
         return tuple(p for p, load in self.loads.items() if not load)
 
     @cached_property
+    def standstill(self) -> Mapping[int, Fraction]:
+        """Accelerator → share of the period in which transfers keep it from computing, where they ever do."""
+        return standstill(self.view)
+
+    @cached_property
+    def taken(self) -> Mapping[int, Fraction]:
+        """Accelerator → share of the period in which it computes, or stands still for a transfer."""
+        return {p: load + self.standstill.get(p, 0) for p, load in self.loads.items()}
+
+    @cached_property
     def critical(self) -> tuple[int, ...]:
-        """The accelerators with the highest load."""
-        most = max(self.loads.values(), default=Fraction(0))
-        return tuple(p for p, load in self.loads.items() if load == most and load)
+        """The accelerators with the highest load, transfers that stop them included."""
+        most = max(self.taken.values(), default=Fraction(0))
+        return tuple(p for p, load in self.taken.items() if load == most and load)
+
+    @cached_property
+    def levels(self) -> list[Level]:
+        """What is moved over each level of the network that transfers use, innermost first."""
+        return levels(self.view)
+
+    @cached_property
+    def critical_links(self) -> tuple[Resource, ...]:
+        """The most loaded links, all of one level, where they are busier than every accelerator; mostly none."""
+        most = max((level.load for level in self.levels), default=Fraction(0))
+        if not most or most <= max(self.taken.values(), default=Fraction(0)):
+            return ()
+        first = next(level.busiest for level in self.levels if level.load == most)
+        assert first is not None
+        return tuple(
+            r for r, load in loads(self.view).items() if load == most and (r.link, r.kind) == (first.link, first.kind)
+        )
+
+    @cached_property
+    def heaviest_moves(self) -> tuple[Move, ...]:
+        """The transfers over the first critical link, longest first."""
+        if not self.critical_links:
+            return ()
+        here = [m for m in self.view.moves if any(self._uses(m, i) for i in range(turns(self.view, m)))]
+        return tuple(sorted(here, key=lambda m: -m.time))
+
+    def _uses(self, move: Move, microbatch: int) -> bool:
+        """Whether a transfer occupies the first critical link for a micro-batch."""
+        return any(self.critical_links[0] in end for end in occupied(self.view, move, microbatch))
 
     @cached_property
     def heaviest(self) -> tuple[Task, ...]:
@@ -139,6 +179,8 @@ class Analysis:
 
     def _period_advice(self) -> str:
         view, longest = self.view, self.heaviest[0]
+        if self.critical_links and max(level.load for level in self.levels) >= Fraction(9, 10):
+            return self._link_advice()
         share = Fraction(longest.time, len(longest.copies)) / view.period
         if share >= Fraction(99, 100):
             faster = min(longest.times, key=lambda entry: entry[1])
@@ -153,7 +195,7 @@ class Analysis:
                 f"The period is within {percent(view.gap, 2)} of its lower bound ({view.bound_by}): "
                 "only cheaper operators or more accelerators shorten it much."
             )
-        if view.reach and max(view.load.values()) < view.period * Fraction(9, 10):
+        if view.reach and max(self.taken.values()) < Fraction(9, 10):
             return (
                 "Values carried from one micro-batch to the next set the period, not the load of an accelerator: "
                 "greater distances, or fewer stages on wider blocks, shorten it."
@@ -171,14 +213,29 @@ class Analysis:
             f"{remedy} may balance them better."
         )
 
+    def _link_advice(self) -> str:
+        """What to do where a link, not an accelerator, is busiest."""
+        view, name = self.view, self.critical_links[0].link
+        level = next(level for level in self.levels if level.name == name)
+        if view.gap == 0:
+            return f"No period is shorter ({view.bound_by}), but with faster links or less to move over '{name}'."
+        return (
+            f"The links of '{name}' are busy for up to {percent(level.load)} of the period, accelerators for "
+            f"at most {percent(max(self.taken.values()))}: fewer, wider stages, or --max-crossing below "
+            f"{short_bytes(round(view.crossing))}, move less."
+        )
+
     def _area_advice(self) -> str:
         """Where the accelerator time between the lower bound and the period goes."""
         used = sum(t.time * t.allotment for t in self.view.tasks)
         cheapest = sum(min(k * time for k, time in t.times) for t in self.view.tasks)
         total = self.view.period * self.view.platform.accelerators
         wider = (used - cheapest) / total
+        still = sum(self.standstill.values(), Fraction(0)) / self.view.platform.accelerators
+        moving = f", {percent(still)} goes to transfers that stop accelerators" if still else ""
         cost = f" and {percent(wider)} goes to operators on wider sets than their cheapest" if wider > 0 else ""
-        return f"The load is balanced; of the machine's time {percent(1 - self.mean_load)} is idle{cost}."
+        idle = percent(1 - self.mean_load - still)
+        return f"The load is balanced; of the machine's time {idle} is idle{moving}{cost}."
 
     def _slackest(self) -> StageRow | None:
         """The stage on the least busy block, whatever else runs there; None when no block has much room."""
@@ -188,7 +245,7 @@ class Analysis:
 
     def _busy(self, stage: StageRow) -> Fraction:
         """Busy share of the busiest accelerator of the stage's block."""
-        return max(self.view.load[p] for p in stage.granted) / self.view.period
+        return max(self.taken[p] for p in stage.granted)
 
     def _idle_advice(self) -> str:
         if not self.idle:
@@ -217,5 +274,6 @@ class Analysis:
             return ""
         return (
             f"A micro-batch spends {percent(1 - Fraction(busy, self.view.latency), 0)} of its "
-            f"{short_time(self.view.latency)} waiting: the plan trades latency for its period."
+            f"{short_time(self.view.latency)} {'waiting or on its way' if self.view.moves else 'waiting'}: "
+            "the plan trades latency for its period."
         )

@@ -10,7 +10,8 @@ from math import ceil, floor, log2
 
 from compiler.pareto import Front, Point
 from compiler.targets.front import show
-from compiler.targets.svg import FAINT, FONT, INK, RULE, round_step, text_at
+from compiler.targets.svg import round_step
+from compiler.targets.svg_parts import FAINT, FONT, INK, RULE, text_at
 from compiler.targets.text import counted, percent, short_time
 from dialects.units import SIZES, TIMES
 from passes.choices import PLANS

@@ -93,7 +93,7 @@ class Chart:
             begin = max(self.low, task.start + microbatch * period)
             end = min(self.high, task.end + microbatch * period)
             if begin < end:
-                for top, bottom in _runs(row_of[p] for p in task.set_of(microbatch) if p in row_of):
+                for top, bottom in runs_of(row_of[p] for p in task.set_of(microbatch) if p in row_of):
                     yield Piece((task,), microbatch, begin, end, top, bottom)
 
 
@@ -117,7 +117,7 @@ def _groups(view: ScheduleView) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _runs(rows: Iterable[int]) -> Iterator[tuple[int, int]]:
+def runs_of(rows: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Ranges of neighbouring rows."""
     ordered = sorted(rows)
     if not ordered:

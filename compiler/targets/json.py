@@ -1,7 +1,7 @@
 """``--emit json``: the schedule as JSON, described by ``schedule.schema.json`` beside this file.
 
-Every operator, dependence, stage and accelerator stands on a line of its own, so that two schedules can be compared
-with a line-by-line diff.
+Every operator, dependence, transfer, stage and accelerator stands on a line of its own, so that two schedules can be
+compared with a line-by-line diff.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.view import ScheduleView, Task, view_of
+from compiler.links import loads, standstill
+from compiler.view import LinkView, Move, ScheduleView, Task, view_of
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform
 
-VERSION = 3
+VERSION = 4
 
 
 def emit(module: ModuleOp) -> str:
@@ -39,6 +40,7 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
     """The document as plain data; ``memory`` maps an accelerator to bytes of parameters and peak of all else."""
     names = [t.name for t in view.tasks]
     p = view.platform
+    still = standstill(view)
     return {
         "format": "takt-schedule",
         "version": VERSION,
@@ -49,6 +51,8 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
             "accelerators": p.accelerators,
             "memory": p.memory,
             "group": p.group,
+            "links": [_link(link) for link in p.links],
+            "transfers": p.transfers,
         },
         "schedule": {
             "pattern": view.pattern,
@@ -68,9 +72,10 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
         "accelerators": [
             {
                 "index": a,
-                "load": round(float(busy / view.period), 9),
+                "load": _share(busy / view.period),
                 "parameters": memory[a][0],
                 "peak_memory": sum(memory[a]),
+                **({"standstill": _share(still[a])} if a in still else {}),
             }
             for a, busy in sorted(view.load.items())
             if a in memory
@@ -87,6 +92,12 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
             }
             for e in view.edges
         ],
+        "transfers": [_transfer(m, names[m.producer]) for m in view.moves],
+        "link_loads": [
+            {"link": r.link, "kind": r.kind, "accelerators": r.members, "load": _share(load)}
+            for r, load in loads(view).items()
+            if r.kind != "accelerator"
+        ],
         "outputs": [
             {
                 "name": o.name,
@@ -101,6 +112,38 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
 
 def _number(value: Fraction) -> int | float:
     return value.numerator if value.denominator == 1 else float(value)
+
+
+def _share(value: Fraction) -> float:
+    return round(float(value), 9)
+
+
+def _link(link: LinkView) -> dict[str, Any]:
+    return {
+        "name": link.name,
+        "size": link.size,
+        "latency": link.latency,
+        "bandwidth": link.bandwidth,
+        "links": link.links,
+        "topology": link.topology,
+        "shape": link.shape,
+        "duplex": link.duplex,
+        "shared": link.shared,
+    }
+
+
+def _transfer(move: Move, producer: str) -> dict[str, Any]:
+    return {
+        "producer": producer,
+        "result": move.result,
+        "targets": move.targets,
+        "link": move.link,
+        "start": move.start,
+        "time": move.time,
+        "landing": move.landing,
+        "bytes": move.size,
+        "sharded": move.sharded,
+    }
 
 
 def _operator(task: Task) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 One process, one track an accelerator (of very many accelerators, one for those that always act alike). On a track, a
 slice for each uninterrupted run of one micro-batch encloses one for each operator. Perfetto colours a slice by its name
 without the digits, so a letter in the name of the enclosing slice tells neighbouring micro-batches apart;
-chrome://tracing uses ``cname``. Arrows follow the dependences. Counters show the memory of accelerators that act alike.
+chrome://tracing uses ``cname``. Arrows follow the dependences, through the transfers on the tracks of a second process
+(:mod:`compiler.targets.perfetto_links`). Counters show the memory of accelerators that act alike.
 Times are microseconds with three decimals: exact nanoseconds.
 """
 
@@ -19,24 +20,22 @@ from typing import Any
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
+from compiler.links import instances, readers_of
 from compiler.simulate.machine import Clock, Machine, check_length
 from compiler.simulate.memory import Times, lifetimes, usage
-from compiler.targets.text import ranges
-from compiler.view import ScheduleView, Task, view_of
+from compiler.targets.perfetto_links import LinkTracks
+from compiler.targets.text import ranges, value_of
+from compiler.targets.trace_events import MOST_SLICES, NAMES, about, order, us
+from compiler.view import Edge, ScheduleView, Task, view_of
 
 PROCESS = 1
-NAMES = ("rail_response", "rail_idle", "good", "terrible", "thread_state_runnable", "yellow", "startup", "bad")
-"""Colours that chrome://tracing knows by name; one a micro-batch, in turn."""
-
-MOST_SLICES = 60_000
-"""Operator slices in a trace that shows every accelerator; beyond that, alike accelerators share a track."""
 
 
 def emit(module: ModuleOp, *, periods: int = 3, memory: bool = True) -> str:
     """The trace of ``periods`` periods (rounded up to whole patterns), with memory counters if ``memory``."""
     view = view_of(module)
     window = _Window(view, max(1, periods), memory)
-    events = [*window.metadata(), *sorted(window.events(), key=_order)]
+    events = [*window.metadata(), *sorted(window.events(), key=order)]
     other = {
         "model": view.graph,
         "platform": view.platform.name,
@@ -47,11 +46,6 @@ def emit(module: ModuleOp, *, periods: int = 3, memory: bool = True) -> str:
     }
     rows = ",\n".join(json.dumps(e, ensure_ascii=False, separators=(",", ":")) for e in events)
     return f'{{"displayTimeUnit":"ns","otherData":{json.dumps(other)},"traceEvents":[\n{rows}\n]}}\n'
-
-
-def _order(event: dict[str, Any]) -> tuple[float, int, bool]:
-    """By time; at one moment enclosing slices first and arrows last, so that each finds the slice it belongs to."""
-    return event["ts"], "XiCsf".index(event["ph"]), event.get("cat") != "micro-batch"
 
 
 @dataclass(frozen=True)
@@ -69,18 +63,21 @@ class _Window:
 
     def __init__(self, view: ScheduleView, periods: int, memory: bool):
         self.view, self.memory = view, memory
-        self.first = max(0, ceil(max((t.end for t in view.tasks), default=0) / view.period))
+        last = max([*(t.end for t in view.tasks), *(m.ready for m in view.moves)], default=0)
+        self.first = max(0, ceil(last / view.period))
         self.periods = -(-periods // view.rounds) * view.rounds
         self.low = self.first * view.period
         self.high = self.low + self.periods * view.period
         found = list(self._instances())
+        moved = instances(view, self.low, self.high, first=0)
         # The first slice may begin before the window: the trace starts with it, so that no time is negative.
-        self.origin = min([self.low, *(b for _, _, b, _ in found)])
+        self.origin = min([self.low, *(b for _, _, b, _ in found), *(x.sent for x in moved)])
         self.runs = {
             (task.index, i): _Run(task, i, self.whole(begin), self.whole(end)) for task, i, begin, end in found
         }
         self.tracks = self._tracks()
         self.track_of = {p: first for first, members in self.tracks.items() for p in members}
+        self.links = LinkTracks(view, moved, self.whole, view.platform.accelerators)
 
     def whole(self, ns: Fraction) -> int:
         """Nanoseconds from the start of the trace, rounded down; order and whole durations are kept."""
@@ -112,16 +109,14 @@ class _Window:
         view = self.view
         stage_of = {p: s.index for s in reversed(view.stages) for p in s.granted}
 
-        def about(what: str, track: int, **args: Any) -> dict[str, Any]:
-            return {"ph": "M", "name": what, "pid": PROCESS, "tid": track, "ts": 0, "args": args}
-
-        yield about("process_name", 0, name=f"{view.graph} on {view.platform.name}, as scheduled")
-        yield about("process_sort_index", 0, sort_index=0)
+        yield about("process_name", PROCESS, 0, name=f"{view.graph} on {view.platform.name}, as scheduled")
+        yield about("process_sort_index", PROCESS, 0, sort_index=0)
         several = len({s.granted for s in view.stages}) > 1
         for p, members in self.tracks.items():
             stage = f" (stage {stage_of[p]})" if several and p in stage_of else ""
-            yield about("thread_name", p + 1, name=f"{_accelerators(members)}{stage}")
-            yield about("thread_sort_index", p + 1, sort_index=p)
+            yield about("thread_name", PROCESS, p + 1, name=f"{_accelerators(members)}{stage}")
+            yield about("thread_sort_index", PROCESS, p + 1, sort_index=p)
+        yield from self.links.metadata()
 
     def events(self) -> Iterator[dict[str, Any]]:
         on_track: dict[int, list[_Run]] = {}
@@ -132,6 +127,7 @@ class _Window:
         for p, runs in sorted(on_track.items()):
             runs.sort(key=lambda r: (r.begin, r.end))
             yield from self.track(p, runs)
+        yield from self.links.slices()
         yield from self.arrows()
         if self.memory:
             yield from self.counters()
@@ -151,7 +147,7 @@ class _Window:
                 "name": run.task.name,
                 "cat": "operator",
                 **_place(p, run.begin),
-                "dur": _us(run.end - run.begin),
+                "dur": us(run.end - run.begin),
                 "cname": NAMES[run.microbatch % len(NAMES)],
                 "args": self.facts(run),
             }
@@ -165,7 +161,7 @@ class _Window:
             "name": f"micro-batch {i} {chr(ord('A') + i % len(NAMES))}",
             "cat": "micro-batch",
             **_place(p, runs[0].begin),
-            "dur": _us(runs[-1].end - runs[0].begin),
+            "dur": us(runs[-1].end - runs[0].begin),
             "cname": NAMES[i % len(NAMES)],
             "args": {"micro-batch": i, "operators": len(runs)},
         }
@@ -184,18 +180,57 @@ class _Window:
         return facts
 
     def arrows(self) -> Iterator[dict[str, Any]]:
-        """From the last nanosecond of the producer to the first of the consumer."""
-        number = 0
+        """From the last nanosecond of a producer to the first of a consumer, through the transfer if there is one."""
+        found = (*self.through_links(), *self.dependences())
+        for number, (name, category, tail, head) in enumerate(found, start=1):
+            common = {"name": name, "cat": category, "id": number}
+            yield {"ph": "s", **common, **tail}
+            yield {"ph": "f", "bp": "e", **common, **head}
+
+    def dependences(self) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+        """Name, category and both ends of the arrows of values that are read without a transfer."""
+        serving: dict[Edge, list[int]] = {}
+        for move in self.view.moves:
+            for edge in readers_of(self.view, move):
+                serving.setdefault(edge, []).append(move.index)
         for edge in self.view.edges:
             for i in range(self.first + self.periods):
-                source, sink = self.runs.get((edge.producer, i)), self.runs.get((edge.consumer, i + edge.distance))
-                if source is None or sink is None or source.begin == source.end or sink.begin == sink.end:
+                if any(self.links.stops(transfer, i) for transfer in serving.get(edge, ())):
                     continue
-                number += 1
-                common = {"name": source.task.name, "cat": "dependence", "id": number}
-                tail, head = (self.track_of[run.task.set_of(i)[0]] for run in (source, sink))
-                yield {"ph": "s", **common, **_place(tail, source.end - 1)}
-                yield {"ph": "f", "bp": "e", **common, **_place(head, sink.begin)}
+                tail, head = self.end_of(edge.producer, i), self.start_of(edge.consumer, i + edge.distance)
+                if tail is not None and head is not None:
+                    yield self.view.tasks[edge.producer].name, "dependence", tail, head
+
+    def through_links(self) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+        """The arrows from a producer to what leaves, to what arrives, to everyone who reads it there."""
+        for move in self.view.moves:
+            readers = readers_of(self.view, move)
+            for i in range(self.first + self.periods):
+                stops = self.links.stops(move.index, i)
+                if not stops:
+                    continue
+                name = value_of(self.view, move)
+                heads = [self.start_of(edge.consumer, i + edge.distance) for edge in readers]
+                tail = self.end_of(move.producer, i)
+                if tail is not None:
+                    yield name, "transfer", tail, stops[0]
+                if len(stops) > 1:
+                    yield name, "transfer", stops[0], stops[1]
+                yield from ((name, "transfer", stops[-1], head) for head in heads if head is not None)
+
+    def end_of(self, task: int, microbatch: int) -> dict[str, Any] | None:
+        """The last nanosecond of a run that is in the trace and takes time."""
+        run = self.runs.get((task, microbatch))
+        if run is None or run.begin == run.end:
+            return None
+        return _place(self.track_of[run.task.set_of(microbatch)[0]], run.end - 1)
+
+    def start_of(self, task: int, microbatch: int) -> dict[str, Any] | None:
+        """The first nanosecond of a run that is in the trace and takes time."""
+        run = self.runs.get((task, microbatch))
+        if run is None or run.begin == run.end:
+            return None
+        return _place(self.track_of[run.task.set_of(microbatch)[0]], run.begin)
 
     def counters(self) -> Iterator[dict[str, Any]]:
         """Bytes held over time by each class of accelerators that always act alike."""
@@ -215,17 +250,12 @@ class _Window:
             name = f"memory of {_accelerators(members)}"
             for at, level in zip(times[begin:end].tolist(), held[begin:end].tolist(), strict=True):
                 moment = max(0, self.whole(clock.ns(at)))
-                yield {"ph": "C", "name": name, "pid": PROCESS, "ts": _us(moment), "args": {"bytes": level}}
+                yield {"ph": "C", "name": name, "pid": PROCESS, "ts": us(moment), "args": {"bytes": level}}
 
 
 def _accelerators(members: tuple[int, ...]) -> str:
     return f"accelerator {min(members)}" if len(members) == 1 else f"accelerators {ranges(members)}"
 
 
-def _us(ns: int) -> float:
-    """Whole nanoseconds as microseconds; the shortest decimal of the result has at most three places."""
-    return ns / 1000
-
-
 def _place(p: int, ns: int) -> dict[str, Any]:
-    return {"pid": PROCESS, "tid": p + 1, "ts": _us(ns)}
+    return {"pid": PROCESS, "tid": p + 1, "ts": us(ns)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from io import StringIO
 
 from rich import box
@@ -11,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 from xdsl.dialects.builtin import ModuleOp
 
+from compiler.links import Level
 from compiler.targets.analysis import Analysis, StageRow
 from compiler.targets.console import text_console
-from compiler.targets.text import counted, percent, ranges, rate, short_bytes, short_time
+from compiler.targets.text import counted, percent, place_of, ranges, rate, route_of, short_bytes, short_time
 from dialects.diagnostics import TaktError
 
 MOST_STAGES = 32
@@ -72,6 +74,10 @@ def _figures(analysis: Analysis, microbatches: int | None) -> Table:
     table.add_row("memory", _memory(analysis))
     table.add_row("load", _load(analysis))
     table.add_row("transfers", f"{short_bytes(round(view.crossing))} cross between accelerator sets per micro-batch")
+    for level in analysis.levels:
+        table.add_row(f"link {level.name}", _level(level))
+    if analysis.standstill:
+        table.add_row("standstill", _standstill(analysis))
     return table
 
 
@@ -125,6 +131,20 @@ def _load(analysis: Analysis) -> str:
     if analysis.idle:
         text += f"; {counted(len(analysis.idle), 'accelerator')} idle ({ranges(analysis.idle)})"
     return text
+
+
+def _level(level: Level) -> str:
+    text = f"{counted(level.transfers, 'transfer')}, {short_bytes(round(level.size))} per micro-batch"
+    if level.busiest is None:
+        return text
+    return f"{text}; busy for at most {percent(level.load)} of the period, {place_of([level.busiest])}"
+
+
+def _standstill(analysis: Analysis) -> str:
+    """What transfers that stop accelerators cost."""
+    still, p = analysis.standstill, max(analysis.standstill, key=analysis.standstill.__getitem__)
+    mean = sum(still.values(), Fraction(0)) / len(analysis.loads)
+    return f"mean {percent(mean)}, max {percent(still[p])} of the period on accelerator {p}, for transfers"
 
 
 COLUMNS = ("stage", "accelerators", "ops", "first .. last", "busy", "of T", "params", "peak", "allotments")
@@ -202,10 +222,29 @@ def _critical(analysis: Analysis) -> Text:
     view = analysis.view
     several = len(analysis.critical) > 1
     places = f"accelerators {ranges(analysis.critical)}" if several else f"accelerator {min(analysis.critical)}"
-    text = Text.assemble(("critical", "bold"), f" (*): {places}, busy for {percent(max(analysis.loads.values()), 2)}")
-    text.append(" of the period; longest operators there: ")
+    text = Text()
+    if analysis.critical_links:
+        text = _critical_link(analysis)
+        text.append(f" The busiest accelerators (*) are {ranges(analysis.critical)}")
+    else:
+        text = Text.assemble(("critical", "bold"), f" (*): {places}")
+    text.append(f", busy for {percent(max(analysis.taken.values()), 2)} of the period")
+    still = analysis.standstill.get(analysis.critical[0])
+    text.append(f" ({percent(still)} for transfers)" if still else "")
+    text.append("; longest operators there: ")
     shown = [f"{t.name} {short_time(t.time)} on {t.allotment}" for t in analysis.heaviest[:3]]
     text.append(", ".join(shown))
     longest = next(iter(analysis.heaviest))
     text.append(f" ({percent(longest.time / (view.period * len(longest.copies)))} of the period).")
+    return text
+
+
+def _critical_link(analysis: Analysis) -> Text:
+    """Which link decides the period, where no accelerator does."""
+    view, links = analysis.view, analysis.critical_links
+    load = next(level.load for level in analysis.levels if level.name == links[0].link)
+    text = Text.assemble(("critical", "bold"), f": link {links[0].link}, {place_of(links)}")
+    text.append(f", busy for {percent(load, 2)} of the period; longest transfers there: ")
+    shown = [f"{route_of(view, m, 0)} {short_time(m.time)}" for m in analysis.heaviest_moves[:3]]
+    text.append(", ".join(shown) + ".")
     return text

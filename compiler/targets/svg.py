@@ -1,7 +1,8 @@
 """``--emit svg``: a Gantt chart of the steady state, one self-contained picture.
 
 One row an accelerator, grouped by stage; one colour a micro-batch; one rectangle an operator, over all the rows of its
-set. The period stands between two lines, with the end of the one before and the start of the next beside it.
+set. The period stands between two lines, with the end of the one before and the start of the next beside it. Transfers
+stand between the rows, or in them where they stop accelerators.
 """
 
 from __future__ import annotations
@@ -14,15 +15,11 @@ from itertools import pairwise
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.targets.gantt import Chart, Group, Piece
+from compiler.targets.svg_links import BUSY, Links
+from compiler.targets.svg_parts import FAINT, FONT, INK, PALETTE, RULE, relative, text_at
 from compiler.targets.text import percent, ranges, rate, short_time
 from compiler.view import ScheduleView, view_of
 from dialects.units import TIMES
-
-PALETTE = ("#79b4ec", "#f7b267", "#86cf95", "#f095a5", "#b3a0ea", "#f0d35e", "#6fd0cd", "#d6b08c")
-"""One colour a micro-batch, in turn; dark text is readable on each."""
-
-INK, FAINT, RULE = "#1f2933", "#66727f", "#c4ccd4"
-FONT = "Inter, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
 LEFT, RIGHT, TOP = 166, 112, 92
 FOOT = 84
@@ -48,15 +45,18 @@ class _Page:
         count = len(self.chart.rows)
         self.row = max(2.0, min(34.0, 900 / max(1, count)))
         self.tops: list[float] = []
+        self.scale = Fraction(self.width - LEFT - RIGHT) / (self.chart.high - self.chart.low)
+        self.links = Links(self.chart, 1 / self.scale)
         y = float(TOP)
-        for group in self.chart.groups:
+        for number, group in enumerate(self.chart.groups):
+            y += self.links.take(number, True, y)
             for _ in group.accelerators:
                 self.tops.append(y)
                 y += self.row
+            y += self.links.take(number, False, y)
             y += GAP
         self.bottom = y - GAP if self.tops else y
-        self.height = self.bottom + FOOT
-        self.scale = Fraction(self.width - LEFT - RIGHT) / (self.chart.high - self.chart.low)
+        self.height = self.bottom + FOOT + self.links.foot
 
     # --- geometry ----------------------------------------------------------------------------
 
@@ -80,10 +80,12 @@ class _Page:
             *self.header(),
             *self.backgrounds(),
             *self.operators(),
+            *self.links.draw(self.x, self.rows),
             *self.margins(),
             *self.bracket(),
             *self.axis(),
             *self.legend(),
+            *self.links.legend(float(LEFT), self.bottom + 78),
             "</svg>",
         ]
         return "\n".join(parts) + "\n"
@@ -147,15 +149,19 @@ class _Page:
         """A bar and a figure for each row, or one for the group where rows are thin or all alike."""
         view = self.view
         loads = [float(view.load.get(p, Fraction(0)) / view.period) for p in group.accelerators]
+        stops = [float(self.links.standstill.get(p, 0)) for p in group.accelerators]
         x, room = self.x(self.chart.high) + 10, 42.0
-        if self.row >= 9 and (group.index is None or len(set(loads)) > 1):
-            spans = [(*self.rows(first + i, first + i + 1), load) for i, load in enumerate(loads)]
+        if self.row >= 9 and (group.index is None or len(set(zip(loads, stops, strict=True))) > 1):
+            each = enumerate(zip(loads, stops, strict=True))
+            spans = [(*self.rows(first + i, first + i + 1), load, stop) for i, (load, stop) in each]
         else:
-            spans = [(top, bottom, max(loads))]
-        for low, high, load in spans:
+            spans = [(top, bottom, max(loads), max(stops))]
+        for low, high, load, stop in spans:
             inset = 1 if high - low > 6 else 0
             place = f'x="{x:.1f}" y="{low + inset:.1f}" height="{high - low - 2 * inset:.1f}"'
             yield f'<rect {place} width="{room}" fill="#eceff2"/>'
+            if stop:
+                yield f'<rect {place} width="{room * min(1.0, load + stop):.1f}" fill="{BUSY}"/>'
             fill = "#3c6e9f" if load > 0.9995 else "#8fa9c2"
             yield f'<rect {place} width="{room * min(1.0, load):.1f}" fill="{fill}"/>'
             size = min(11.0, (high - low) * 0.72)
@@ -199,7 +205,7 @@ class _Page:
         names = ", ".join(t.name for t in piece.tasks[:6]) + (", ..." if len(piece.tasks) > 6 else "")
         stage = f", stage {first.stage}" if first.stage is not None else ""
         return (
-            f"{names}\nmicro-batch {_relative(piece.microbatch)}{stage}, on {ranges(first.set_of(piece.microbatch))}\n"
+            f"{names}\nmicro-batch {relative(piece.microbatch)}{stage}, on {ranges(first.set_of(piece.microbatch))}\n"
             f"{short_time(begin)} to {short_time(end)}: {short_time(end - begin)}, "
             f"{percent((end - begin) / self.view.period)} of the period"
         )
@@ -254,7 +260,7 @@ class _Page:
         newest = self.chart.rounds - 1
         shown = min(self.view.in_flight + newest, len(PALETTE))
         for i in range(newest, newest - max(1, shown), -1):
-            name = _relative(i)
+            name = relative(i)
             yield f'<rect class="m{-i % len(PALETTE)}" x="{x:.1f}" y="{y - 10:.1f}" width="13" height="13" rx="2"/>'
             yield text_at(x + 18, y, name, size=11.5)
             x += 18 + len(name) * 7 + 14
@@ -272,13 +278,6 @@ class _Page:
 # --- small things ----------------------------------------------------------------------------
 
 
-def text_at(x: float, y: float, text: str, *, size: float, anchor: str = "", colour: str = "", weight: str = "") -> str:
-    extra = f' text-anchor="{anchor}"' if anchor else ""
-    extra += f' fill="{colour}"' if colour else ""
-    extra += f' font-weight="{weight}"' if weight else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.3g}"{extra} xml:space="preserve">{escape(text)}</text>'
-
-
 def _fitted(text: str, characters: float) -> str:
     """``text`` cut in the middle to so many characters."""
     room = max(4, int(characters))
@@ -288,10 +287,6 @@ def _fitted(text: str, characters: float) -> str:
 def _lighter(colour: str) -> str:
     parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(c + (255 - c) * 0.38):02x}" for c in parts)
-
-
-def _relative(microbatch: int) -> str:
-    return "n" if not microbatch else f"n{'+' if microbatch > 0 else '−'}{abs(microbatch)}"  # noqa: RUF001
 
 
 def _block_parity(view: ScheduleView) -> dict[tuple[str, int] | None, int]:

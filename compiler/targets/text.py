@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from compiler.view import Task
+from compiler.links import Resource
+from compiler.view import Move, ScheduleView, Task
 from dialects.units import TIMES, show_bytes
 
 short_bytes = show_bytes
@@ -60,3 +61,25 @@ def span_of(tasks: Sequence[Task]) -> str:
         return f"{block} {low}" if low == high else f"{block} {low} .. {high}"
     names = [f"{t.block[0]} {t.block[1]}" if t.block else t.name for t in (first, last)]
     return names[0] if names[0] == names[1] else " .. ".join(names)
+
+
+def value_of(view: ScheduleView, move: Move) -> str:
+    """Name of what is moved: its producer, with the number of the result where there are several: ``split#1``."""
+    producer = view.tasks[move.producer]
+    return producer.name if len(producer.results) == 1 else f"{producer.name}#{move.result}"
+
+
+def route_of(view: ScheduleView, move: Move, microbatch: int) -> str:
+    """What moves and where to: ``layer.3.down to 8:16``."""
+    return f"{value_of(view, move)} to {ranges(move.target_of(microbatch))}"
+
+
+def place_of(resources: Sequence[Resource]) -> str:
+    """Where resources of one kind and level are: ``out of accelerators 0:2``, ``between accelerators 3 and 4``."""
+    first = resources[0]
+    if first.kind == "wire":
+        more = f" and {len(resources) - 1} like it" if len(resources) > 1 else ""
+        return f"between accelerators {first.first} and {first.last}{more}"
+    side = {"send": "out of ", "receive": "into "}.get(first.kind, "at ")
+    members = [r.first for r in resources]
+    return side + (f"accelerator {members[0]}" if len(members) == 1 else f"accelerators {ranges(members)}")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 NS_PER_S = 1_000_000_000
+
+Topology = Literal["switch", "ring", "torus", "full"]
+
+Points = tuple[tuple[int, int], ...]
+"""Measured bytes and ns, by increasing bytes; two at least."""
 
 
 class MissingRateError(Exception):
@@ -18,12 +24,26 @@ class MissingRateError(Exception):
 
 @dataclass(frozen=True)
 class Link:
-    """Groups of ``size`` accelerators; ``latency`` ns a collective, ``bandwidth`` bytes/s of one accelerator."""
+    """Groups of ``size`` accelerators; ``latency`` ns a collective, ``bandwidth`` bytes/s of one link in one direction.
+
+    An accelerator has ``links`` links to a switch, or so many to each of its neighbours. ``shape`` holds the sides of
+    a torus. With ``duplex`` both directions of a link run at once; where links are ``shared`` a transfer uses one.
+    """
 
     group: str
     size: int
     latency: int
     bandwidth: int
+    links: int = 1
+    topology: Topology = "switch"
+    shape: tuple[int, ...] = ()
+    duplex: bool = True
+    shared: bool = False
+
+    @property
+    def rate(self) -> int:
+        """Bytes per second of one transfer in one direction, to the switch or to one neighbour."""
+        return self.bandwidth if self.shared else self.bandwidth * self.links
 
 
 @dataclass(frozen=True)
@@ -43,15 +63,26 @@ class Machine:
     memory_efficiency: float = 1.0
     saturation: int = 0
     links: tuple[Link, ...] = ()
+    measured: Mapping[tuple[str, int], Points] = field(default_factory=dict[tuple[str, int], Points])
+    """Measured times of collectives on a number of accelerators."""
 
     @property
     def group_size(self) -> int:
         """Size of the innermost group."""
         return min(self.links[0].size, self.accelerators) if self.links else self.accelerators
 
+    def level(self, k: int) -> int | None:
+        """Number of the level that k neighbouring accelerators span: the innermost whose groups are that large."""
+        return next((number for number, link in enumerate(self.links) if link.size >= k), None)
+
     def link(self, k: int) -> Link | None:
-        """The level that a group of k neighbouring accelerators spans: the innermost of at least that size."""
-        return next((link for link in self.links if link.size >= k), None)
+        """That level itself."""
+        number = self.level(k)
+        return None if number is None else self.links[number]
+
+    def inside(self, number: int) -> int:
+        """Accelerators in each member of a level: in a group of the level inside it, else 1."""
+        return self.links[number - 1].size if number else 1
 
     def compute_ns(self, flops: int, dtype: str) -> float:
         """Time of ``flops`` operations on elements of ``dtype``; raises :class:`MissingRateError`."""

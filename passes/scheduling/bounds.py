@@ -19,6 +19,7 @@ from passes.scheduling.elementary import Bound, area_bound, longest_bound, memor
 from passes.scheduling.objective import Limits
 from passes.scheduling.problem import PeriodicProblem
 from passes.scheduling.recurrence import recurrence_bound
+from passes.scheduling.slow_links import SlowLinks, slow_links_bound
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ bounds_by_name: dict[str, NamedBound] = {
     "area": NamedBound(lambda problem, _: area_bound(problem)),
     "recurrence": NamedBound(lambda problem, _: recurrence_bound(problem)),
     "memory": NamedBound(lambda problem, _: memory_bound(problem)),
+    "slow links": NamedBound(
+        lambda problem, _: slow_links_bound(problem), lambda problem, period, _: SlowLinks(problem).excludes(period)
+    ),
     "dual feasible functions": _DUAL,
     "dual feasible functions and memory": _DUAL,
     "integer program": _program("integer program"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import lcm
 
 
@@ -99,6 +100,11 @@ class Solution:
     """Operation → the sets of its other copies, for those that have some."""
     transfers: tuple[Transfer, ...] = ()
     """What moves between sets, on a platform whose links are known."""
+
+    @cached_property
+    def arrivals(self) -> dict[tuple[int, int, tuple[tuple[int, ...], ...], int | None], Transfer]:
+        """The transfers, by producer, result, targets and the only reader they are for."""
+        return {(t.producer, t.result, t.targets, t.consumer): t for t in self.transfers}
 
     def copies(self, v: int) -> tuple[tuple[int, ...], ...]:
         """The set of every copy of operation ``v``."""

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from passes.scheduling.assigned import ENGINES as ASSIGNED_ENGINES
+from passes.scheduling.assigned import GAP as ASSIGNED_GAP
+from passes.scheduling.assigned import schedule_assigned
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.budget import Budget
 from passes.scheduling.chunked import Shape, chunk_stages
@@ -20,12 +23,13 @@ from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.granted_copies import schedule_replicated
 from passes.scheduling.laminar import ENGINES, GAP, schedule_laminar
 from passes.scheduling.latency import stages_for_step
+from passes.scheduling.linked_stages import partition_linked
 from passes.scheduling.listing import schedule_list
 from passes.scheduling.objective import Limits, Objective
 from passes.scheduling.problem import MemoryProblem, StagedProblem
 from passes.scheduling.replicated import replicate_stages
 from passes.scheduling.shared import share_boundaries
-from passes.scheduling.stages import StagePlan, partition_stages
+from passes.scheduling.stages import StagePlan
 
 CALM = 4
 """Micro-batches in flight for each accelerator beyond which ``auto`` takes a schedule only when asked to."""
@@ -96,7 +100,7 @@ def _stages(problem: MemoryProblem, request: Request, budget: Budget) -> Iterato
         if number is not None and number != request.stages and budget.spent():
             return
         try:
-            plan = partition_stages(
+            plan = partition_linked(
                 problem,
                 stages=number,
                 reserve=request.reserve,
@@ -229,6 +233,15 @@ def _nested(staged: StagedProblem, request: Request, budget: Budget) -> tuple[So
     return schedule_laminar(staged, bound=request.bound, gap=gap, solver=request.solver, budget=budget)
 
 
+def _assigned(staged: StagedProblem, request: Request, budget: Budget) -> tuple[Solution, str]:
+    if staged.network is None:  # nothing that crosses costs anything
+        return _nested(staged, request, budget)
+    gap = max(request.gap, ASSIGNED_GAP)
+    return schedule_assigned(
+        staged, reserve=request.reserve, bound=request.bound, gap=gap, solver=request.solver, budget=budget
+    )
+
+
 def _free(staged: StagedProblem, request: Request, budget: Budget) -> tuple[Solution, str]:
     return schedule_free(staged, bound=request.bound, gap=request.gap, solver=request.solver, budget=budget)
 
@@ -242,6 +255,7 @@ FAMILIES: dict[str, tuple[Family, Engine]] = {
     "replicated": (_replicated, _copies),
     "list": (_whole, _list),
     "laminar": (_whole, _nested),
+    "assigned": (_whole, _assigned),
     "free": (_whole, _free),
 }
 """Plan → where its blocks come from, and the engine that schedules inside them; from tame and quick to free."""
@@ -258,6 +272,7 @@ SOLVERS: dict[str, tuple[str, ...]] = {
     "replicated": ("blocks",),
     "list": ("list",),
     "laminar": ENGINES,
+    "assigned": ASSIGNED_ENGINES,
     "free": ENGINES,
 }
 """Plan → the engines that a request may name."""
@@ -265,3 +280,9 @@ SOLVERS: dict[str, tuple[str, ...]] = {
 
 KEEP_BLOCKS = ("stages", "interleaved", "v")
 """The plans that can keep blocks of the model whole."""
+
+BOTH_WAYS = tuple(name for name, (_, engine) in FAMILIES.items() if engine in (_blocks, _copies))
+"""The plans whose engine chooses differently where it knows the links; what it finds without them may be better."""
+
+LINKED = (*BOTH_WAYS, "assigned")
+"""The plans whose engine knows what transfers occupy; others get their transfers afterwards (``transfers.py``)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import Solution
 from passes.scheduling.elementary import usable
+from passes.scheduling.linked_loads import calmest, is_linked
 from passes.scheduling.problem import StagedProblem
 from passes.scheduling.retime import aligned, windows
 from passes.scheduling.stages import fastest
@@ -51,7 +53,21 @@ def _crowded(problem: StagedProblem) -> bool:
 
 
 def choose_allotments(problem: StagedProblem) -> list[int]:
-    """The fastest allotment of each operation inside what it was granted; of a group the fastest in all."""
+    """The fastest allotment of each operation inside what it was granted; of a group the fastest in all.
+
+    Where values take time to move, the widest ones on blocks that are less busy so.
+    """
+    if not is_linked(problem):
+        return _allotments(problem, fastest)
+    return calmest(problem, [_allotments(problem, fastest), _allotments(problem, _widest)])
+
+
+def _widest(times: dict[int, int], width: int) -> int | None:
+    return max((k for k in times if k <= width), default=None)
+
+
+def _allotments(problem: StagedProblem, choose: Callable[[dict[int, int], int], int | None]) -> list[int]:
+    """The allotment that ``choose`` takes for each operation, by times and the width of what it was granted."""
     chosen: dict[tuple[int, int], int] = {}
     allotments = [0] * len(problem.operations)
     for item, table in zip(problem.items, problem.item_tables, strict=True):
@@ -59,7 +75,7 @@ def choose_allotments(problem: StagedProblem) -> list[int]:
         key = (id(table), width)
         if key not in chosen:
             times = usable(table, width, problem.memory) or usable(table, width)
-            k = fastest(times, width)
+            k = choose(times, width)
             assert k is not None, "check() has seen that an allotment fits the block"
             chosen[key] = k
         for v in item:

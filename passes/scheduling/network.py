@@ -94,7 +94,7 @@ class Network:
 
     levels: tuple[Level, ...]
     mode: Mode = "overlapped"
-    _known: dict[Hashable, Price] = field(default_factory=dict[Hashable, Price], compare=False, repr=False)
+    _known: dict[Hashable, Price] = field(default_factory=dict[Hashable, Price], init=False, compare=False, repr=False)
 
     # --- what moves ---------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class Network:
         level = self.levels[number]
         inner = self.levels[number - 1].size if number else 1
         base = a // level.size * level.size
-        place, at, goal = a % inner, (a - base) // inner, (b - base) // inner
+        place, at, goal = (a - base) % inner, (a - base) // inner, (b - base) // inner
         if level.topology == "full":
             if at != goal:
                 yield base + at * inner + place, base + goal * inner + place

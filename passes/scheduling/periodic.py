@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from passes.scheduling.copies import broken_copies, unrolled
-from passes.scheduling.data import Dependence, Input, InvalidProblem, Operation, Solution, Table, Violation
+from passes.scheduling.crossings import Need, broken_transfers, destination_of, needs_of, overbooked, targets_of
+from passes.scheduling.data import Dependence, Input, InvalidProblem, Operation, Solution, Table, Transfer, Violation
 from passes.scheduling.lifetimes import held_sets
 from passes.scheduling.network import Network
 from passes.scheduling.together import Items, apart, broken_groups, item_tables, items_of
@@ -269,8 +270,28 @@ class PeriodicProblem(MoldableProblem):
             yield Violation("period", f"the period is {s.period} ns")
             return
         yield from self.verify_origin(s)
+        needs = self.needs(s)
+        broken = list(broken_transfers(self.operations, self.network, needs, s))
+        yield from broken
         yield from self.verify_precedence(s)
         yield from self.verify_exclusive(s)
+        if not broken and self.network is not None and s.transfers:
+            yield from overbooked(self.operations, self.network, needs, s)
+
+    def needs(self, s: Solution) -> list[Need]:
+        """The transfers that ``s`` must have, with what each takes in its turns."""
+        return needs_of(self.network, self.dependences, s)
+
+    def transfer_time(self, s: Solution, d: Dependence) -> int:
+        """Time in ns from the end of the producer until its value may be read; 0 where nothing moves."""
+        found = self.transfer_of(s, d)
+        return 0 if found is None else found.ready - self.end(s, d.producer)
+
+    def transfer_of(self, s: Solution, d: Dependence) -> Transfer | None:
+        """The transfer that serves ``d``; None where nothing moves."""
+        if self.network is None or not s.transfers or not d.bytes:
+            return None
+        return s.arrivals.get(destination_of(self.network, d, targets_of(s, d)))
 
     def verify_origin(self, s: Solution) -> Iterator[Violation]:
         """The first operation starts at 0."""

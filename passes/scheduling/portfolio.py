@@ -12,9 +12,21 @@ from itertools import groupby
 
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Solution, Violation
-from passes.scheduling.families import CALM, FAMILIES, KEEP_BLOCKS, OPERATOR_PLANS, SOLVERS, TINY, Request, whole
+from passes.scheduling.families import (
+    BOTH_WAYS,
+    CALM,
+    FAMILIES,
+    KEEP_BLOCKS,
+    LINKED,
+    OPERATOR_PLANS,
+    SOLVERS,
+    TINY,
+    Request,
+    whole,
+)
 from passes.scheduling.objective import Figures, Limits, figures_of
 from passes.scheduling.problem import MemoryProblem, StagedProblem
+from passes.scheduling.transfers import calmer, with_transfers
 
 __all__ = [
     "FAMILIES",
@@ -33,7 +45,7 @@ ROUNDS = 5
 """How often a family is asked again with more memory kept free for values in flight."""
 
 
-WEIGHT = {"pushed": 4, "laminar": 3, "free": 3}
+WEIGHT = {"pushed": 4, "laminar": 3, "assigned": 3, "free": 3}
 """How much of the budget a plan gets, beside the others' 1; they hardly use theirs, and what is left goes on."""
 
 
@@ -61,6 +73,8 @@ def asked(problem: MemoryProblem, request: Request) -> list[str]:
         unwanted = set[str]() if few and request.several else {"laminar" if few else "free"}
         if request.objective.kind == "period":
             unwanted.add("list")  # is meant for the latency alone
+        if problem.network is None:
+            unwanted.add("assigned")  # is about what crossings cost
         if problem.copies == 1:
             unwanted.add("replicated")
         names = [name for name in FAMILIES if name not in unwanted]
@@ -112,24 +126,49 @@ def candidates(
 
 def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[Candidate]:
     """The candidates of a family, more memory kept free from round to round while a schedule does not fit."""
-    family, engine = FAMILIES[name]
+    family = FAMILIES[name][0]
     reserve = request.reserve
     refusal: InvalidProblem | None = None
     for _ in range(ROUNDS):
         missing = 0
-        for staged in family(problem, replace(request, reserve=reserve), budget):
-            solution, by = engine(staged, request, budget)
-            broken = staged.violations(solution)
-            if broken:
-                missing = max(missing, *(v.missing for v in broken))
-                refusal = refusal or InvalidProblem(broken)
-            else:
-                yield Candidate(name, staged, solution, by, figures_of(problem, solution))
-        if not missing or name in OPERATOR_PLANS:
+        now = replace(request, reserve=reserve)
+        for staged in family(problem, now, budget):
+            for solution, by in scheduled(name, staged, now, budget):
+                broken = staged.violations(solution)
+                if broken:
+                    missing = max(missing, *(v.missing for v in broken))
+                    refusal = refusal or InvalidProblem(broken)
+                else:
+                    yield Candidate(name, staged, solution, by, figures_of(problem, solution))
+        if not missing or (name in OPERATOR_PLANS and name != "assigned"):
             break
         reserve = max(reserve + missing, 2 * reserve)
     if refusal is not None:
         raise refusal
+
+
+def scheduled(plan: str, staged: StagedProblem, request: Request, budget: Budget) -> Iterator[tuple[Solution, str]]:
+    """What the engine of the plan makes of ``staged``, with its transfers, and the engine that found it.
+
+    Engines that know nothing of links see none, the others are asked both ways. Schedules get their transfers
+    afterwards: with a period as short as can be, and where that takes many more micro-batches in flight with a
+    somewhat longer one too.
+    """
+    ways = [staged] if staged.network is None or plan in LINKED else []
+    if staged.network is not None and (plan in BOTH_WAYS or not ways):
+        ways.append(replace(staged, network=None))
+    made: list[Solution] = []
+    for known in ways:
+        solution, by = FAMILIES[plan][1](known, request, budget)
+        if solution in made:
+            continue
+        made.append(solution)
+        tight = with_transfers(staged, solution, budget, tolerance=request.objective.tolerance)
+        yield tight, by
+        if (calm := calmer(staged, solution, tight, budget)) is not None:
+            yield calm, by
+        if budget.spent():
+            break
 
 
 def collect(
@@ -224,9 +263,20 @@ def schedule_within(problem: StagedProblem, request: Request, budget: Budget) ->
     """
     problem = request.allowing(request.limits.bounded(problem))
     asked(problem, request)
-    solution, engine = FAMILIES[request.plan][1](problem, request, budget)
-    problem.verify(solution)
-    return Candidate(request.plan, problem, solution, engine, figures_of(problem, solution))
+    refusal: InvalidProblem | None = None
+    found: list[Candidate] = []
+    for solution, engine in scheduled(request.plan, problem, request, budget):
+        broken = problem.violations(solution)
+        if broken:
+            refusal = refusal or InvalidProblem(broken)
+        else:
+            found.append(Candidate(request.plan, problem, solution, engine, figures_of(problem, solution)))
+    within = [c for c in found if request.limits.keeps(c.figures)]
+    best = request.objective.best(within or found, lambda c: c.figures)
+    if best is None:
+        assert refusal is not None
+        raise refusal
+    return best
 
 
 def plan_of(problem: StagedProblem) -> str:

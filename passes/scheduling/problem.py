@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
+from passes.scheduling.crossings import Received, share
 from passes.scheduling.data import Dependence, Solution, Violation
 from passes.scheduling.lifetimes import Holding, held_sets, peak_of
 from passes.scheduling.periodic import MoldableProblem, PeriodicProblem, Problem
@@ -140,18 +141,24 @@ class MemoryProblem(PeriodicProblem):
             start, end = s.starts[v] + shift, self.end(s, v) + shift
             yield mine, Holding(start, end, cost.workspace)
             last = end
-            foreign: dict[tuple[int, ...], tuple[int, dict[int, int]]] = {}
+            foreign: dict[tuple[int, ...], Received] = {}
             for d in readers[v]:
                 theirs = s.set_of(d.consumer, i + d.distance)
                 done = self.end(s, d.consumer) + d.distance * s.period + shift
                 if theirs == mine:
                     last = max(last, done)
+                    continue
+                moved = self.transfer_of(s, d)
+                there = foreign.setdefault(theirs, Received(None, end, {}))
+                if moved is None:
+                    there.add(end, done, d.result, d.bytes)
                 else:
-                    until, results = foreign.get(theirs, (end, {}))
-                    foreign[theirs] = (max(until, done), {**results, d.result: d.bytes})
+                    there.add(moved.landing + shift, done, d.result, share(d, theirs))
+                    last = max(last, moved.start + moved.time + shift)
             yield mine, Holding(start, last, cost.output)
-            for theirs, (until, results) in foreign.items():
-                yield theirs, Holding(end, until, sum(results.values()))
+            for theirs, there in foreign.items():
+                if there.begin is not None:
+                    yield theirs, Holding(there.begin, there.until, sum(there.sizes.values()))
         for value in self.inputs:
             spans: dict[tuple[int, ...], tuple[int, int]] = {}
             for c in value.consumers:

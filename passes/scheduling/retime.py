@@ -155,7 +155,7 @@ def aligned(
         for v in members:
             part[v] = tree[uses[0]]
     try:
-        starts = _rotate(problem, times, offsets, part, period)
+        starts = rotated(problem, times, offsets, part, period)
     except CycleTooLong:
         return None
     return Solution(period, tuple(allotments), tuple(sets), starts)
@@ -199,10 +199,10 @@ def _align(
 
 
 ROTATIONS = 200
-"""Most rounds of :func:`_rotate`; each settles at least one more part of a pipeline."""
+"""Most rounds of :func:`rotated`; each settles at least one more part of a pipeline."""
 
 
-def _rotate(
+def rotated(
     problem: PeriodicProblem, times: Sequence[int], offsets: list[int], part: Sequence[int], period: int
 ) -> tuple[int, ...]:
     """Rotate independent parts of the pattern so that they wait less for each other; the starts that result.

@@ -17,7 +17,7 @@ micro-batch comes back to that block, whose stages take turns on it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -102,20 +102,27 @@ def fastest_by_width(times: dict[int, int], widths: Sequence[int]) -> list[int |
     return found
 
 
-class Choices:
-    """Time and parameter bytes of each operation at its fastest allotment, for each of some ``widths``."""
+ByWidth = Callable[[dict[int, int], Sequence[int]], list[int | None]]
 
-    def __init__(self, problem: PeriodicProblem, widths: Sequence[int]):
+
+class Choices:
+    """Time and parameter bytes of each operation at its fastest allotment, for each of some ``widths``.
+
+    With ``by_width`` at the allotment that this chooses instead; :attr:`allotments` has it for each identity of a table
+    (the first of the operation's ``keys``) and width.
+    """
+
+    def __init__(self, problem: PeriodicProblem, widths: Sequence[int], by_width: ByWidth = fastest_by_width):
         memory = problem.memory if isinstance(problem, MemoryProblem) else 0
         self.accelerators, self.memory, self.widths = problem.accelerators, memory, tuple(widths)
         self.groups = [item for item in problem.items if len(item) > 1]
         self.keys = [(0, 0, True)] * len(problem.operations)
         chosen: dict[tuple[int, int, bool], list[tuple[int, int] | None]] = {}
-        fastest_of: dict[int, list[int | None]] = {}
+        self.allotments: dict[int, list[int | None]] = {}
         for item, table in zip(problem.items, problem.item_tables, strict=True):
-            if id(table) not in fastest_of:
+            if id(table) not in self.allotments:
                 times = usable(table, problem.accelerators, memory) or usable(table, problem.accelerators)
-                fastest_of[id(table)] = fastest_by_width(times, widths)
+                self.allotments[id(table)] = by_width(times, widths)
             for v in item:
                 own = problem.operations[v].table
                 first = v == item[0]  # which stands for the parameters of the whole group
@@ -123,7 +130,7 @@ class Choices:
                 if key not in chosen:
                     chosen[key] = [
                         None if k is None else (own[k].time, table[k].params if first else 0)
-                        for k in fastest_of[id(table)]
+                        for k in self.allotments[id(table)]
                     ]
         longest = {key: max((b[0] for b in best if b is not None), default=0) for key, best in chosen.items()}
         self.most = max(1, sum(longest[key] for key in self.keys))
@@ -383,11 +390,11 @@ def partition_stages(
                 profile = Profile(choices, line, reserve)
                 for count in [None] if stages is None else sorted({stages - 1, (stages + 1) // 2} - {0}):
                     plan = _best_plan(bound, profile, line, count, tolerance, budget)
-                    plans.append(plan and _in_turns(plan, choices, order))
+                    plans.append(plan and in_turns(plan, choices, order))
             for plan in plans:
                 if plan is None or (stages is not None and len(plan.stages) != stages):
                     continue
-                if best is None or _better(plan, best, tolerance):
+                if best is None or better(plan, best, tolerance):
                     best = plan
                     budget.report("stages", plan.period)
     if best is None:
@@ -395,7 +402,7 @@ def partition_stages(
     return best
 
 
-def _better(plan: StagePlan, rival: StagePlan, tolerance: float) -> bool:
+def better(plan: StagePlan, rival: StagePlan, tolerance: float) -> bool:
     """Whether ``plan`` has the shorter period, or about the same with fewer stages."""
     if plan.period * (1 + tolerance) < rival.period or rival.period * (1 + tolerance) < plan.period:
         return plan.period < rival.period
@@ -433,7 +440,7 @@ def _best_plan(
     return StagePlan(tuple(order), profile.in_order(found), _period(found), idle)
 
 
-def _in_turns(plan: StagePlan, choices: Choices, order: Sequence[int]) -> StagePlan:
+def in_turns(plan: StagePlan, choices: Choices, order: Sequence[int]) -> StagePlan:
     """``plan``, which cuts another order of the operations, as stages of ``order``: what runs on one block in turn."""
     stages: list[Stage] = []
     turns: list[int] = []

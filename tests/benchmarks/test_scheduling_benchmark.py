@@ -10,13 +10,15 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from suites import growth, instances
+from suites import growth, instances, linked_partitioning
 from suites.baselines import BASELINES, layer_of
 from suites.plans import PLANS, Outcome, bound_with_copies, measure, plan, with_bound
 from suites.rivals import one_width
 from suites.table import Table
 
+from passes.scheduling.assigned import assign, scheduled
 from passes.scheduling.bounds import best_bound
+from passes.scheduling.budget import Budget
 from passes.scheduling.data import Cost, Dependence, Operation, Solution
 from passes.scheduling.objective import Limits
 from passes.scheduling.portfolio import Request
@@ -40,6 +42,36 @@ def test_partitioning_graph_keeps_colors_and_times(tmp_path: Path) -> None:
     assert given.together == ((0, 2),)
     assert [(d.producer, d.consumer) for d in given.dependences] == [(0, 1), (1, 2)]
     assert given.accelerators == 2
+
+
+def test_linked_partitioning_graph_has_the_cost_model_of_the_suite(tmp_path: Path) -> None:
+    """Values leave once and enter once for each accelerator; members of a color store all their bytes together."""
+    nodes = [
+        {"id": 7, "fpgaLatency": 1.5, "colorClass": 3, "size": 10.0},
+        {"id": 9, "fpgaLatency": 0.25, "size": 5.0},
+        {"id": 8, "fpgaLatency": 2, "colorClass": 3, "size": 20.0},
+        {"id": 1, "fpgaLatency": 0.75, "size": 40.0},
+    ]
+    edges = [
+        {"sourceId": 7, "destId": 9, "cost": 0.5},
+        {"sourceId": 7, "destId": 1, "cost": 0.5},
+        {"sourceId": 9, "destId": 8, "cost": 0.125},
+        {"sourceId": 9, "destId": 1, "cost": 0.125},
+    ]
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps({"nodes": nodes, "edges": edges, "maxFPGAs": 2, "maxSizePerFPGA": 100.0}))
+    problem = instances.read_linked_partitioning(path)
+    problem.check()
+    assert problem.accelerators == 2
+    assert problem.together == ((0, 2),)
+    found = assign(problem, gap=0.0, budget=Budget(work=1.0))
+    assert found.bound == found.heaviest == 3_500_000 + 500_000 + 125_000
+    solution = scheduled(problem, found, Budget(work=1.0))
+    assert solution.period == found.heaviest
+    assert linked_partitioning.heaviest_load(path, solution) == pytest.approx(4.125)
+    assert {t.producer for t in solution.transfers} == {0, 1}
+    params = {p: held for p, (held, _) in problem.peak_memory(solution).items()}
+    assert sorted(params.values()) == [30, 45]
 
 
 def test_piper_graph_is_moldable_and_ignores_recomputation(tmp_path: Path) -> None:
@@ -216,7 +248,7 @@ def test_a_row_has_a_cell_for_each_column() -> None:
 def test_command_prints_every_section_as_json() -> None:
     command = [sys.executable, str(SCRIPT), "--quick", "--seconds", "0.05", "--json"]
     data = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert list(data) == ["transformers", "small", "outside", "rivals", "growth"]
+    assert list(data) == ["transformers", "small", "outside", "linked_partitioning", "rivals", "growth"]
     for tables in data.values():
         for table in tables:
             assert table["rows"] or "1b" in table["title"]

@@ -8,7 +8,8 @@ import pytest
 from xdsl.dialects.builtin import IntAttr, IntegerAttr, ModuleOp, StringAttr, TensorType, i8, i64
 from xdsl.ir import SSAValue
 
-from dialects.attributes import BlockAttr, CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr
+from dialects.attributes import BlockAttr, CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr, ints
+from dialects.communication import ReserveOp
 from dialects.operators import OpaqueOp
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, StageOp, StateOp, make_platform
 
@@ -29,6 +30,7 @@ class Operator:
     stage: int | None = None
     block: tuple[str, int] | None = None
     group: str | None = None
+    sharded: Sequence[int] = ()
 
 
 @dataclass
@@ -47,6 +49,11 @@ class Build:
     stages: Sequence[Sequence[int]] = ()
     states: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     """Name of a state → the result that is left in it, and its distance."""
+    links: Sequence[LinkAttr] = ()
+    """Without links, values move for free."""
+    transfers: str = "overlapped"
+    moves: Sequence[tuple[Any, ...]] = ()
+    """Result and the other arguments of :meth:`ReserveOp.make`."""
 
     def module(self) -> ModuleOp:
         values: dict[str, SSAValue] = {}
@@ -67,6 +74,7 @@ class Build:
                 result.name_hint = spec.name if i == 0 else f"{spec.name}.r{i}"
                 values[f"{spec.name}:{i}" if i else spec.name] = result
             body.append(op)
+        body += [ReserveOp.make(values[name], *rest) for name, *rest in self.moves]
         body += [NextOp.make(name, values[left]) for name, (left, _) in self.states.items()]
         body.append(OutputOp.make([values[name] for name in self.outputs]))
         graph = GraphOp.make("test", body, "scheduled")
@@ -79,7 +87,6 @@ class Build:
             StringAttr("by-hand"),
             IntAttr(0),
         )
-        link = LinkAttr(StringAttr("all"), IntAttr(self.accelerators), IntAttr(0), IntAttr(10**9))
         platform = make_platform(
             "board",
             accelerator="chip",
@@ -88,7 +95,8 @@ class Build:
             bandwidth=10**9,
             launch=0,
             peak={"bf16": 10**12},
-            links=[link],
+            links=self.links,
+            transfers=self.transfers,
         )
         return ModuleOp([platform, graph])
 
@@ -107,6 +115,8 @@ def _operator(spec: Operator, values: dict[str, SSAValue]) -> OpaqueOp:
     )
     if spec.stage is not None:
         op.stage = IntegerAttr(spec.stage, i64)
+    if spec.sharded:
+        op.sharded = ints(spec.sharded)
     op.slot = SlotAttr.make(spec.sets, spec.start)
     return op
 

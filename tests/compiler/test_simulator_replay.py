@@ -9,25 +9,26 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
 
 from compiler.simulate.errors import SimulationError
 from compiler.simulate.replay import free_moves, link_times, replay
 from compiler.view import view_of
+from dialects.attributes import LinkAttr
 from dialects.programs import ALL_GATHER, SEND, Instruction, ProgramOp, from_rows
 from passes.lower_to_programs import lower_to_programs
 
 Build = Callable[..., ModuleOp]
 
 
-def chain(build: Build, operator: Any, times: Sequence[int]) -> ModuleOp:
-    """Operators on accelerators of their own, one after the other."""
+def chain(build: Build, operator: Any, times: Sequence[int], **options: Any) -> ModuleOp:
+    """Operators on accelerators of their own, one after the other; what they pass on has no bytes."""
     starts = [sum(times[:v]) for v in range(len(times))]
     operators = [
         operator(f"v{v}", [f"v{v - 1}"] if v else [], t, [[v]], start, results=[0])
         for v, (t, start) in enumerate(zip(times, starts, strict=True))
     ]
-    return build(operators, pattern=max(times), accelerators=len(times), outputs=[f"v{len(times) - 1}"])
+    return build(operators, pattern=max(times), accelerators=len(times), outputs=[f"v{len(times) - 1}"], **options)
 
 
 def test_a_chain_runs_at_the_pace_of_its_slowest_operator(build: Build, operator: Any):
@@ -57,12 +58,16 @@ def test_moving_keeps_both_ends_busy(build: Build, operator: Any):
 
 
 def test_times_of_links(build: Build, operator: Any):
-    view = view_of(chain(build, operator, [1, 1, 1]))
-    time = link_times(view)
+    def link(name: str, size: int, latency: int, rate: int) -> LinkAttr:
+        return LinkAttr(StringAttr(name), IntAttr(size), IntAttr(latency), IntAttr(rate))
+
+    links = [link("pair", 2, 0, 10**9), link("all", 4, 3, 10**8)]
+    time = link_times(view_of(chain(build, operator, [1, 1, 1], links=links)))
     send = Instruction(SEND, 0, 0, 1, 0, 1, 0, 8)
     assert time(send, (0, 1)) == 8  # a gigabyte a second, without latency
-    assert time(send._replace(kind=ALL_GATHER), (0, 1)) == 4
-    assert time(send._replace(end=0), (0, 1)) == 0
+    assert time(send, (0, 2)) == 3 + 80
+    assert time(send._replace(kind=ALL_GATHER), (0, 1)) == 4  # each passes on a half
+    assert time(send._replace(end=0), (0, 2)) == 0
 
 
 def test_programs_that_wait_for_each_other_are_reported(build: Build, operator: Any):

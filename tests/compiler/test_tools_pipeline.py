@@ -47,8 +47,8 @@ class Recorder(Observer):
 def test_the_phases_reach_the_levels_in_order() -> None:
     recorder = Recorder()
     module = compile_model(Source("m.takt", MODEL), observer=recorder)
-    assert recorder.steps == [f"{name} -> {level}" for name, level in pipeline.PHASES]
-    assert recorder.checks == 1 + len(pipeline.PHASES)
+    assert recorder.steps == [f"{name} -> {level}" for name, level in pipeline.PHASES[:3]]
+    assert recorder.checks == 1 + 3
     assert level_of(module) == "scheduled"
 
 

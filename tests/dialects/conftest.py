@@ -13,9 +13,10 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.parser import Parser
 from xdsl.printer import Printer
 
-from dialects.attributes import CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr
+from dialects.attributes import CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr, ints
+from dialects.communication import ReserveOp
 from dialects.operators import OpaqueOp
-from dialects.structure import GraphOp, InputOp, OutputOp, StageOp, make_platform
+from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, StageOp, StateOp, make_platform
 from dialects.takt import Takt
 
 
@@ -45,12 +46,15 @@ def link(group: str, size: int) -> LinkAttr:
 class Sketch:
     """A module of opaque operators, put together line by line.
 
-    A table entry is ``time`` or ``(time, params, output, workspace)``; sizes of values in bytes.
+    A table entry is ``time`` or ``(time, params, output, workspace)``; sizes of values in bytes. Without ``links`` the
+    platform has groups of ``group``, but in a scheduled graph none, so that values move for free.
     """
 
     accelerators: int = 8
     group: int = 4
     memory: int = 10**6
+    links: Sequence[LinkAttr] | None = None
+    transfers: str = "overlapped"
     ops: list[Operation] = field(default_factory=list)
 
     def stage(self, *granted: Sequence[int]) -> None:
@@ -63,6 +67,25 @@ class Sketch:
         self.ops.append(op)
         return op.output
 
+    def state(self, name: str, distance: int, size: int) -> SSAValue:
+        op = StateOp.make(name, distance, TensorType(i8, [size]))
+        self.ops.append(op)
+        return op.output
+
+    def leave(self, state: str, value: SSAValue) -> None:
+        self.ops.append(NextOp.make(state, value))
+
+    def reserve(
+        self,
+        value: SSAValue,
+        targets: Sequence[Sequence[int]],
+        over: str,
+        start: int,
+        time: int,
+        landing: int | None = None,
+    ) -> None:
+        self.ops.append(ReserveOp.make(value, targets, over, start, time, landing))
+
     def op(
         self,
         name: str,
@@ -74,6 +97,7 @@ class Sketch:
         group: str | None = None,
         sets: Sequence[Sequence[int]] | None = None,
         start: int = 0,
+        sharded: Sequence[int] = (),
     ) -> SSAValue:
         """Add an operator; returns its first result."""
         entries = {
@@ -87,6 +111,8 @@ class Sketch:
             op.properties["shared"] = IntegerAttr(shared, i64)
         if sets is not None:
             op.properties["slot"] = SlotAttr.make(sets, start)
+        if sharded:
+            op.properties["sharded"] = ints(sharded)
         for number, result in enumerate(op.results):
             result.name_hint = name if number == 0 else f"{name}.r{number}"
         self.ops.append(op)
@@ -112,6 +138,11 @@ class Sketch:
                 StringAttr("hand"),
                 IntAttr(0),
             )
+        links = self.links
+        if links is None:
+            sizes = {"node": self.group, "cluster": self.accelerators}
+            links = [link(name, size) for name, size in sizes.items() if name == "cluster" or size < self.accelerators]
+            links = [] if level == "scheduled" else links
         machine = make_platform(
             "p",
             accelerator="small",
@@ -120,9 +151,8 @@ class Sketch:
             bandwidth=10**9,
             launch=0,
             peak={"bf16": 10**12},
-            links=[link("node", self.group), link("cluster", self.accelerators)]
-            if self.group < self.accelerators
-            else [link("node", self.accelerators)],
+            links=links,
+            transfers=self.transfers,
         )
         return ModuleOp([machine, graph] if platform else [graph])
 

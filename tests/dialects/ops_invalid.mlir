@@ -276,3 +276,15 @@ epilogue {
 }
 }
 // error: 1:14: instruction 0 of the prologue is none: [1, 0, 0, 0, 0, 1, 0, 2]
+// -----
+module: takt.platform @p {measured = [#takt.measured<reduce on 8 [1, 2] time [1, 2]>]}
+// error: 1:45: collectives are all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, got 'reduce'
+// -----
+module: takt.platform @p {measured = [#takt.measured<broadcast on 1 [1, 2] time [1, 2]>]}
+// error: 1:45: a collective takes 2 to 1048576 accelerators
+// -----
+module: takt.platform @p {measured = [#takt.measured<broadcast on 2 [1] time [1]>]}
+// error: 1:45: a measured table has two sizes or more, and a time for each, got [1]
+// -----
+module: takt.platform @p {measured = [#takt.measured<broadcast on 2 [2, 1] time [1, 1]>]}
+// error: 1:45: measured sizes are positive and increase, and times are not negative

@@ -163,7 +163,7 @@ def cases(draw: st.DrawFn) -> tuple[list[dict[str, Any]], int]:
 
 
 def build(sketch: Sketch, operators: list[dict[str, Any]], memory: int) -> ModuleOp:
-    s = sketch(accelerators=4, memory=memory)
+    s = sketch(accelerators=4, memory=memory, links=[])
     s.stage(range(4))
     values: list[Any] = []
     for v, o in enumerate(operators):

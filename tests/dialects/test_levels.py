@@ -6,7 +6,7 @@ import pytest
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr, TensorType, bf16, i8, i64
 from xdsl.ir import Block, Region
 
-from dialects.attributes import CostAttr, CostEntry, SlotAttr
+from dialects.attributes import CostAttr, CostEntry, SlotAttr, ints
 from dialects.diagnostics import TaktError
 from dialects.levels import RULES, check_level, verify_level
 from dialects.operators import GeluOp, MulOp, OpaqueOp
@@ -163,6 +163,15 @@ def test_nothing_later(level: str, staged):
     assert broken(module) == {"nothing-later"}
     # A later level may be held to the rules of an earlier one without being told what it has too much.
     assert check_level(_with_level(staged("staged"), "staged"), "model") == []
+
+
+def test_layouts_belong_to_costs(sketch):
+    s = sketch()
+    s.op("a")
+    module = s.module("model")
+    next(find_graph(module).operators()).properties["sharded"] = ints([0])
+    assert broken(module) == {"nothing-later"}
+    assert broken(_with_level(module, "moldable")) == set()
 
 
 def _with_level(module: ModuleOp, level: str) -> ModuleOp:

@@ -13,10 +13,11 @@ from xdsl.dialects.builtin import FileLineColLoc, IntAttr, IntegerAttr, ModuleOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.utils.exceptions import ParseError, VerifyException
 
-from dialects.attributes import BlockAttr, CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr
+from dialects.attributes import TOPOLOGIES, BlockAttr, CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr, ints
 from dialects.levels import check_level
+from dialects.measured import COLLECTIVES, MeasuredAttr
 from dialects.operators import OPERATORS, AddOp, GeluOp, LinearOp, OpaqueOp, OperatorOp, SplitOp
-from dialects.structure import LEVELS, GraphOp, InputOp, OutputOp, StageOp, find_graph, make_platform
+from dialects.structure import LEVELS, TRANSFERS, GraphOp, InputOp, OutputOp, StageOp, find_graph, make_platform
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 """Shrinking a module of hundreds of choices takes minutes; what is drawn is small enough to read."""
@@ -142,6 +143,29 @@ class Drawn:
 
 
 @st.composite
+def levels(draw: st.DrawFn) -> LinkAttr:
+    """A level of 64 accelerators."""
+    topology = draw(st.sampled_from(TOPOLOGIES))
+    return LinkAttr(
+        StringAttr(draw(words)),
+        IntAttr(64),
+        IntAttr(draw(small)),
+        IntAttr(draw(st.integers(1, 2**62))),
+        IntAttr(draw(st.sampled_from([1, 1, 4]))),
+        StringAttr(topology),
+        ints(draw(st.sampled_from([[64], [8, 8], [2, 1, 32]]))) if topology == "torus" else None,
+        StringAttr(draw(st.sampled_from(["full", "half"]))),
+        StringAttr(draw(st.sampled_from(["exclusive", "shared"]))),
+    )
+
+
+def tables() -> st.SearchStrategy[MeasuredAttr]:
+    """Measured times of a collective."""
+    table = st.dictionaries(st.integers(1, 2**62), small, min_size=2, max_size=4)
+    return st.builds(MeasuredAttr.make, st.sampled_from(COLLECTIVES), st.integers(2, 64), table)
+
+
+@st.composite
 def modules(draw: st.DrawFn, level: int) -> Drawn:
     """Well-formed modules of a level; schedules in them are arbitrary numbers."""
     ops: list[Operation] = []
@@ -178,9 +202,9 @@ def modules(draw: st.DrawFn, level: int) -> Drawn:
         peak={k: draw(st.integers(1, 2**62)) for k in draw(st.sets(st.sampled_from(["bf16", "f32", "i8"])))},
         compute_efficiency=draw(st.floats(1e-9, 1.0)),
         memory_efficiency=draw(st.floats(1e-9, 1.0)),
-        links=[
-            LinkAttr(StringAttr(draw(words)), IntAttr(64), IntAttr(draw(small)), IntAttr(draw(st.integers(1, 2**62))))
-        ],
+        links=[draw(levels())],
+        transfers=draw(st.sampled_from(TRANSFERS)),
+        measured=draw(st.lists(tables(), max_size=2, unique_by=lambda table: table.key)),
     )
     return Drawn(ModuleOp([platform, graph]))
 

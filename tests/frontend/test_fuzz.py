@@ -15,8 +15,10 @@ QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 VALID = (
     """const wide = 4 * 8
 accelerator a { memory = 80 GiB bandwidth = 2 TB/s launch = 4 us peak bf16 = 312 TFLOP/s }
-platform p { accelerators = 8 of a  link node = 4 { latency = 3 us bandwidth = 100 GB/s }
-  link all { latency = 9 us bandwidth = 10 GB/s } }
+platform p { accelerators = 8 of a  transfers = blocking
+  link node = 4 { latency = 3 us bandwidth = 100 GB/s links = 2 topology = torus(2, 2) sharing = shared
+    measured all_reduce on 4 {64 KiB: 30us, 1 MiB: 55us} duplex = half }
+  link all { latency = 9 us bandwidth = 10 GB/s topology = ring } }
 block mlp(x: tensor<b x d, t>; hidden = wide, bias = true) -> (y, h) {
   h = linear(x, features = hidden, bias = bias)
   g = gelu(h)
@@ -51,6 +53,10 @@ TOKENS = st.sampled_from(
         "platform",
         "accelerator",
         "link",
+        "measured",
+        "on",
+        "topology",
+        "ring",
         "peak",
         "op",
         "gelu",

@@ -12,11 +12,11 @@ takt.platform @node {accelerator = "a", accelerators = 4 : i64, memory = 1000000
 
 takt.graph @mlp model {
   %x = takt.input : tensor<1x1024x1024xbf16>
-  // CHECK: %up = takt.linear(%x) {features = 1024} params 2097152 cost <[1, 2, 4] time [22475, 11737, 6369] params [2097152, 1048576, 524288] output [2097152, 1048576, 524288]>
+  // CHECK: %up = takt.linear(%x) {features = 1024} params 2097152 cost <[1, 2, 4] time [22475, 11737, 6369] params [2097152, 1048576, 524288] output [2097152, 1048576, 524288]> sharded [0] :
   %up = takt.linear(%x) {features = 1024} params 2097152 : (tensor<1x1024x1024xbf16>) -> tensor<1x1024x1024xbf16>
-  // CHECK: %h = takt.gelu(%up) cost <[1, 2, 4] time [5194, 3097, 2049] output [2097152, 1048576, 524288]>
+  // CHECK: %h = takt.gelu(%up) cost <[1, 2, 4] time [5194, 3097, 2049] output [2097152, 1048576, 524288]> sharded [0] :
   %h = takt.gelu(%up) : (tensor<1x1024x1024xbf16>) -> tensor<1x1024x1024xbf16>
-  // CHECK: %down = takt.linear(%h) {features = 1024, split = "row"} params 2097152 cost <[1, 2, 4] time [22475, 37709, 42826] params [2097152, 1048576, 524288] output [2097152, 2097152, 2097152]>
+  // CHECK: %down = takt.linear(%h) {features = 1024, split = "row"} params 2097152 cost <[1, 2, 4] time [22475, 37709, 42826] params [2097152, 1048576, 524288] output [2097152, 2097152, 2097152]> :
   %down = takt.linear(%h) {features = 1024, split = "row"} params 2097152 : (tensor<1x1024x1024xbf16>) -> tensor<1x1024x1024xbf16>
   // A table written in the model stays as it is.
   // CHECK: %end = takt.op(%down) cost <[1, 2] time [9000, 6000]>

@@ -14,6 +14,7 @@ import pytest
 from dialects.structure import find_platform
 from frontend import Source, load
 from passes.costs.call import Call, Tensor
+from passes.costs.collectives import Collective, collective_ns
 from passes.costs.kinds import rule_of
 from passes.costs.layout import Placed
 from passes.costs.machine import Machine
@@ -22,6 +23,7 @@ from passes.costs.table import cost_row
 
 ROOT = Path(__file__).parents[2]
 VIDUR = ROOT / "../shared/instances/vidur-profiles/a100_Llama-2-70b-hf_mlp.csv"
+ALL_REDUCE = ROOT / "../shared/instances/vidur-profiles/a100_dgx_all_reduce.csv"
 H100 = ROOT / "benchmarks/data/h100_operators.json"
 
 D, HIDDEN = 8192, 28672
@@ -172,10 +174,27 @@ def test_operators_on_an_h100():
 
 
 @pytest.mark.parametrize(
-    ("platform", "accelerators", "group"), [("dgx_a100_64", 64, 8), ("dgx_h100_64", 64, 8), ("tiny_board", 6, 6)]
+    ("platform", "accelerators", "group"),
+    [("dgx_a100_64", 64, 8), ("dgx_h100_64", 64, 8), ("tiny_board", 6, 6), ("torus_4x4", 16, 16)],
 )
 def test_shipped_platforms(platform: str, accelerators: int, group: int):
     on = machine(platform)
     assert (on.accelerators, on.group_size) == (accelerators, group)
     assert {"bf16", "f32", "i8"} <= set(on.peak)
     assert on.links[-1].size == accelerators
+
+
+def test_measured_tables_of_all_reduce():
+    if not ALL_REDUCE.exists():
+        pytest.skip("vidur's profiles are not in ../shared/instances")
+    on = machine("dgx_a100_16")
+    errors: dict[int, list[float]] = {}
+    with ALL_REDUCE.open() as file:
+        for row in csv.DictReader(file):
+            k, size = int(row["num_workers"]), int(row["size"])
+            if int(row["devices_per_node"]) == min(k, 8):
+                ours = collective_ns(on, Collective("all_reduce", size, k))
+                errors.setdefault(k, []).append(ours / 1e6 / float(row["time_stats.all_reduce.median"]) - 1)
+    stated = {k: round(percent(e), 1) for k, e in errors.items()}
+    assert set(stated) == {2, 4, 8, 16}
+    assert max(stated.values()) < 15, f"mean absolute error in percent, by accelerators: {stated}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import Builtin, ModuleOp
 from xdsl.parser import Parser
 
-from dialects.attributes import CostEntry
+from dialects.attributes import CostEntry, values
 from dialects.diagnostics import Diagnostic, TaktError
 from dialects.operators import OperatorOp
 from dialects.structure import find_graph
@@ -75,9 +76,9 @@ def test_times_computed_by_hand():
         8: CostEntry(1000 + 2684, mib // 4, mib // 4),
     }
     # the same and an all-reduce of 2 MiB: 5 us + 2 * 3/4 * 2 MiB at 100 GB/s = 36457 ns on 4,
-    # 50 us + 2 * 7/8 * 2 MiB at 10 GB/s = 417002 ns on 8, across nodes
+    # and on 8, across nodes: 5 us + 3/4 * 2 MiB at 100 GB/s before and after 50 us + 1/2 MiB at 10 GB/s = 143886 ns
     assert table(z)[4] == CostEntry(1000 + 5369 + 36457, mib // 2, 2 * mib)
-    assert table(z)[8] == CostEntry(1000 + 2684 + 417002, mib // 4, 2 * mib)
+    assert table(z)[8] == CostEntry(1000 + 2684 + 143886, mib // 4, 2 * mib)
 
 
 def test_times_need_not_fall():
@@ -95,6 +96,42 @@ def test_a_written_table_may_stand_on_any_operator():
     y, z, _ = annotated(PLATFORM, model)
     assert table(y) == {1: CostEntry(5)}
     assert table(z) == table(annotated(PLATFORM, MODEL)[1])
+
+
+def sharded(model: str) -> dict[str, tuple[int, ...]]:
+    """Name of an operator's first result → the numbers of its results that stay split."""
+    found: dict[str, tuple[int, ...]] = {}
+    for op in annotated(PLATFORM, model):
+        found[op.results[0].name_hint or ""] = () if op.sharded is None else values(op.sharded)
+    return found
+
+
+def test_results_that_stay_split_are_listed():
+    # The column product stays split for the row product, whose sum is whole, as what an opaque operator reads.
+    assert sharded(MODEL) == {"y": (0,), "z": (), "w": ()}
+    # An output of the graph is whole, and so is what an opaque operator reads beside others.
+    assert sharded(MODEL.replace("takt.output %w : tensor<0xi8>", f"takt.output %y : {X}"))["y"] == ()
+    assert sharded(MODEL.replace("takt.op(%z)", "takt.op(%y)"))["y"] == ()
+
+
+def test_a_written_table_changes_no_layout_but_an_opaque_operator_takes_and_gives_whole_values():
+    model = MODEL.replace("params 2097152 :", "params 2097152 cost <[1] time [5]> :", 1)
+    assert sharded(model)["y"] == (0,)
+    opaque = f"%y = takt.op(%x) params 2097152 cost <[1] time [5]> : ({X}) -> {X}"
+    model = re.sub(r"%y = .*", opaque, MODEL)
+    assert sharded(model) == {"y": (), "z": (), "w": ()}
+
+
+def test_each_result_has_a_layout_of_its_own():
+    model = f"""takt.graph @g model {{
+      %x = takt.input : {X}
+      %y = takt.linear(%x) {{features = 1024}} params 2097152 : ({X}) -> {X}
+      %p, %q = takt.split(%y) {{parts = 2, axis = 1}} : ({X}) -> (tensor<1x512x1024xbf16>, tensor<1x512x1024xbf16>)
+      %z = takt.linear(%q) {{features = 512, split = "row"}} params 1048576
+        : (tensor<1x512x1024xbf16>) -> tensor<1x512x512xbf16>
+      takt.output %p, %z : tensor<1x512x1024xbf16>, tensor<1x512x512xbf16>
+    }}"""
+    assert sharded(model) == {"y": (0,), "p": (1,), "z": ()}
 
 
 def test_a_written_table_beyond_the_platform_is_refused_at_its_operator():

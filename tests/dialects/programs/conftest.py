@@ -30,7 +30,7 @@ from dialects.programs import (
     ProgramOp,
 )
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, StageOp, StateOp, make_platform
-from passes.lower_to_programs import network_of
+from passes.instance import network_of
 
 ACCELERATORS = 5
 

@@ -1,0 +1,289 @@
+"""What every contiguous stage of an order costs where values take time to move: its least period.
+
+A value enters the stage ``[i, j)`` when it is produced outside and read inside, and leaves it when it is produced
+inside and read outside. Which stages those are is a region of the plane of ``(i, j)`` that is made of few
+rectangles: of the readers after a value's producer only the first one at or after ``i`` counts, so the ``m``-th is the
+one that counts for ``i`` after the one before it, and ``j`` after itself. So the time that all values take together,
+for all stages at once, is the twofold running sum of what is added at the corners of all rectangles, and a skip
+connection costs nothing in the stages between its ends.
+
+Rows are kept as bands, beginnings by lengths, no longer than the limit on the period lets a stage be.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passes.scheduling.data import Dependence
+from passes.scheduling.network import Members, Network, Price
+from passes.scheduling.problem import MoldableProblem
+from passes.scheduling.stages import Choices, Profile
+
+Band = NDArray[Any]
+
+NEVER = 2**62
+"""Longer than any period."""
+
+Rectangle = tuple[int, int, int, int, int]
+"""First and last beginning, first and last end of the stages concerned, and ns for each of them."""
+
+
+def widest_by_width(times: dict[int, int], widths: Sequence[int]) -> list[int | None]:
+    """The widest allotment of at most each of ``widths``, so that values stay on one set; None: none is as narrow."""
+    return [max((k for k in times if k <= width), default=None) for width in widths]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one transfer out may serve: the segments between cuts that hold its producer and its readers."""
+
+    home: int
+    readers: tuple[tuple[int, Dependence], ...]
+    stages: int = 1
+    """Stages that it is sent to at least, where it is sent to any."""
+
+
+def values_of(
+    problem: MoldableProblem,
+    network: Network,
+    order: Sequence[int],
+    cuts: Sequence[int],
+    stages: Mapping[object, int],
+) -> list[Value]:
+    """The values of ``problem`` that may cross; ``stages`` has the number of stages that read those with several."""
+    segment = {v: bisect_right(cuts, position) - 1 for position, v in enumerate(order)}
+    found: dict[object, list[Dependence]] = {}
+    for d in problem.dependences:
+        if d.bytes:
+            found.setdefault(network.key(d, ()), []).append(d)
+    return [
+        Value(
+            segment[readers[0].producer],
+            tuple(sorted(((segment[d.consumer], d) for d in readers), key=lambda pair: pair[0])),
+            stages.get(key, 1),
+        )
+        for key, readers in found.items()
+    ]
+
+
+class Rates:
+    """Prices between blocks of one width, for each level that may lie between them, or inside one block."""
+
+    def __init__(self, network: Network, width: int, allotments: Sequence[int]):
+        self.network, self.width, self.allotments = network, width, allotments
+        self.offsets = [width]
+        for inner in network.levels[:-1]:
+            self.offsets.append(-(-width // inner.size) * inner.size)
+        self._ranges: dict[tuple[int, int], Members] = {}
+
+    def between(self, level: int, d: Dependence) -> Price:
+        """The price from another block, beyond a border of ``level``, or to it: alike but for the direction."""
+        source, target = self.allotments[d.producer], self.allotments[d.consumer]
+        return self.network.price(d, self._range(self.offsets[level], source), self._range(0, target))
+
+    def inside(self, d: Dependence) -> Price:
+        """The price inside a block, between sets that begin with the same accelerator."""
+        return self.network.price(
+            d, self._range(0, self.allotments[d.producer]), self._range(0, self.allotments[d.consumer])
+        )
+
+    def _range(self, begin: int, length: int) -> Members:
+        key = (begin, length)
+        if key not in self._ranges:
+            self._ranges[key] = tuple(range(begin, begin + length))
+        return self._ranges[key]
+
+
+# --- rectangles --------------------------------------------------------------------------------
+
+
+def entering(home: int, segments: Sequence[int], last: int, time: int) -> Iterator[Rectangle]:
+    """Stages without ``home`` that hold at least one of the sorted ``segments``."""
+    before = home
+    for c in segments:
+        if c > before:
+            yield (before + 1, c, c + 1, last, time)
+            before = c
+    after = home
+    for c in reversed(segments):
+        if c < after:
+            yield (0, c, c + 1, after, time)
+            after = c
+
+
+def leaving(home: int, segments: Sequence[int], last: int, time: int) -> Iterator[Rectangle]:
+    """Stages with ``home`` that do not hold all of the sorted ``segments``."""
+    low, high = min(home, segments[0]), max(home, segments[-1])
+    if low < high:
+        yield (0, home, home + 1, last, time)
+        yield (0, low, high + 1, last, -time)
+
+
+def staying(home: int, segments: Sequence[int], last: int, time: int) -> Iterator[Rectangle]:
+    """Stages with ``home`` that hold at least one of the sorted ``segments``."""
+    right = min((c for c in segments if c >= home), default=None)
+    left = max((c for c in segments if c <= home), default=None)
+    if right is not None:
+        yield (0, home, right + 1, last, time)
+    if left is not None and left != home:
+        yield (0, left, home + 1, last, time)
+        if right is not None:
+            yield (0, left, right + 1, last, -time)
+
+
+class Sums:
+    """Rectangles, kept until the sum over all of them is asked for."""
+
+    def __init__(self) -> None:
+        self.found: list[Rectangle] = []
+
+    def add(self, rectangles: Iterable[Rectangle]) -> None:
+        self.found += (r for r in rectangles if r[4])
+
+    def band(self, n: int, length: int) -> Band:
+        """``[i, t]``: the sum at the stage ``[i, i + 1 + t)``; ``n`` segments; anything beyond the end of the order."""
+        if not self.found:
+            return np.zeros((n + 1, length), dtype=np.int64)
+        corners = np.array(self.found, dtype=np.int64)
+        first, last, begin, end, time = corners.T
+        plane = np.zeros((n + 2, n + 2 + length), dtype=np.int64)
+        np.add.at(plane, (first, begin), time)
+        np.add.at(plane, (last + 1, begin), -time)
+        np.add.at(plane, (first, end + 1), -time)
+        np.add.at(plane, (last + 1, end + 1), time)
+        plane.cumsum(axis=0, out=plane)
+        plane.cumsum(axis=1, out=plane)
+        rows, columns = plane.strides
+        sheared = np.lib.stride_tricks.as_strided(plane[:, 1:], (n + 1, length), (rows + columns, columns))
+        return sheared.copy()
+
+
+# --- the least period of every stage -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Crossing:
+    """Bands of one width and one choice of allotments: at each level what enters and leaves, and what stays inside."""
+
+    time: Band
+    enters: list[Band]
+    leaves: list[Band]
+    received: Band
+    sent: Band
+
+
+class StageCosts:
+    """The least period of every contiguous stage of one order, for each width and level of the borders around it.
+
+    Both ends of what crosses a border have the stage's own width here, and what crosses several borders is priced
+    as if it crossed the next one only; a plan is priced exactly once it is known.
+    """
+
+    def __init__(
+        self,
+        problem: MoldableProblem,
+        network: Network,
+        choices: Sequence[Choices],
+        profiles: Sequence[Profile],
+        order: Sequence[int],
+        limit: int,
+        stages: Mapping[object, int],
+    ):
+        self.network, self.profile, self.widths = network, profiles[0], profiles[0].widths
+        self.n = self.profile.n
+        self._values = values_of(problem, network, order, self.profile.cuts, stages)
+        self._rules: list[list[_Crossing]] = []
+        for number, width in enumerate(self.widths):
+            seen: list[list[int]] = []
+            found: list[_Crossing] = []
+            for choice, profile in zip(choices, profiles, strict=True):
+                allotments = [choice.allotments[key[0]][number] or width for key in choice.keys]
+                if allotments not in seen:
+                    seen.append(allotments)
+                    found.append(self._crossing(profile, number, Rates(network, width, allotments), limit))
+            self._rules.append(found)
+        self._tables: dict[tuple[int, int, int], Band] = {}
+
+    def table(self, number: int, entry: int, leave: int) -> Band:
+        """``[i, t]``: the least period of ``[i, i + 1 + t)`` at ``widths[number]`` between borders of these levels."""
+        key = (number, entry, leave)
+        if key not in self._tables:
+            tables = [self._least(c, entry, leave) for c in self._rules[number]]
+            length = max(t.shape[1] for t in tables)
+            least = np.full((self.n + 1, length), NEVER, dtype=np.int64)
+            for t in tables:
+                np.minimum(least[:, : t.shape[1]], t, out=least[:, : t.shape[1]])
+            self._tables[key] = least
+        return self._tables[key]
+
+    def border(self, position: int) -> int:
+        """Level of the border before accelerator ``position``, 0 where no block lies on the other side."""
+        if not 0 < position < self.profile.accelerators:
+            return 0
+        return self.network.level_of((position - 1, position))
+
+    def _least(self, c: _Crossing, entry: int, leave: int) -> Band:
+        network = self.network
+        into, out = c.enters[entry] + c.received, c.leaves[leave] + c.sent
+        if network.mode != "overlapped":
+            return c.time + into + out
+        first, second = network.levels[entry], network.levels[leave]
+        if entry == leave and first.topology == "switch" and not first.duplex:
+            return np.maximum(c.time, -(-(into + out) // first.capacity))
+        return np.maximum(c.time, np.maximum(-(-into // first.capacity), -(-out // second.capacity)))
+
+    def _crossing(self, profile: Profile, number: int, rates: Rates, limit: int) -> _Crossing:
+        n, levels = self.n, len(self.network.levels)
+        ends = profile.extend_all(number, min(limit, profile.most))
+        positions = np.arange(n + 1)
+        length = max(1, int((ends - positions).max()))
+        sums = np.array(profile.time[number], dtype=np.int64)
+        there = positions[:, None] + 1 + np.arange(length)
+        time = sums[np.minimum(there, n)] - sums[:, None]
+        time[there > ends[:, None]] = NEVER // 4
+        enters, leaves = [Sums() for _ in range(levels)], [Sums() for _ in range(levels)]
+        received, sent = Sums(), Sums()
+        for value in self._values:
+            self._add(value, rates, enters, leaves, received, sent)
+        bands = [s.band(n, length) for s in (*enters, *leaves, received, sent)]
+        return _Crossing(time, bands[:levels], bands[levels : 2 * levels], bands[-2], bands[-1])
+
+    def _add(
+        self, value: Value, rates: Rates, enters: list[Sums], leaves: list[Sums], received: Sums, sent: Sums
+    ) -> None:
+        """Add what one value costs the stages that it enters, leaves, or moves inside of."""
+        n, buffered = self.n, self.network.mode == "buffered"
+        here = rates.allotments[value.readers[0][1].producer]
+        groups: dict[int, list[tuple[int, Dependence]]] = {}
+        for segment, d in value.readers:
+            groups.setdefault(rates.allotments[d.consumer], []).append((segment, d))
+        if set(groups) == {here} and {s for s, _ in value.readers} == {value.home}:
+            return
+        copies = [0] * len(enters)
+        for allotment, members in groups.items():
+            segments = [s for s, _ in members]
+            d = members[0][1]
+            for level in range(len(enters)):
+                price = rates.between(level, d)
+                enters[level].add(entering(value.home, segments, n, price.time if price.receive else 0))
+                copies[level] = max(copies[level], price.time if price.send else 0)
+                if not buffered:
+                    out = price.time * value.stages if price.send else 0
+                    leaves[level].add(leaving(value.home, segments, n, out))
+            if allotment != here:
+                price = rates.inside(d)
+                received.add(staying(value.home, segments, n, price.time if price.receive else 0))
+                if self.network.mode == "overlapped":
+                    sent.add(staying(value.home, segments, n, price.time if price.send else 0))
+        if buffered:
+            for level, time in enumerate(copies):
+                if set(groups) == {here}:
+                    leaves[level].add(leaving(value.home, [s for s, _ in value.readers], n, time))
+                else:
+                    leaves[level].add([(0, value.home, value.home + 1, n, time)])
