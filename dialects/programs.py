@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from xdsl.dialects.builtin import ArrayAttr, BytesAttr, DenseArrayBase, IntegerAttr, StringAttr, i64
 from xdsl.ir import Attribute
 from xdsl.irdl import IRDLOperation, irdl_op_definition, opt_prop_def, prop_def
@@ -31,10 +29,14 @@ SECTIONS = ("prologue", "kernel", "epilogue")
 
 Section = Literal["prologue", "kernel", "epilogue"]
 
-Rows = NDArray[np.int64]
-"""Instructions, one a row, columns as in :class:`Instruction`."""
+if TYPE_CHECKING:  # numpy is imported where there are programs
+    import numpy as np
+    from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
+    Rows = NDArray[np.int64]
+    """Instructions, one a row, columns as in :class:`Instruction`."""
+
+    Mask = NDArray[np.bool_]
 
 
 class Buffer(NamedTuple):
@@ -79,11 +81,15 @@ WIDTH = len(Instruction._fields)
 
 def to_rows(array: Ints) -> Rows:
     """The instructions of a dense array, as a matrix."""
+    import numpy as np
+
     return np.frombuffer(array.data.data, dtype="<i8").reshape(-1, WIDTH)
 
 
 def from_rows(rows: Rows | Sequence[Sequence[int]]) -> Ints:
     """A dense array of instructions."""
+    import numpy as np
+
     matrix = np.ascontiguousarray(np.asarray(rows, dtype="<i8").reshape(-1, WIDTH))
     return cast(Ints, DenseArrayBase(i64, BytesAttr(matrix.tobytes())))
 
@@ -139,7 +145,7 @@ class ProgramOp(IRDLOperation):
     ) -> ProgramOp:
         """Create a program; ``names`` of the subjects of its instructions, others may be among them."""
         rows = [from_rows(section) for section in sections]
-        used = sorted({int(n) for section in rows for n in np.unique(to_rows(section)[:, 1])})
+        used = sorted({int(n) for section in rows for n in set(to_rows(section)[:, 1].tolist())})
         properties: dict[str, Attribute] = {
             "accelerator": IntegerAttr(accelerator, i64),
             "base": IntegerAttr(base, i64),
@@ -182,6 +188,8 @@ class ProgramOp(IRDLOperation):
             self._verify_rows(section)
 
     def _verify_rows(self, section: str) -> None:
+        import numpy as np
+
         array = cast(Ints, self.properties[section])
         if array.elt_type != i64 or len(array.data.data) % (8 * WIDTH):
             raise VerifyException(f"the {section} of a program is a list of i64, {WIDTH} an instruction")
