@@ -1,8 +1,6 @@
 """What the transfers of a schedule occupy, and how much of the time, from the plain data of :mod:`compiler.view`.
 
-By ports: a transfer occupies the way out of the accelerators that send and the way in of those that receive, on the
-level it uses. Where members are joined directly (rings, tori), the ports stand for the wires; what the targets gather
-among themselves is left out. :func:`occupied` alone decides this. Times are ns, sizes bytes.
+What a transfer occupies is the checker's definition (:mod:`dialects.network`). Times are ns, sizes bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from fractions import Fraction
 from math import ceil, lcm
 
 from compiler.view import Accelerators, Edge, LinkView, Move, ScheduleView
+from dialects import network
 
 
 @dataclass(frozen=True, order=True)
@@ -68,33 +67,14 @@ class Level:
 
 def occupied(view: ScheduleView, move: Move, microbatch: int) -> tuple[Resources, Resources]:
     """What the two ends of a transfer occupy for a micro-batch, sender first; nothing where the sets are equal."""
-    source, target = view.tasks[move.producer].set_of(microbatch), move.target_of(microbatch)
-    if source == target:
-        return frozenset(), frozenset()
-    link = link_named(view, move.link)
-    half = link is not None and not link.duplex
-    # Of a value that is whole everywhere no more accelerators send than receive.
-    senders = source if move.sharded else source[: len(target)]
-    routes = set(_routes(senders, target, move.sharded))
-    send: set[Resource] = set()
-    receive: set[Resource] = set()
-    if view.platform.transfers != "buffered":
-        for a, b in routes:
-            if a != b:
-                send.add(Resource(move.link, "port" if half else "send", a, a))
-                receive.add(Resource(move.link, "port" if half else "receive", b, b))
-    if view.platform.transfers != "overlapped":
-        send |= {Resource("", "accelerator", p, p) for p in senders}
-        receive |= {Resource("", "accelerator", p, p) for p in target}
-    return frozenset(send), frozenset(receive)
+    ways = view.ways[move.index]
+    way = ways[microbatch % len(ways)]
 
+    def shown(r: network.Resource) -> Resource:
+        link = view.platform.links[r.level].name if r.level >= 0 else ""
+        return Resource(link, r.kind.removesuffix(" port"), r.at, r.to)
 
-def _routes(senders: Accelerators, target: Accelerators, sharded: bool) -> Iterator[tuple[int, int]]:
-    """Who sends to whom: whole values in turn, shares to all whose places they overlap."""
-    s, d = len(senders), len(target)
-    for t, receiver in enumerate(target):
-        first, last = (t * s // d, -(-(t + 1) * s // d)) if sharded else (t % s, t % s + 1)
-        yield from ((senders[i], receiver) for i in range(first, last))
+    return frozenset(map(shown, way.sender)), frozenset(map(shown, way.receiver))
 
 
 def link_named(view: ScheduleView, name: str) -> LinkView | None:

@@ -19,7 +19,7 @@ ACCELERATORS = (8, 16, 32, 64)
 
 GB = 2**30
 
-MOVES = 20_000
+MOVES = 10_000
 """Moves of single operations for each second that a solver is given."""
 
 ENOUGH = 80 * GB
@@ -158,7 +158,7 @@ def copied(options: Options) -> Table:
                 None if piper is None or plan is None else f"{plan.period / 1e9 / piper - 1:+.2%}",
                 spent,
             )
-    table.notes.append("contiguous, exact over the topological orders tried: what Piper does, so it cannot be shorter")
+    table.notes.append("contiguous as Piper plans; exact over the topological orders tried and over what to recompute")
     return table
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from passes.scheduling.budget import Budget
 from passes.scheduling.copies import copy_numbers, grouped
-from passes.scheduling.data import InvalidProblem, Solution, Violation
+from passes.scheduling.data import Dependence, InvalidProblem, Solution, Violation
 from passes.scheduling.elementary import usable
 from passes.scheduling.granted import schedule_blocks, stage_order
+from passes.scheduling.linked_loads import crossings, is_linked, with_moves, with_sets
 from passes.scheduling.problem import StagedProblem
 from passes.scheduling.retime import windows
 from passes.scheduling.stages import fastest
@@ -81,12 +82,22 @@ def choose_copies(problem: StagedProblem, reserve: int, tolerance: float) -> Sol
 
     None when parameters do not fit beside ``reserve`` bytes.
     """
+    found = copied_sets(problem, reserve, tolerance)
+    return found and windows(problem, found.allotments, found.sets, stage_order(problem), more=found.more)
+
+
+def copied_sets(problem: StagedProblem, reserve: int, tolerance: float) -> Solution | None:
+    """Allotments and sets of :func:`choose_copies`, without times. Copies share the time that values take to move."""
+    crossing = crossings(problem) if is_linked(problem) else {}
     members: dict[tuple[int, ...], list[int]] = {}
     for v, home in enumerate(problem.homes):
         members.setdefault(problem.blocks[home], []).append(v)
     best: tuple[int, int, dict[tuple[int, ...], tuple[int, Shape]]] | None = None
     for numbers in copy_numbers(len(problem.operations), problem.accelerators, problem.copies):
-        shapes = {block: list(_shapes(problem, block, inside, numbers, reserve)) for block, inside in members.items()}
+        shapes = {
+            block: list(_shapes(problem, block, inside, numbers, reserve, crossing.get(block, ())))
+            for block, inside in members.items()
+        }
         if not all(shapes.values()):
             return None
         period = max(1, *(min(-(-s.time // s.most) for s in of) for of in shapes.values()))
@@ -97,11 +108,16 @@ def choose_copies(problem: StagedProblem, reserve: int, tolerance: float) -> Sol
             best = (*rank, chosen)
     if best is None:
         return None
-    return _schedule(problem, {b: _choice(problem, b, members[b], *best[2][b]) for b in members})
+    return _sets(problem, {b: _choice(problem, b, members[b], *best[2][b]) for b in members})
 
 
 def _shapes(
-    problem: StagedProblem, block: tuple[int, ...], inside: Sequence[int], numbers: Sequence[int], reserve: int
+    problem: StagedProblem,
+    block: tuple[int, ...],
+    inside: Sequence[int],
+    numbers: Sequence[int],
+    reserve: int,
+    crossing: Sequence[Dependence],
 ) -> Iterator[Shape]:
     """Every width of a copy that makes a difference and on which parameters fit in memory beside ``reserve``."""
     tables = {id(problem.operations[v].table): problem.operations[v].table for v in inside}
@@ -114,7 +130,16 @@ def _shapes(
         columns = [(count[key], tables[key][k]) for key, k in allotments.items() if k is not None]
         params = sum(n * c.params for n, c in columns)
         if most and len(columns) == len(tables) and (not problem.memory or params + reserve <= problem.memory):
-            yield Shape(width, most, sum(n * c.time for n, c in columns), params)
+            time = sum(n * c.time for n, c in columns)
+            if crossing:
+
+                def allotment(v: int, width: int = width) -> int:
+                    operation = problem.operations[v]
+                    k = fastest(usable(operation.table, problem.accelerators, problem.memory), width)
+                    return k or min(operation.table)
+
+                time = with_moves(problem, block, crossing, allotment, time)
+            yield Shape(width, most, time, params)
 
 
 def _fewest(shapes: Sequence[Shape], numbers: Sequence[int], period: int) -> tuple[int, Shape]:
@@ -137,8 +162,8 @@ def _choice(problem: StagedProblem, block: tuple[int, ...], inside: Sequence[int
     return Choice(copies, tuple(grouped(block, shape.width, problem.group)[:copies]), allotments)
 
 
-def _schedule(problem: StagedProblem, chosen: dict[tuple[int, ...], Choice]) -> Solution | None:
-    """Every operation on the first accelerators of each copy of its block, in one order, once a window."""
+def _sets(problem: StagedProblem, chosen: dict[tuple[int, ...], Choice]) -> Solution:
+    """Every operation on the first accelerators of each copy of its block."""
     allotments: list[int] = []
     sets: list[tuple[int, ...]] = []
     more: dict[int, tuple[tuple[int, ...], ...]] = {}
@@ -149,4 +174,4 @@ def _schedule(problem: StagedProblem, chosen: dict[tuple[int, ...], Choice]) -> 
         sets.append(choice.sets[0][:k])
         if choice.copies > 1:
             more[v] = tuple(members[:k] for members in choice.sets[1:])
-    return windows(problem, allotments, sets, stage_order(problem), more=more)
+    return replace(with_sets(allotments, sets), more=more)

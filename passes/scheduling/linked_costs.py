@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,32 @@ def values_of(
         )
         for key, readers in found.items()
     ]
+
+
+def cheapest_cuts(
+    problem: MoldableProblem, choices: Choices, line: Sequence[int], cuts: tuple[int, ...], most: int
+) -> tuple[int, ...]:
+    """``cuts``, or of more than ``most`` those at which least crosses in each stretch of about equal time."""
+    if len(cuts) <= most:
+        return cuts
+    position = {v: i for i, v in enumerate(line)}
+    spans: dict[tuple[int, int], tuple[int, int, int]] = {}
+    for d in problem.dependences:
+        low, high = sorted((position[d.producer], position[d.consumer]))
+        first, last, _ = spans.get((d.producer, d.result), (low, high, 0))
+        spans[d.producer, d.result] = (min(first, low), max(last, high), d.bytes)
+    changes = [0] * (len(line) + 1)
+    for low, high, size in spans.values():
+        changes[low + 1] += size
+        changes[high + 1] -= size  # the value is there up to the cut before its last reader
+    crossing = list(accumulate(changes))
+    clock = list(accumulate((choices.rows[choices.keys[v]][-1][0] for v in line), initial=0))
+    cheapest: dict[int, int] = {}
+    for at in cuts[1:-1]:
+        stretch = clock[at] * (most - 2) // max(1, clock[-1])
+        if stretch not in cheapest or crossing[at] <= crossing[cheapest[stretch]]:
+            cheapest[stretch] = at
+    return (cuts[0], *sorted(cheapest.values()), cuts[-1])
 
 
 class Rates:

@@ -9,7 +9,7 @@ chooses sets may look at.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import lcm
 
 from passes.scheduling.data import Dependence, Solution
@@ -125,6 +125,44 @@ def calmest(problem: StagedProblem, choices: Sequence[list[int]]) -> list[int]:
         for v in item[1:]:
             chosen[v] = chosen[item[0]]
     return chosen
+
+
+def crossings(problem: StagedProblem) -> dict[Members, list[Dependence]]:
+    """Block → the dependences whose value it makes for another block, or reads from one."""
+    found: defaultdict[Members, list[Dependence]] = defaultdict(list)
+    for d in problem.dependences:
+        blocks = {problem.blocks[problem.homes[v]] for v in (d.producer, d.consumer)}
+        if d.bytes and len(blocks) > 1:
+            for block in blocks:
+                found[block].append(d)
+    return found
+
+
+def with_moves(
+    problem: StagedProblem, block: Members, crossing: Sequence[Dependence], allotment: Callable[[int], int], time: int
+) -> int:
+    """``time`` of the operations on a block, and what it receives and sends: for how long a micro-batch keeps it.
+
+    ``allotment`` says how many accelerators an operation is taken to run on, also one of another block, of which
+    the first accelerators are meant.
+    """
+    network = problem.network or no_network()
+    received: dict[object, int] = {}
+    sent: dict[object, int] = {}
+    capacity = 1
+    for d in crossing:
+        source, target = (problem.blocks[problem.homes[v]][: allotment(v)] for v in (d.producer, d.consumer))
+        price = network.price(d, source, target)
+        inward = problem.blocks[problem.homes[d.consumer]] == block
+        key = network.key(d, () if network.mode == "buffered" and not inward else (target,))
+        ends, busy = (received, price.receive) if inward else (sent, price.send)
+        if busy:
+            ends[key] = max(ends.get(key, 0), price.time)
+            capacity = max(capacity, network.capacity(next(iter(sorted(busy)))))
+    into, out = sum(received.values()), sum(sent.values())
+    if network.mode != "overlapped":
+        return time + into + out
+    return max(time, -(-into // capacity), -(-out // capacity))
 
 
 def _both_ends(network: Network, price: Price) -> int:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from passes.scheduling.budget import Budget
 from passes.scheduling.elementary import area_bound
 from passes.scheduling.grains import Granularity, cuttable_orders
 from passes.scheduling.granted import choose_allotments, place
-from passes.scheduling.linked_costs import StageCosts, widest_by_width
+from passes.scheduling.linked_costs import StageCosts, cheapest_cuts, widest_by_width
 from passes.scheduling.linked_loads import busiest, is_linked, with_sets
 from passes.scheduling.network import Network
 from passes.scheduling.problem import MemoryProblem
@@ -266,7 +265,7 @@ class _Search:
         """Look for a better plan that cuts ``line``, which is ``order`` with groups gathered."""
         if choices[0].most * (len(line) + 1) >= 2**60:
             return  # sums would leave 64 bits
-        cuts = _cheapest_cuts(self.problem, choices[0], line, cuts)
+        cuts = cheapest_cuts(self.problem, choices[0], line, cuts, MOST_CUTS)
         profiles = [Profile(c, line, self.reserve, cuts) for c in choices]
         counts: list[int | None] = [self.stages]
         if line != order and self.stages is not None:
@@ -358,29 +357,3 @@ def _reading(problem: MemoryProblem, network: Network, plan: StagePlan) -> dict[
         if d.bytes and block[d.producer] != block[d.consumer]:
             found.setdefault(network.key(d, ()), set()).add(block[d.consumer])
     return {key: len(blocks) for key, blocks in found.items() if len(blocks) > 1}
-
-
-def _cheapest_cuts(
-    problem: MemoryProblem, choices: Choices, line: Sequence[int], cuts: tuple[int, ...]
-) -> tuple[int, ...]:
-    """``cuts``, or of more than ``MOST_CUTS`` those at which least crosses in each stretch of about equal time."""
-    if len(cuts) <= MOST_CUTS:
-        return cuts
-    position = {v: i for i, v in enumerate(line)}
-    spans: dict[tuple[int, int], tuple[int, int, int]] = {}
-    for d in problem.dependences:
-        low, high = sorted((position[d.producer], position[d.consumer]))
-        first, last, _ = spans.get((d.producer, d.result), (low, high, 0))
-        spans[d.producer, d.result] = (min(first, low), max(last, high), d.bytes)
-    changes = [0] * (len(line) + 1)
-    for low, high, size in spans.values():
-        changes[low + 1] += size
-        changes[high + 1] -= size  # the value is there up to the cut before its last reader
-    crossing = list(accumulate(changes))
-    clock = list(accumulate((choices.rows[choices.keys[v]][-1][0] for v in line), initial=0))
-    cheapest: dict[int, int] = {}
-    for at in cuts[1:-1]:
-        stretch = clock[at] * (MOST_CUTS - 2) // max(1, clock[-1])
-        if stretch not in cheapest or crossing[at] <= crossing[cheapest[stretch]]:
-            cheapest[stretch] = at
-    return (cuts[0], *sorted(cheapest.values()), cuts[-1])

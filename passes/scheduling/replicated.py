@@ -27,7 +27,10 @@ from passes.scheduling.budget import Budget
 from passes.scheduling.copies import copy_numbers
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.elementary import area_bound
-from passes.scheduling.granted_copies import choose_copies, missing_bytes, schedule_replicated
+from passes.scheduling.granted_copies import choose_copies, copied_sets, missing_bytes, schedule_replicated
+from passes.scheduling.linked_copies import CopiedLine, CopiedPiece
+from passes.scheduling.linked_costs import NEVER, StageCosts, cheapest_cuts, widest_by_width
+from passes.scheduling.linked_loads import is_linked, load_bound
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem, StagedProblem
 from passes.scheduling.recurrence import recurrence_bound
@@ -37,6 +40,12 @@ Positions = NDArray[Any]
 
 ROUNDS = 8
 """How often stages are cut to make live values fit in memory."""
+
+LINKED_CUTS = 256
+"""Positions of the order at which it may be cut, at most, where values take time to move."""
+
+LONGEST = 2**50
+"""Longer than any period, also when multiplied by the copies of a stage, ns."""
 
 STEP = 1e-5
 """Work of one step of the dynamic programs over all accelerators."""
@@ -324,7 +333,8 @@ def _least_stages(problem: MemoryProblem, reserve: int, tolerance: float, budget
     low = max(1, area_bound(problem).value, recurrence.value if recurrence else 0)
     best: ReplicatedPlan | None = None
     families = [Choices(problem, widths) for widths in width_families(problem)]
-    for order in topological_orders(problem):
+    orders = topological_orders(problem)
+    for order in orders:
         for choices in families:
             line = Line(Profile(choices, order, reserve))
             for ways in shapes_of(problem, choices.widths, problem.copies):
@@ -338,7 +348,61 @@ def _least_stages(problem: MemoryProblem, reserve: int, tolerance: float, budget
     if best is None:
         partition_stages(problem, reserve=reserve)  # copies never help here, so this says what is missing
     assert best is not None, "stages without copies are among the shapes"
+    return _linked(problem, best, orders, reserve, low, tolerance, budget) if is_linked(problem) else best
+
+
+def _linked(
+    problem: MemoryProblem,
+    best: ReplicatedPlan,
+    orders: Sequence[tuple[int, ...]],
+    reserve: int,
+    low: int,
+    tolerance: float,
+    budget: Budget,
+) -> ReplicatedPlan:
+    """``best``, or a plan that looked at what values take to move, if that has a shorter period with transfers."""
+    assert problem.network is not None
+    least = _with_transfers(problem, best, tolerance)
+    families = [(Choices(problem, w), Choices(problem, w, widest_by_width)) for w in width_families(problem)]
+    for order in orders:
+        for choices in families:
+            if budget.spent() or choices[0].most * (len(order) + 1) >= 2**60:
+                return best
+            cuts = cheapest_cuts(problem, choices[0], order, tuple(range(len(order) + 1)), LINKED_CUTS)
+            profiles = [Profile(c, order, reserve, cuts) for c in choices]
+            costs = StageCosts(problem, problem.network, choices, profiles, order, choices[0].most, {})
+            for ways in shapes_of(problem, choices[0].widths, problem.copies):
+                for shapes in ways:
+                    pieces = CopiedLine(costs, shapes.flat(), budget).shortest(low, min(least, LONGEST), tolerance)
+                    plan = None if pieces is None else _of_pieces(problem, costs, pieces, order)
+                    if plan is None:
+                        continue
+                    period = _with_transfers(problem, plan, tolerance)
+                    if period < least:
+                        least, best = period, plan
+                        budget.report("copies", period)
+                    break
     return best
+
+
+def _of_pieces(
+    problem: MemoryProblem, costs: StageCosts, pieces: Sequence[CopiedPiece], order: Sequence[int]
+) -> ReplicatedPlan | None:
+    """The plan of these stages; None when it cannot be packed."""
+    profile = costs.profile
+    stages = [CopiedStage(p.begin, p.end, p.copies, costs.widths[p.number], p.time) for p in pieces]
+    blocks = pack_copies(stages, problem.accelerators, problem.group)
+    if blocks is None:
+        return None
+    stored = Line(profile).parameters(stages)
+    stages = [replace(s, begin=profile.cuts[s.begin], end=profile.cuts[s.end]) for s in stages]
+    return ReplicatedPlan(tuple(order), tuple(stages), tuple(blocks), stored)
+
+
+def _with_transfers(problem: MemoryProblem, plan: ReplicatedPlan, tolerance: float) -> int:
+    """The least period of ``plan`` by the loads of accelerators and links, as its copies will be chosen."""
+    found = copied_sets(plan.staged(problem), 0, tolerance)
+    return NEVER if found is None else load_bound(problem, found)
 
 
 def _better(plan: ReplicatedPlan, rival: ReplicatedPlan, tolerance: float) -> bool:

@@ -68,7 +68,7 @@ def with_transfers(
     if first is not None:
         period, first = _shortest(traffic, trial, least, first, tolerance)
         return traffic.solution_of(period, first)
-    if traffic.back:
+    if traffic.back or problem.network.mode == "buffered":  # stages that wait for no buffer lose nothing in order
         found.append(_in_order(traffic, least))
     grown = _grow(trial, least, min((period for period, _ in found), default=None), budget)
     if grown is not None:
@@ -87,9 +87,13 @@ def _shortest(
     for part in (0.5, 1.0):
         longer = int(period * (1 + part * tolerance))
         rival = trial(longer) if longer > best[0] else None
-        if rival is not None and _latency(traffic, rival) * best[0] < _latency(traffic, best[1]) * longer:
+        if rival is not None and _in_flight(traffic, longer, rival) < _in_flight(traffic, *best):
             best = (longer, rival)
     return best
+
+
+def _in_flight(traffic: Traffic, period: int, starts: list[int]) -> int:
+    return -(-_latency(traffic, starts) // period)
 
 
 CALMER = (1.01, 1.02, 1.03, 1.05, 1.1, 1.2)

@@ -22,7 +22,8 @@
 
 takt.platform @p {accelerator = "a", accelerators = 4 : i64, memory = 970 : i64, bandwidth = 1 : i64,
   launch = 0 : i64, peak = {}, compute_efficiency = 1.0 : f64, memory_efficiency = 1.0 : f64, saturation = 0 : i64,
-  links = [#takt.link<"node" 2, latency 0, bandwidth 1>, #takt.link<"all" 4, latency 0, bandwidth 1>]}
+  links = [#takt.link<"node" 2, latency 0, bandwidth 1000000000000>,
+    #takt.link<"all" 4, latency 0, bandwidth 1000000000000>]}
 
 takt.graph @m moldable {
   %x = takt.input : tensor<8xi8>

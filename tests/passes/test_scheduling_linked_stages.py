@@ -20,6 +20,7 @@ from passes.scheduling.network import Level, Mode, Network, no_network
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.stages import StagePlan, partition_stages
+from passes.scheduling.transfers import with_transfers
 
 MODES: tuple[Mode, ...] = ("overlapped", "blocking", "buffered")
 SECOND = 10**9
@@ -176,6 +177,20 @@ def test_stages_of_any_width_are_least(tables: list[list[int]], mode: Mode) -> N
     plan = partition_linked(problem, tolerance=0)
     check(problem, plan)
     assert plan.period == min(go(0, 4, 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(problem=single_width(), latency=st.integers(0, 5))
+def test_buffered_stages_are_scheduled_at_their_loads(problem: MemoryProblem, latency: int) -> None:
+    """Nothing waits for anything else once a window: the period is the load that the partition counted on."""
+    problem = replace(problem, network=slow_network("buffered", latency))
+    plan = partition_linked(problem, tolerance=0)
+    blocks = pack_blocks(plan.widths, problem.accelerators, problem.group)
+    assert blocks is not None
+    staged = problem.staged(plan.granted(blocks), plan.homes())
+    solution = with_transfers(staged, schedule_blocks(staged)[0])
+    staged.verify(solution)
+    assert solution.period == plan.period
 
 
 def test_a_skip_connection_costs_its_ends_only() -> None:
