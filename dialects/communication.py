@@ -157,7 +157,7 @@ class SendRecvOp(TransferOp):
 
 @irdl_op_definition
 class BroadcastOp(TransferOp):
-    """A value that is whole on its set goes whole to each of several accelerators."""
+    """A value that is whole on its set goes whole to each of several accelerators, piece by piece or at once."""
 
     name = "takt.broadcast"
 
@@ -178,7 +178,7 @@ class GatherOp(TransferOp):
 
 @irdl_op_definition
 class ReshardOp(TransferOp):
-    """Several accelerators send shares to several: shares of another size, or pieces that those gather to the whole."""
+    """Several accelerators send shares of a value to several, which keep shares of another size."""
 
     name = "takt.reshard"
 

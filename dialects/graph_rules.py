@@ -11,6 +11,7 @@ from xdsl.utils.exceptions import DiagnosticException
 from dialects.attributes import show_set
 from dialects.communication import MoveOp, TransferOp
 from dialects.operators import OpaqueOp, OperatorOp
+from dialects.programs import ProgramOp
 from dialects.rules import Finding, Rule, Subject
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, StageOp, StateOp
 
@@ -38,8 +39,8 @@ def _one_graph(subject: Subject) -> Iterator[Finding]:
     for op in subject.module.body.ops:
         graphs += isinstance(op, GraphOp)
         platforms += isinstance(op, PlatformOp)
-        if not isinstance(op, GraphOp | PlatformOp):
-            yield Finding(op, f"a module holds a takt.graph and a takt.platform only, got {_kind(op)}")
+        if not isinstance(op, GraphOp | PlatformOp | ProgramOp):
+            yield Finding(op, f"a module holds a takt.graph, a takt.platform and programs only, got {_kind(op)}")
         elif isinstance(op, GraphOp) and graphs > 1:
             yield Finding(op, "a module holds one takt.graph, this is another")
         elif isinstance(op, PlatformOp) and platforms > 1:
@@ -345,7 +346,7 @@ def _group_block(subject: Subject) -> Iterator[Finding]:
 
 
 def leftovers(level: int) -> Rule:
-    """The rule ``nothing-later`` of level 0, 2, 3 or 4."""
+    """The rule ``nothing-later`` of level 0, 2, 3, 4 or 5."""
     order = {"sharded": 2, "stage": 3, "shared": 3, "slot": 4}
     early = [name for name, first in order.items() if first > level]
 
@@ -355,12 +356,15 @@ def leftovers(level: int) -> Rule:
         if level < 3:
             for stage in subject.graph.stages():
                 yield Finding(stage, "the graph has stages already")
+        for op in subject.module.body.ops:
+            if isinstance(op, ProgramOp):
+                yield Finding(op, f"accelerator {op.accelerator.value.data} has a program already")
         for op in subject.operators:
             for name in early:
                 if name in op.properties:
                     yield Finding(op, f"'{subject.names[op]}' has a '{name}' already")
         for op in subject.graph.transfers():
-            if level < 4 or isinstance(op, TransferOp):
+            if level < 4 or (level < 5 and isinstance(op, TransferOp)):
                 yield Finding(op, f"the graph has a transfer already: {op.name}")
 
     return Rule(
@@ -370,7 +374,11 @@ def leftovers(level: int) -> Rule:
 
 STRUCTURE_RULES = (
     Rule("well-formed", "Every operation verifies: types, shapes, arguments, attributes.", _well_formed),
-    Rule("one-graph", "A module holds one takt.graph, at most one takt.platform, and nothing else.", _one_graph),
+    Rule(
+        "one-graph",
+        "A module holds one takt.graph, at most one takt.platform, programs of accelerators, and nothing else.",
+        _one_graph,
+    ),
 )
 """What must hold before anything else can be looked at."""
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from xdsl.dialects.builtin import ModuleOp
 
+from dialects.communication_rules import COMMUNICATION_RULES
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.graph_rules import (
     BODY_RULES,
@@ -19,6 +20,7 @@ from dialects.graph_rules import (
     STRUCTURE_RULES,
     leftovers,
 )
+from dialects.program_rules import PROGRAM_RULES
 from dialects.rules import Rule, Subject
 from dialects.schedule_rules import SCHEDULE_RULES
 from dialects.structure import LEVELS
@@ -29,8 +31,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "moldable": (*MOLDABLE_RULES, leftovers(2)),
     "staged": (*STAGED_RULES, leftovers(3)),
     "scheduled": (*SCHEDULE_RULES, *TRANSFER_RULES, leftovers(4)),
-    "communicating": (),
-    "programs": (),
+    "communicating": (*COMMUNICATION_RULES, leftovers(5)),
+    "programs": PROGRAM_RULES,
 }
 """What each level adds to the levels before it."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from sys import maxsize
+from typing import Any, TypeVar
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
@@ -16,6 +17,8 @@ from dialects.network import Network
 from dialects.operators import OperatorOp, operator_names
 from dialects.placement import Placement
 from dialects.structure import GraphOp, PlatformOp, StageOp, find_graph, find_platform
+
+_Made = TypeVar("_Made")
 
 MOST_REPORTED = 20
 """Broken places reported per rule; a broken pass breaks a rule everywhere at once."""
@@ -98,6 +101,16 @@ class Subject:
     @cached_property
     def _unions(self) -> dict[tuple[int, int | None], frozenset[int]]:
         return {}
+
+    @cached_property
+    def _made(self) -> dict[Callable[[Subject], Any], Any]:
+        return {}
+
+    def once(self, make: Callable[[Subject], _Made]) -> _Made:
+        """What ``make`` returns for this module, computed the first time a rule asks for it."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
 
     def home(self, op: OperatorOp) -> frozenset[int] | None:
         """Accelerators an operator may use: its stage's block, with the other's when shared; None without a stage."""

@@ -6,10 +6,11 @@ from dialects.attributes import BlockAttr, CostAttr, LimitsAttr, LinkAttr, Sched
 from dialects.communication import COMMUNICATION
 from dialects.measured import MeasuredAttr
 from dialects.operators import OPERATORS
+from dialects.programs import ProgramOp
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, StageOp, StateOp
 
 Takt = Dialect(
     "takt",
-    [PlatformOp, GraphOp, InputOp, StateOp, StageOp, *OPERATORS, *COMMUNICATION, NextOp, OutputOp],
+    [PlatformOp, GraphOp, InputOp, StateOp, StageOp, *OPERATORS, *COMMUNICATION, NextOp, OutputOp, ProgramOp],
     [BlockAttr, CostAttr, LimitsAttr, LinkAttr, MeasuredAttr, ScheduleAttr, SlotAttr],
 )

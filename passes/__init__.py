@@ -27,6 +27,16 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
 
         return SchedulePeriodicPass
 
+    def insert_communication() -> type[ModulePass]:
+        from passes.insert_communication import InsertCommunicationPass
+
+        return InsertCommunicationPass
+
+    def lower_to_programs() -> type[ModulePass]:
+        from passes.lower_to_programs import LowerToProgramsPass
+
+        return LowerToProgramsPass
+
     def verify_level() -> type[ModulePass]:
         from passes.verify_level import VerifyLevelPass
 
@@ -41,6 +51,8 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
         "annotate-costs": annotate_costs,
         "partition-stages": partition_stages,
         "schedule-periodic": schedule_periodic,
+        "insert-communication": insert_communication,
+        "lower-to-programs": lower_to_programs,
         "verify-level": verify_level,
         "verify-schedule": verify_schedule,
     }

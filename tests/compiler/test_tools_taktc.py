@@ -254,6 +254,8 @@ def test_list_passes(taktc: Tool) -> None:
     lines = taktc("--list-passes").out.splitlines()
     assert [line.split()[0] for line in lines] == [
         "annotate-costs",
+        "insert-communication",
+        "lower-to-programs",
         "partition-stages",
         "schedule-periodic",
         "verify-level",

@@ -44,4 +44,29 @@ builtin.module {
     %source = takt.op() cost <[2] time [0]> : () -> tensor<1xi8>
     takt.output %cross_entropy, %second : tensor<f32>, tensor<12xi8>
   }
+  takt.program 0 microbatches 2 + 1 * any attributes {note = "kept"} {
+    prologue {
+      compute 0 x of 0
+      free in0 ids of 0
+      send 0->1 x of 0 bytes [0:96] to 2
+      copy 0->1 x of 0 bytes [96:192]
+    }
+    kernel {
+      recv 17:1->2 split of i bytes [0:0] from 1
+      all_gather 17:1->2 split of i + 2 bytes [0:64] among [0:2, 3:4]
+      all_gather 17:1->3 split of i + 2 bytes [0:64] among [0:3]
+    }
+    epilogue {
+      free 0 x, 0->1 x, 17:1->2 split of last
+      free 0 x of last - 1
+    }
+  }
+  takt.program 3 microbatches 0 + 2 * 9 {
+    prologue {
+    }
+    kernel {
+    }
+    epilogue {
+    }
+  }
 }

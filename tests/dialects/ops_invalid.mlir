@@ -99,7 +99,7 @@ takt.stage zero on [3:4]
 // error: 1:12: Expected integer literal
 // -----
 module: takt.graph @g finished { takt.output }
-// error: 1:15: unknown level 'finished' (levels are model, moldable, staged, scheduled)
+// error: 1:15: unknown level 'finished' (levels are model, moldable, staged, scheduled, communicating, programs)
 // -----
 module: takt.graph @g scheduled <0 for 1, bound 0 by "area", plan "", engine "", seed 0> { takt.output }
 // error: 1:25: 'pattern' must be a 64-bit integer of at least 1, got 0
@@ -115,6 +115,167 @@ module: takt.platform @p {accelerator = 4, accelerators = 4 : i64, memory = 1 : 
 // -----
 module: takt.platform @p {links = [#takt.link<"node" 0, latency 1, bandwidth 1>]}
 // error: 1:38: 'size' must be a 64-bit integer of at least 1, got 0
+// -----
+module: takt.program 0 microbatches 2 + 1 * many {
+// error: 1:37: Expected
+// -----
+module: takt.program 0 microbatches 2 + 1 * 2
+// error: 2:1: expected the sections of a program in braces
+// -----
+module: takt.program 0 microbatches 2 + 0 * 2 {
+prologue {
+}
+kernel {
+}
+epilogue {
+}
+}
+// error: 1:14: 'step' of a program must not be 0
+// -----
+module: takt.program 0 microbatches 2 + 1 * any { prologue {
+}
+// error: 1:43: expected a new line, got 'prologue {'
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+kernel {
+}
+// error: 2:1: expected 'prologue {'
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+prologue {
+
+// error: 4:1: expected the end of a program
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+prologue {
+jump 0 a of 0
+}
+kernel {
+
+}
+epilogue {
+
+}
+}
+// error: 3:1: 'jump 0 a of 0' is no instruction
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+prologue {
+compute 0 a of i
+}
+kernel {
+
+}
+epilogue {
+
+}
+}
+// error: 3:1: a micro-batch of the prologue starts with a number
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+prologue {
+
+}
+kernel {
+  compute 0 a of 1
+}
+epilogue {
+
+}
+}
+// error: 6:3: a micro-batch of the kernel starts with 'i'
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+prologue {
+
+}
+kernel {
+
+}
+epilogue {
+compute 0 a of i + 1
+}
+}
+// error: 9:1: a micro-batch of the epilogue starts with 'last'
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+prologue {
+send 0->1 a of 0 bytes [0:1] from 2
+}
+kernel {
+
+}
+epilogue {
+
+}
+}
+// error: 3:1: 'send 0->1 a of 0 bytes [0:1] from 2' does not say what a send needs to
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+prologue {
+send 0->1 a of 0 to 2
+}
+kernel {
+
+}
+epilogue {
+
+}
+}
+// error: 3:1: 'send 0->1 a of 0 to 2' does not say what a send needs to
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+prologue {
+compute 0 a, 1 b of 0
+}
+kernel {
+
+}
+epilogue {
+
+}
+}
+// error: 3:1: a compute is about one value
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+prologue {
+compute 0 a of 0
+free 0 b of 0
+}
+kernel {
+
+}
+epilogue {
+
+}
+}
+// error: 4:1: 'b' has another name before: 'a'
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+prologue {
+all_gather 0->1 a of 0 bytes [0:2] among [3:2]
+}
+kernel {
+
+}
+epilogue {
+
+}
+}
+// error: 3:1: '[3:2]' is no set of accelerators
+// -----
+module: takt.program 0 microbatches 2 + 1 * any {
+prologue {
+send 0 a of 0 bytes [0:2] to 1
+}
+kernel {
+
+}
+epilogue {
+
+}
+}
+// error: 1:14: instruction 0 of the prologue is none: [1, 0, 0, 0, 0, 1, 0, 2]
 // -----
 module: takt.platform @p {measured = [#takt.measured<reduce on 8 [1, 2] time [1, 2]>]}
 // error: 1:45: collectives are all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, got 'reduce'

@@ -1,0 +1,155 @@
+"""Replay of programs with durations: what runs when, if every accelerator just works through its list.
+
+Self-timed and blocking, as strict as a runtime may be: an accelerator does one instruction at a time, in order. A send
+and its receive begin together, when both ends have come to them, and so do all members of an all-gather. An operator
+begins when all accelerators of its set have come to it. Computing never overlaps with moving on an accelerator, so the
+measured period may exceed that of a schedule whose transfers overlap.
+
+It reads the view of the schedule and the instructions, and shares no code with the verifier of the programs.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from xdsl.dialects.builtin import ModuleOp
+
+from compiler.simulate.errors import SimulationError
+from compiler.view import Accelerators, ScheduleView, view_of
+from dialects.programs import ALL_GATHER, COMPUTE, RECV, SEND, Instruction, ProgramOp
+
+Durations = Callable[[Instruction, Accelerators], int]
+"""How long something takes that moves ``instruction.end - instruction.begin`` bytes among these accelerators, ns."""
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """A run of ``microbatches`` micro-batches; times in ns.
+
+    ``completed`` is when each micro-batch was finished, ``period`` the mean time between completions over the later
+    half of the run, in whole patterns of copies; ``busy`` how long each accelerator computed.
+    """
+
+    microbatches: int
+    makespan: int
+    completed: tuple[int, ...]
+    period: Fraction
+    busy: Mapping[int, int]
+
+
+def free_moves(instruction: Instruction, among: Accelerators) -> int:
+    """Moving takes no time."""
+    return 0
+
+
+def link_times(view: ScheduleView) -> Durations:
+    """Latency and bytes over the rate of the innermost level of the network that joins all; nothing without links.
+
+    The members of an all-gather pass on all pieces but their own.
+    """
+    levels = view.platform.links
+
+    def time(instruction: Instruction, among: Accelerators) -> int:
+        if not levels:
+            return 0
+        low, high = min(among), max(among)
+        level = next((x for x in levels if low // x.size == high // x.size), levels[-1])
+        size = instruction.end - instruction.begin
+        if instruction.kind == ALL_GATHER:
+            size -= size // len(among)
+        rate = level.bandwidth * (1 if level.shared else level.links)
+        return level.latency + -(-(10**9) * size // rate) if size else 0
+
+    return time
+
+
+def replay(module: ModuleOp, trips: int = 0, durations: Durations | None = None) -> ReplayReport:
+    """Run the programs of a module; a kernel without end runs ``trips`` trips.
+
+    ``durations`` of messages and all-gathers are those of :func:`link_times` where none are given. Raises
+    :class:`SimulationError` when the programs wait for each other for ever.
+    """
+    view = view_of(module)
+    programs = [op for op in module.body.ops if isinstance(op, ProgramOp)]
+    if not programs:
+        raise SimulationError("machine", "the module holds no programs: run lower-to-programs first")
+    run = _Run(view, programs, trips, link_times(view) if durations is None else durations)
+    return run.report(run.run())
+
+
+class _Run:
+    """Events in order of time; every accelerator has come to one instruction and waits for others or is busy."""
+
+    def __init__(self, view: ScheduleView, programs: Sequence[ProgramOp], trips: int, durations: Durations):
+        self.view, self.durations = view, durations
+        first = programs[0]
+        trips = trips if first.trips is None else first.trips.value.data
+        self.microbatches = first.base.value.data + trips * first.step.value.data
+        self.lists = {op.accelerator.value.data: self.unrolled(op, trips) for op in programs}
+        self.groups = {op.accelerator.value.data: [tuple(g.get_values()) for g in op.groups.data] for op in programs}
+        self.at = dict.fromkeys(self.lists, 0)
+        self.busy = dict.fromkeys(self.lists, 0)
+        self.arrived: dict[tuple[object, ...], set[int]] = {}
+        """What accelerators have come to and what needs others too → those that have."""
+        self.completed = [0] * self.microbatches
+
+    def unrolled(self, op: ProgramOp, trips: int) -> list[Instruction]:
+        """All instructions that take time or wait, with micro-batches from 0."""
+        step, last = op.step.value.data, self.microbatches - 1
+        found = list(op.instructions("prologue"))
+        for trip in range(trips):
+            found += [x._replace(microbatch=x.microbatch + trip * step) for x in op.instructions("kernel")]
+        found += [x._replace(microbatch=last - x.microbatch) for x in op.instructions("epilogue")]
+        return [x for x in found if x.kind in (COMPUTE, SEND, RECV, ALL_GATHER)]
+
+    def run(self) -> int:
+        """Returns when the last instruction ends."""
+        events: list[tuple[int, int]] = [(0, p) for p in self.lists]
+        now = 0
+        while events:
+            now, p = heapq.heappop(events)
+            if self.at[p] == len(self.lists[p]):
+                continue
+            x = self.lists[p][self.at[p]]
+            what, among = self.meeting(p, x)
+            here = self.arrived.setdefault(what, set())
+            here.add(p)
+            if len(here) == len(among):
+                del self.arrived[what]
+                end = now + self.time(x, among)
+                for q in among:
+                    self.at[q] += 1
+                    self.busy[q] += end - now if x.kind == COMPUTE else 0
+                    heapq.heappush(events, (end, q))
+                if x.kind == COMPUTE:
+                    self.completed[x.microbatch] = max(self.completed[x.microbatch], end)
+        for p, at in self.at.items():
+            if at < len(self.lists[p]):
+                x = self.lists[p][at]
+                name, i = self.view.tasks[x.subject].name, x.microbatch
+                message = f"accelerator {p} waits for ever at instruction {at}, '{name}' of micro-batch {i}"
+                raise SimulationError("deadlock", message, operator=name, microbatch=i, accelerator=p)
+        return now
+
+    def meeting(self, p: int, x: Instruction) -> tuple[tuple[object, ...], Accelerators]:
+        """A name for what accelerator ``p`` has come to, the same on all that take part, and who these are."""
+        if x.kind == COMPUTE:
+            return (COMPUTE, x.subject, x.microbatch), self.view.tasks[x.subject].set_of(x.microbatch)
+        if x.kind == ALL_GATHER:
+            group = self.groups[p][x.peer]
+            return (ALL_GATHER, group), group
+        ends = (p, x.peer) if x.kind == SEND else (x.peer, p)
+        return (SEND, *ends), ends
+
+    def time(self, x: Instruction, among: Accelerators) -> int:
+        return self.view.tasks[x.subject].time if x.kind == COMPUTE else self.durations(x, among)
+
+    def report(self, makespan: int) -> ReplayReport:
+        rounds, done = self.view.rounds, sorted(self.completed)
+        last = len(done) - 1
+        span = max(1, (last // 2) // rounds * rounds) if last else 0
+        period = Fraction(done[last] - done[last - span], span) if span else Fraction(makespan)
+        return ReplayReport(self.microbatches, makespan, tuple(self.completed), period, self.busy)
