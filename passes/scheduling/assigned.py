@@ -253,9 +253,12 @@ WINDOW_WORK = 0.3
 WINDOW = 24
 """Units of a window."""
 
+WIDE = 8
+"""Accelerators beyond which a window has only some of them."""
+
 
 def _window(search: _Search, rng: random.Random) -> None:
-    """Some units of the heaviest accelerator and of others choose again."""
+    """Some units of the heaviest accelerator and of others choose again, by the program."""
     now = search.inner()
     if now is None:
         return
@@ -263,20 +266,28 @@ def _window(search: _Search, rng: random.Random) -> None:
     at = projected(search.choices, graph, search.at)
     loads = Loads(graph, at)
     if loads.heaviest > search.heaviest:
-        return  # the graph does not know what is known
-    worst = max(range(graph.accelerators), key=lambda p: (loads.load[p], -p))
-    inside = [u for u, n in enumerate(at) if worst in graph.options[u][n].block]
+        return  # the graph cannot say what is known
+    every = range(graph.accelerators)
+    worst = max(every, key=lambda p: (loads.load[p], -p))
+    some = set(every)
+    if len(every) > WIDE:  # an aligned block, which wide sets need, or accelerators from everywhere
+        near_by = (p for p in every if p // WIDE == worst // WIDE)
+        some = set(near_by if rng.random() < 0.5 else (worst, *rng.sample(every, WIDE // 2)))
+    inside = [u for u, n in enumerate(at) if some.issuperset(graph.options[u][n].block)]
     rng.shuffle(inside)
-    chosen = dict.fromkeys(inside[: WINDOW // 4])
+    heavy = [u for u in inside if worst in graph.options[u][at[u]].block]
+    chosen = dict.fromkeys(heavy[: WINDOW // 4])
     for u in chosen.copy():
         chosen.update(dict.fromkeys(v for v, _ in near.near[u][:2]))
-    others = [u for u in range(len(at)) if u not in chosen]
-    chosen.update(dict.fromkeys(rng.sample(others, min(len(others), max(0, WINDOW - len(chosen))))))
+    for u in inside:
+        if len(chosen) < WINDOW:
+            chosen[u] = None
     found = choose(
         graph,
         at,
         list(chosen),
         limit=search.heaviest,
+        allowed=some.issuperset,
         work=WINDOW_WORK,
         seed=rng.randrange(2**31),
         budget=search.budget,
