@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from passes.scheduling.assigned_clusters import contracted, dominated, least_period, projected, undone
-from passes.scheduling.assigned_loads import Choices, Loads, choices_of
+from passes.scheduling.assigned_loads import Choices, Loads, Option, choices_of
 from passes.scheduling.assigned_program import choose
 from passes.scheduling.assigned_search import Neighbourhoods, anneal, split
 from passes.scheduling.assigned_starts import started
@@ -185,6 +185,25 @@ def _begin(search: _Search) -> None:
         for graph in graphs:
             if not search.done:
                 search.take(graph, split(graph, width, budget), ENGINES[0])
+
+    if search.value[0]:
+        search.take(choices, _spread(choices), ENGINES[0])
+
+
+def _spread(choices: Choices) -> list[int]:
+    """Options that spread parameters evenly, the largest first; load does not count."""
+    held = [0] * choices.accelerators
+    at = [0] * len(choices.options)
+    for unit in sorted(range(len(at)), key=lambda u: -min(o.params for o in choices.options[u])):
+        options = choices.options[unit]
+
+        def fullest(number: int, options: Sequence[Option] = options) -> tuple[int, int]:
+            return max(held[p] for p in options[number].members) + options[number].params, options[number].time
+
+        at[unit] = min(range(len(options)), key=fullest)
+        for p in options[at[unit]].members:
+            held[p] += options[at[unit]].params
+    return at
 
 
 def _rounds(search: _Search, solver: str | None) -> None:

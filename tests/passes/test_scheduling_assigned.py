@@ -297,6 +297,17 @@ def test_reserve_leaves_parameters_less_room() -> None:
         assign(problem, reserve=5, budget=Budget(work=1.0))
 
 
+def test_memory_that_neither_splits_nor_loads_respect() -> None:
+    """Of 2, 2, 6 and 6 bytes in a chain, no contiguous half fits 8; the least loads put both 6 together."""
+    sizes = zip((10, 1, 5, 5), (2, 2, 6, 6), strict=True)
+    operations = tuple(Operation(f"o{v}", {1: Cost(*each)}) for v, each in enumerate(sizes))
+    edges = tuple(Dependence(v, v + 1, 1) for v in range(3))
+    problem = MemoryProblem(operations, edges, (), 2, 0, 8, network=flat("buffered"))
+    solution, _ = schedule_assigned(whole(problem), budget=Budget(work=1.0))
+    assert fits(problem, solution.sets)
+    assert solution.period == optimum(problem, SINGLE[:2])
+
+
 def test_without_a_network_the_plan_packs_nested_blocks() -> None:
     problem = whole(replace(layers(2, 3, "buffered"), network=None))
     request = Request("assigned")
