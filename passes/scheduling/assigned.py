@@ -29,10 +29,10 @@ GAP = 1e-4
 ENGINES = ("neighbourhoods", "cp-sat")
 """What searches: annealing and windows (and the program of all units for some time), or that program alone."""
 
-HEATS = (0.03, 0.01, 0.003, 0.01)
+HEATS = (0.01, 0.03, 0.003, 0.01)
 """Temperatures, as fractions of the target, at which rounds of the annealing begin."""
 
-STEPS = 120_000
+STEPS = 200_000
 """Moves of a round of the annealing at first; more when rounds bring nothing."""
 
 FEW = 14
@@ -207,7 +207,7 @@ def _spread(choices: Choices) -> list[int]:
 
 
 def _rounds(search: _Search, solver: str | None) -> None:
-    """Annealing from what is known and from a new split in turns; the whole program once that brings nothing."""
+    """Annealing from what is known and afresh in turns; the whole program once that brings nothing."""
     budget = search.budget
     rng = random.Random(budget.seed)
     steps, idle, number = STEPS, 0, 0
@@ -225,24 +225,17 @@ def _rounds(search: _Search, solver: str | None) -> None:
                 continue
             if solver == "cp-sat":
                 return
-        begin = projected(search.choices, graph, search.at)
-        if number % 3 == 2:
-            begin = [rng.randrange(len(options)) for options in graph.options] if number % 2 else _even(graph)
-        target = max(search.low, int(0.97 * search.heaviest)) if number % 2 else int(0.97 * search.heaviest)
-        if search.value[0]:
-            target = 0
+        afresh = number % 2 == 1 and not search.value[0]
+        begin = [0] * len(graph.options) if afresh else projected(search.choices, graph, search.at)
+        target = 0 if search.value[0] else max(search.low, int(0.97 * search.heaviest))
         _, at = anneal(near, begin, target, steps, HEATS[number % len(HEATS)], rng, budget)
         number += 1
         idle = 0 if search.take(graph, at, ENGINES[0]) else idle + 1
         if idle and idle % len(HEATS) == 0:
             steps = min(2 * steps, 16 * STEPS)
-        if not search.done and number % 2 == 0:
-            _window(search, rng)
-
-
-def _even(choices: Choices) -> list[int]:
-    """Everything at one option: annealing spreads it."""
-    return [0] * len(choices.options)
+        failed = 0
+        while failed < WINDOWS and not search.done:
+            failed = 0 if _window(search, rng) else failed + 1
 
 
 def _whole(search: _Search, graph: Choices, *, alone: bool) -> bool:
@@ -254,7 +247,7 @@ def _whole(search: _Search, graph: Choices, *, alone: bool) -> bool:
         projected(search.choices, graph, search.at),
         range(len(graph.units)),
         limit=search.heaviest - 1,
-        work=10.0 if left is None else left if alone else left / 3,
+        work=10.0 if left is None else left if alone else left / 4,
         seed=budget.seed,
         workers=WORKERS,
         budget=budget,
@@ -269,6 +262,9 @@ def _whole(search: _Search, graph: Choices, *, alone: bool) -> bool:
 WINDOW_WORK = 0.3
 """Work units for one window."""
 
+WINDOWS = 8
+"""Windows in a row that bring nothing before the next round."""
+
 WINDOW = 24
 """Units of a window."""
 
@@ -276,16 +272,16 @@ WIDE = 8
 """Accelerators beyond which a window has only some of them."""
 
 
-def _window(search: _Search, rng: random.Random) -> None:
-    """Some units of the heaviest accelerator and of others choose again, by the program."""
+def _window(search: _Search, rng: random.Random) -> bool:
+    """Some units of the heaviest accelerator and of others choose again, by the program; whether it helped."""
     now = search.inner()
     if now is None:
-        return
+        return False
     graph, near = now
     at = projected(search.choices, graph, search.at)
     loads = Loads(graph, at)
     if loads.heaviest > search.heaviest:
-        return  # the graph cannot say what is known
+        return False  # the graph cannot say what is known
     every = range(graph.accelerators)
     worst = max(every, key=lambda p: (loads.load[p], -p))
     some = set(every)
@@ -311,8 +307,7 @@ def _window(search: _Search, rng: random.Random) -> None:
         seed=rng.randrange(2**31),
         budget=search.budget,
     )
-    if found is not None:
-        search.take(graph, found.at, ENGINES[0])
+    return found is not None and search.take(graph, found.at, ENGINES[0])
 
 
 def scheduled(problem: MemoryProblem, found: Assignment, budget: Budget) -> Solution:
