@@ -339,9 +339,9 @@ def schedule_assigned(
 
     The period is the heaviest load of the sets, transfers included; the solution has its transfers in mode
     ``buffered`` with all operations on single accelerators, otherwise none (see ``assigned_starts.py``), and on links
-    beside the accelerators the period may turn out longer. The name of the engine ends with ``LEAST`` when no other
-    nested blocks have a smaller heaviest load. Arguments as of :func:`assign`. Raises :class:`InvalidProblem` unless
-    one block of all accelerators is granted.
+    beside the accelerators the period may turn out longer. The name of the engine ends with ``LEAST`` when nothing is
+    left to come and no other nested blocks have a smaller heaviest load. Arguments as of :func:`assign`. Raises
+    :class:`InvalidProblem` unless one block of all accelerators is granted.
     """
     budget = budget or Budget(work=10.0)
     if any(len(block) != problem.accelerators for block in problem.blocks):
@@ -352,5 +352,9 @@ def schedule_assigned(
     if searching.stopped:
         budget.stop()
     solution = scheduled(problem, found, budget)
+    network = problem.network
+    whole = network is None or not network.levels  # else transfers that are still to come may make the period longer
+    whole = whole or (network is not None and network.mode == "buffered" and found.choices.widths == (1,))
     least = solution.period == max(1, found.heaviest) == max(1, found.bound) and solution.period > bound
+    least = least and whole
     return solution, found.engine + (LEAST if least else "")

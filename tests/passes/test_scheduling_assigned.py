@@ -247,9 +247,9 @@ def test_buffered_schedules_keep_the_rules_at_the_heaviest_load(problem: MemoryP
 @settings(max_examples=20, deadline=None)
 @given(problem=problems(most=5, widths=(1, 2, 4), memory=False))
 def test_other_schedules_leave_their_transfers_to_others(problem: MemoryProblem) -> None:
+    kept = tuple(d for d in problem.dependences if not d.distance)
     assert problem.network is not None
-    problem = replace(problem, dependences=tuple(d for d in problem.dependences if not d.distance))
-    problem = replace(problem, network=replace(problem.network, mode="overlapped"))
+    problem = replace(problem, dependences=kept, network=replace(problem.network, mode="overlapped"))
     solution, _ = schedule_assigned(whole(problem), budget=Budget(work=1.0))
     assert solution.transfers == ()
     assert solution.period == max(1, heaviest(problem, solution.sets))
