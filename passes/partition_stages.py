@@ -143,8 +143,8 @@ class PartitionStagesPass(SchedulerPass):
         "interleaved" and "v", where every block runs several chunks of the order, and a micro-batch passes
         the blocks again and again, or there and back; "replicated", where copies of a stage serve micro-batches
         in turn, at the price of its parameters on every copy; "operators", or the plans that map single
-        operators, "list", "laminar" and "free", for one stage of all accelerators. Sharing that does not shorten
-        the period by more than the tolerance, or breaks a limit, is not taken
+        operators, "list", "laminar", "assigned" and "free", for one stage of all accelerators. Sharing that does
+        not shorten the period by more than the tolerance, or breaks a limit, is not taken
       granularity: "operator" to cut anywhere, or "block" to keep all operators of a block of the model in one stage
         (plans "auto", "stages", "interleaved" and "v")
       chunks: chunks on every block in the plans "interleaved" and "v"

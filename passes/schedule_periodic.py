@@ -87,9 +87,9 @@ class SchedulePeriodicPass(SchedulerPass):
         block, or on two where it is shared (they differ in how the stages were cut); "replicated" chooses how
         many copies of what a block runs serve micro-batches in turn, on how many accelerators each; "list" starts
         operators as early as it can, for a short latency; "laminar" packs operators on nested blocks of
-        accelerators inside each granted block, "free" on any sets where operators are few: a smaller period, more
-        micro-batches in flight; "auto" takes the best of those that can work in the granted blocks, and writes
-        down which
+        accelerators inside each granted block, "assigned" the same with what every transfer costs, "free" on any
+        sets where operators are few: a smaller period, more micro-batches in flight; "auto" takes the best of
+        those that can work in the granted blocks, and writes down which
 
     rewrite:
       %a = takt.op(...) cost <...> stage 0   ->   %a = takt.op(...) cost <...> stage 0 slot <2 on [0:2] at 0>

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from passes.scheduling.assigned_clusters import contracted, dominated, least_period, projected, undone
-from passes.scheduling.assigned_loads import Choices, Loads, choices_of
+from passes.scheduling.assigned_loads import Choices, Loads, Option, choices_of
 from passes.scheduling.assigned_program import choose
 from passes.scheduling.assigned_search import Neighbourhoods, anneal, split
 from passes.scheduling.assigned_starts import started
@@ -29,10 +29,10 @@ GAP = 1e-4
 ENGINES = ("neighbourhoods", "cp-sat")
 """What searches: annealing and windows (and the program of all units for some time), or that program alone."""
 
-HEATS = (0.03, 0.01, 0.003, 0.01)
+HEATS = (0.01, 0.03, 0.003, 0.01)
 """Temperatures, as fractions of the target, at which rounds of the annealing begin."""
 
-STEPS = 120_000
+STEPS = 200_000
 """Moves of a round of the annealing at first; more when rounds bring nothing."""
 
 FEW = 14
@@ -186,9 +186,28 @@ def _begin(search: _Search) -> None:
             if not search.done:
                 search.take(graph, split(graph, width, budget), ENGINES[0])
 
+    if search.value[0]:
+        search.take(choices, _spread(choices), ENGINES[0])
+
+
+def _spread(choices: Choices) -> list[int]:
+    """Options that spread parameters evenly, the largest first; load does not count."""
+    held = [0] * choices.accelerators
+    at = [0] * len(choices.options)
+    for unit in sorted(range(len(at)), key=lambda u: -min(o.params for o in choices.options[u])):
+        options = choices.options[unit]
+
+        def fullest(number: int, options: Sequence[Option] = options) -> tuple[int, int]:
+            return max(held[p] for p in options[number].members) + options[number].params, options[number].time
+
+        at[unit] = min(range(len(options)), key=fullest)
+        for p in options[at[unit]].members:
+            held[p] += options[at[unit]].params
+    return at
+
 
 def _rounds(search: _Search, solver: str | None) -> None:
-    """Annealing from what is known and from a new split in turns; the whole program once that brings nothing."""
+    """Annealing from what is known and afresh in turns; the whole program once that brings nothing."""
     budget = search.budget
     rng = random.Random(budget.seed)
     steps, idle, number = STEPS, 0, 0
@@ -206,24 +225,17 @@ def _rounds(search: _Search, solver: str | None) -> None:
                 continue
             if solver == "cp-sat":
                 return
-        begin = projected(search.choices, graph, search.at)
-        if number % 3 == 2:
-            begin = [rng.randrange(len(options)) for options in graph.options] if number % 2 else _even(graph)
-        target = max(search.low, int(0.97 * search.heaviest)) if number % 2 else int(0.97 * search.heaviest)
-        if search.value[0]:
-            target = 0
+        afresh = number % 2 == 1 and not search.value[0]
+        begin = [0] * len(graph.options) if afresh else projected(search.choices, graph, search.at)
+        target = 0 if search.value[0] else max(search.low, int(0.97 * search.heaviest))
         _, at = anneal(near, begin, target, steps, HEATS[number % len(HEATS)], rng, budget)
         number += 1
         idle = 0 if search.take(graph, at, ENGINES[0]) else idle + 1
         if idle and idle % len(HEATS) == 0:
             steps = min(2 * steps, 16 * STEPS)
-        if not search.done and number % 2 == 0:
-            _window(search, rng)
-
-
-def _even(choices: Choices) -> list[int]:
-    """Everything at one option: annealing spreads it."""
-    return [0] * len(choices.options)
+        failed = 0
+        while failed < WINDOWS and not search.done:
+            failed = 0 if _window(search, rng) else failed + 1
 
 
 def _whole(search: _Search, graph: Choices, *, alone: bool) -> bool:
@@ -235,7 +247,7 @@ def _whole(search: _Search, graph: Choices, *, alone: bool) -> bool:
         projected(search.choices, graph, search.at),
         range(len(graph.units)),
         limit=search.heaviest - 1,
-        work=10.0 if left is None else left if alone else left / 3,
+        work=10.0 if left is None else left if alone else left / 4,
         seed=budget.seed,
         workers=WORKERS,
         budget=budget,
@@ -250,39 +262,52 @@ def _whole(search: _Search, graph: Choices, *, alone: bool) -> bool:
 WINDOW_WORK = 0.3
 """Work units for one window."""
 
+WINDOWS = 8
+"""Windows in a row that bring nothing before the next round."""
+
 WINDOW = 24
 """Units of a window."""
 
+WIDE = 8
+"""Accelerators beyond which a window has only some of them."""
 
-def _window(search: _Search, rng: random.Random) -> None:
-    """Some units of the heaviest accelerator and of others choose again."""
+
+def _window(search: _Search, rng: random.Random) -> bool:
+    """Some units of the heaviest accelerator and of others choose again, by the program; whether it helped."""
     now = search.inner()
     if now is None:
-        return
+        return False
     graph, near = now
     at = projected(search.choices, graph, search.at)
     loads = Loads(graph, at)
     if loads.heaviest > search.heaviest:
-        return  # the graph does not know what is known
-    worst = max(range(graph.accelerators), key=lambda p: (loads.load[p], -p))
-    inside = [u for u, n in enumerate(at) if worst in graph.options[u][n].block]
+        return False  # the graph cannot say what is known
+    every = range(graph.accelerators)
+    worst = max(every, key=lambda p: (loads.load[p], -p))
+    some = set(every)
+    if len(every) > WIDE:  # an aligned block, which wide sets need, or accelerators from everywhere
+        near_by = (p for p in every if p // WIDE == worst // WIDE)
+        some = set(near_by if rng.random() < 0.5 else (worst, *rng.sample(every, WIDE // 2)))
+    inside = [u for u, n in enumerate(at) if some.issuperset(graph.options[u][n].block)]
     rng.shuffle(inside)
-    chosen = dict.fromkeys(inside[: WINDOW // 4])
+    heavy = [u for u in inside if worst in graph.options[u][at[u]].block]
+    chosen = dict.fromkeys(heavy[: WINDOW // 4])
     for u in chosen.copy():
         chosen.update(dict.fromkeys(v for v, _ in near.near[u][:2]))
-    others = [u for u in range(len(at)) if u not in chosen]
-    chosen.update(dict.fromkeys(rng.sample(others, min(len(others), max(0, WINDOW - len(chosen))))))
+    for u in inside:
+        if len(chosen) < WINDOW:
+            chosen[u] = None
     found = choose(
         graph,
         at,
         list(chosen),
         limit=search.heaviest,
+        allowed=some.issuperset,
         work=WINDOW_WORK,
         seed=rng.randrange(2**31),
         budget=search.budget,
     )
-    if found is not None:
-        search.take(graph, found.at, ENGINES[0])
+    return found is not None and search.take(graph, found.at, ENGINES[0])
 
 
 def scheduled(problem: MemoryProblem, found: Assignment, budget: Budget) -> Solution:
@@ -314,9 +339,9 @@ def schedule_assigned(
 
     The period is the heaviest load of the sets, transfers included; the solution has its transfers in mode
     ``buffered`` with all operations on single accelerators, otherwise none (see ``assigned_starts.py``), and on links
-    beside the accelerators the period may turn out longer. The name of the engine ends with ``LEAST`` when no other
-    nested blocks have a smaller heaviest load. Arguments as of :func:`assign`. Raises :class:`InvalidProblem` unless
-    one block of all accelerators is granted.
+    beside the accelerators the period may turn out longer. The name of the engine ends with ``LEAST`` when nothing is
+    left to come and no other nested blocks have a smaller heaviest load. Arguments as of :func:`assign`. Raises
+    :class:`InvalidProblem` unless one block of all accelerators is granted.
     """
     budget = budget or Budget(work=10.0)
     if any(len(block) != problem.accelerators for block in problem.blocks):
@@ -327,5 +352,9 @@ def schedule_assigned(
     if searching.stopped:
         budget.stop()
     solution = scheduled(problem, found, budget)
+    network = problem.network
+    whole = network is None or not network.levels  # else transfers that are still to come may make the period longer
+    whole = whole or (network is not None and network.mode == "buffered" and found.choices.widths == (1,))
     least = solution.period == max(1, found.heaviest) == max(1, found.bound) and solution.period > bound
+    least = least and whole
     return solution, found.engine + (LEAST if least else "")

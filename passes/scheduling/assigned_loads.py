@@ -20,15 +20,18 @@ from typing import NamedTuple
 
 from passes.scheduling.data import Dependence, Table
 from passes.scheduling.elementary import usable
-from passes.scheduling.network import Members, Network, Resource, no_network
+from passes.scheduling.network import NS, Members, Network, Resource, no_network
 from passes.scheduling.problem import MemoryProblem, Problem
 from passes.scheduling.together import merged
 
 Parts = tuple[tuple[int, int], ...]
 """Number of a resource, and by how much it is loaded."""
 
-PAIRS = 200_000
+PRICES = 200_000
 """Prices looked at, at most, to find out whether all pairs of accelerators are alike."""
+
+PAIRS = 5_000
+"""Pairs of sets looked at, at most, to find the least price of a value."""
 
 
 class Option(NamedTuple):
@@ -67,7 +70,7 @@ class Choices:
     widths: tuple[int, ...]
     order: tuple[int, ...]
     """Position of each operation in a topological order."""
-    _least: dict[Dependence, int] = field(default_factory=dict[Dependence, int], compare=False, repr=False)
+    _least: dict[Hashable, int] = field(default_factory=dict[Hashable, int], compare=False, repr=False)
     _numbers: dict[Resource, int] = field(default_factory=dict[Resource, int], compare=False, repr=False)
 
     @cached_property
@@ -133,35 +136,50 @@ class Choices:
 
         Only where transfers are ``buffered``: then what a set of units loads depends on nothing but the set.
         """
-        pairs = [((a,), (b,)) for a in range(self.accelerators) for b in range(self.accelerators) if a != b]
+        network, count = self.network, self.accelerators
         narrow = all(len(option.block) == 1 for options in self.options for option in options)
-        if not narrow or (self.network.levels and self.network.mode != "buffered"):
+        if not narrow or (network.levels and network.mode != "buffered"):
             return None
-        if len(pairs) * sum(len(v.moved) for v in self.values) > PAIRS:
+        pairs = [((a,), (b,)) for a in range(count) for b in range(count) if a != b]
+        if count > 1 and self._plain and network.level_of((0, 1)) == network.level_of((0, count - 1)):
+            pairs = pairs[:1]  # one level joins them all
+        if len(pairs) * sum(len(v.moved) for v in self.values) > PRICES:
             return None
         times: list[int] = []
         for value in self.values:
-            found = {sum(self.network.price(d, a, b).time for d in value.moved) for a, b in pairs}
+            found = {sum(network.price(d, a, b).time for d in value.moved) for a, b in pairs}
             if len(found) > 1:
                 return None
             times.append(max(found, default=0))
         return tuple(times)
 
+    @property
+    def _plain(self) -> bool:
+        """Whether a price depends on nothing but bytes, layout and sets."""
+        return type(self.network).price is Network.price
+
     @cached_property
     def least_times(self) -> tuple[int, ...]:
-        """The least time of each value between any two different sets that its units may take."""
+        """A lower bound on the time of each value between any two different sets that its units may take."""
         if self.uniform is not None:
             return self.uniform
         return tuple(sum(map(self.least_of, value.moved)) for value in self.values)
 
     def least_of(self, d: Dependence) -> int:
-        """The least time of what ``d`` moves, between any two different sets of options."""
-        if (known := self._least.get(d)) is not None:
-            return known
+        """A lower bound on the time of what ``d`` moves, between any two different sets of options."""
+        key: Hashable = (d.bytes, d.split) if self._plain else d
+        if (known := self._least.get(key)) is None:
+            known = self._least[key] = self._least_of(d)
+        return known
+
+    def _least_of(self, d: Dependence) -> int:
         sets = sorted({option.members for options in self.options for option in options})
-        pairs = ((a, b) for a in sets for b in sets if a != b) if len(sets) ** 2 <= PAIRS // 50 else ()
-        found = self._least[d] = min((self.network.price(d, a, b).time for a, b in pairs), default=0)
-        return found
+        if len(sets) ** 2 <= PAIRS:
+            return min((self.network.price(d, a, b).time for a in sets for b in sets if a != b), default=0)
+        if not self._plain:
+            return 0
+        piece = -(-d.bytes // max(map(len, sets)))  # what the busiest end carries, at least
+        return min((level.latency - (-NS * piece // level.rate) for level in self.network.levels), default=0)
 
     def joined(self, clusters: Sequence[Sequence[int]]) -> Choices | None:
         """The same with units of each cluster made one; None when some cluster has no common option that fits."""

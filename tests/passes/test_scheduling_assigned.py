@@ -247,9 +247,9 @@ def test_buffered_schedules_keep_the_rules_at_the_heaviest_load(problem: MemoryP
 @settings(max_examples=20, deadline=None)
 @given(problem=problems(most=5, widths=(1, 2, 4), memory=False))
 def test_other_schedules_leave_their_transfers_to_others(problem: MemoryProblem) -> None:
+    kept = tuple(d for d in problem.dependences if not d.distance)
     assert problem.network is not None
-    problem = replace(problem, dependences=tuple(d for d in problem.dependences if not d.distance))
-    problem = replace(problem, network=replace(problem.network, mode="overlapped"))
+    problem = replace(problem, dependences=kept, network=replace(problem.network, mode="overlapped"))
     solution, _ = schedule_assigned(whole(problem), budget=Budget(work=1.0))
     assert solution.transfers == ()
     assert solution.period == max(1, heaviest(problem, solution.sets))
@@ -295,6 +295,17 @@ def test_reserve_leaves_parameters_less_room() -> None:
     assert assign(problem, budget=Budget(work=1.0)).heaviest == 6
     with pytest.raises(InvalidProblem, match="5 bytes kept free"):
         assign(problem, reserve=5, budget=Budget(work=1.0))
+
+
+def test_memory_that_neither_splits_nor_loads_respect() -> None:
+    """Of 2, 2, 6 and 6 bytes in a chain, no contiguous half fits 8; the least loads put both 6 together."""
+    sizes = zip((10, 1, 5, 5), (2, 2, 6, 6), strict=True)
+    operations = tuple(Operation(f"o{v}", {1: Cost(*each)}) for v, each in enumerate(sizes))
+    edges = tuple(Dependence(v, v + 1, 1) for v in range(3))
+    problem = MemoryProblem(operations, edges, (), 2, 0, 8, network=flat("buffered"))
+    solution, _ = schedule_assigned(whole(problem), budget=Budget(work=1.0))
+    assert fits(problem, solution.sets)
+    assert solution.period == optimum(problem, SINGLE[:2])
 
 
 def test_without_a_network_the_plan_packs_nested_blocks() -> None:
