@@ -357,13 +357,7 @@ def test_solver_and_checker_count_the_same_bytes(module: ModuleOp, plan: Plan) -
     assert graph is not None
     assert graph.schedule is not None
     assert machine is not None
-    slots = [op.slot for op in graph.operators() if op.slot is not None]
-    solution = Solution(
-        graph.schedule.pattern.data,
-        tuple(s.allotment.data for s in slots),
-        tuple(s.copies()[0] for s in slots),
-        tuple(s.start.data for s in slots),
-    )
+    solution = read_solution(graph)
     used = {p: both for p, both in peak_memory(graph, machine).items() if both != (0, 0)}
     assert {p: both for p, both in problem.peak_memory(solution).items() if both != (0, 0)} == used
 
