@@ -26,7 +26,7 @@ model m {
   output d
 }
 accelerator chip { memory = 64 MiB bandwidth = 1 GB/s launch = 1 us peak f32 = 1 TFLOP/s }
-platform p { accelerators = 2 of chip link bus { latency = 1 us bandwidth = 1 GB/s } }
+platform p { accelerators = 2 of chip link bus { latency = 0 us bandwidth = 1000 GB/s } }
 """
 
 
@@ -164,7 +164,7 @@ def test_real_passes_find_the_partition_that_fits() -> None:
       output d
     }
     accelerator chip { memory = 100 MiB bandwidth = 1 GB/s launch = 1 us peak f32 = 1 TFLOP/s }
-    platform p { accelerators = 2 of chip link bus { latency = 1 us bandwidth = 1 GB/s } }
+    platform p { accelerators = 2 of chip link bus { latency = 0 us bandwidth = 1000 GB/s } }
     """
     recorder = Recorder()
     module = compile_model(Source("m.takt", text), observer=recorder)

@@ -7,7 +7,7 @@
 
 takt.platform @p {accelerator = "a", accelerators = 7 : i64, memory = 1000 : i64, bandwidth = 1 : i64,
   launch = 0 : i64, peak = {}, compute_efficiency = 1.0 : f64, memory_efficiency = 1.0 : f64, saturation = 0 : i64,
-  links = [#takt.link<"all" 7, latency 0, bandwidth 1>]}
+  links = []}
 
 // CHECK: 'g' (start 0 ns{{.*}} overlap on accelerator
 // CHECK-SAME: modulo the pattern of 6 ns
