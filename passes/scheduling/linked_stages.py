@@ -211,7 +211,10 @@ def partition_linked(
     plain = partition_stages(problem, stages=stages, budget=budget, **asked)
     if not is_linked(problem) or not plain.stages:
         return plain
-    search = _Search(problem, stages, reserve, tolerance, budget, priced(problem, plain))
+    first = priced(problem, plain)
+    if first.period <= plain.period * (1 + tolerance):
+        return first  # no partition takes less than this one without links, and links are hardly noticed
+    search = _Search(problem, stages, reserve, tolerance, budget, first)
     families = [(Choices(problem, w), Choices(problem, w, widest_by_width)) for w in width_families(problem)]
     try:
         for order, cuts in cuttable_orders(problem, granularity):

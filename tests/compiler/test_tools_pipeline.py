@@ -177,7 +177,7 @@ def test_real_passes_find_the_partition_that_fits() -> None:
     graph = find_graph(roomy)
     assert graph is not None
     assert graph.schedule is not None
-    assert graph.schedule.pattern.data == 3_000_000
+    assert 3_000_000 <= graph.schedule.pattern.data <= 3_015_000, "half a percent for fewer in flight"
 
 
 def test_a_real_shortage_is_a_clear_error() -> None:
