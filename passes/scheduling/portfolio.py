@@ -49,6 +49,14 @@ WEIGHT = {"pushed": 4, "laminar": 3, "assigned": 3, "free": 3}
 """How much of the budget a plan gets, beside the others' 1; they hardly use theirs, and what is left goes on."""
 
 
+MANY_STAGES = 8
+"""The weight of contiguous stages where schedules of several numbers of stages are wanted."""
+
+
+def _weight(plan: str, request: Request) -> int:
+    return MANY_STAGES if plan == "stages" and request.several else WEIGHT.get(plan, 1)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A verified schedule, the plan it belongs to, its stages, the engine that found it and its figures."""
@@ -105,7 +113,7 @@ def candidates(
     refusal: InvalidProblem | None = None
     found = False
     for number, name in enumerate(names):
-        part = budget.part(WEIGHT.get(name, 1) / sum(WEIGHT.get(later, 1) for later in names[number:]))
+        part = budget.part(_weight(name, request) / sum(_weight(later, request) for later in names[number:]))
         try:
             for candidate in _fitting(name, problem, request, part):
                 found = True
