@@ -22,7 +22,7 @@ from typing import Any
 from passes.scheduling.bounds import best_bound
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import Cost, Dependence, Operation, Solution
-from passes.scheduling.network import NOTHING, NS, Level, Members, Network, Price
+from passes.scheduling.network import COMPUTE, NOTHING, NS, Level, Members, Network, Price
 from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.retime import from_offsets
 
@@ -54,8 +54,8 @@ class PiperLinks(Network):
         if source == target or not d.bytes:
             return NOTHING
         time = max(self.ends(d, len(source), len(target)))
-        out = frozenset(("compute", -1, p, p) for p in source)
-        return Price(0, time, out, frozenset(("compute", -1, p, p) for p in target))
+        out = frozenset((COMPUTE, -1, p, p) for p in source)
+        return Price(0, time, out, frozenset((COMPUTE, -1, p, p) for p in target))
 
     def ends(self, d: Dependence, source: int, target: int) -> tuple[int, int]:
         """Time of the copy at the sender and at the receiver, by their allotments, ns, as Piper prices them."""

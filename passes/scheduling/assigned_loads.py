@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from passes.scheduling.data import Dependence, Table
 from passes.scheduling.elementary import usable
-from passes.scheduling.network import NS, Members, Network, Resource, no_network
+from passes.scheduling.network import COMPUTE, NS, Members, Network, Resource, no_network
 from passes.scheduling.problem import MemoryProblem, Problem
 from passes.scheduling.together import merged
 
@@ -97,7 +97,7 @@ class Choices:
 
     def number(self, resource: Resource) -> int:
         """The number of a resource: accelerators first, links as they are met."""
-        if resource[0] == "compute":
+        if resource[0] == COMPUTE:
             return resource[2]
         return self._numbers.setdefault(resource, self.accelerators + len(self._numbers))
 

@@ -15,7 +15,7 @@ from math import lcm
 
 from passes.scheduling.copies import unrolled
 from passes.scheduling.data import Dependence, Operation, Solution, Violation
-from passes.scheduling.network import NOTHING, Members, Network, Price, Resource
+from passes.scheduling.network import COMPUTE, NOTHING, PORT, RECEIVE, SEND, WIRE, Members, Network, Price, Resource
 
 Destination = tuple[int, int, tuple[Members, ...], int | None]
 """Producer, result, sets in turn, and the only reader it is for (None: all there)."""
@@ -222,7 +222,7 @@ def _add_operations(
     operations: Sequence[Operation], s: Solution, uses: list[Use], held: dict[Resource, list[int]]
 ) -> None:
     """Let operations occupy the accelerators that transfers occupy too."""
-    shared = {resource[2] for resource in held if resource[0] == "compute"}
+    shared = {resource[2] for resource in held if resource[0] == COMPUTE}
     if not shared:
         return
     runs, sets = unrolled(s)
@@ -232,7 +232,7 @@ def _add_operations(
             continue
         for p in members:
             if p in shared:
-                held["compute", -1, p, p].append(len(uses))
+                held[COMPUTE, -1, p, p].append(len(uses))
         uses.append(Use(s.starts[v] + i * s.period, time, f"'{operations[v].name}'", v, False))
 
 
@@ -261,14 +261,18 @@ def crowd(uses: Sequence[Use], cycle: int, capacity: int) -> list[Use]:
     return []
 
 
+SIDES = {SEND: "send", RECEIVE: "receive", PORT: "port"}
+"""What is said of the ports of an accelerator."""
+
+
 def _crowded(network: Network, resource: Resource, capacity: int, uses: Sequence[Use], cycle: int) -> Violation:
     kind, number, a, b = resource
-    if kind == "compute":
+    if kind == COMPUTE:
         where = f"accelerator {a}"
-    elif kind == "wire":
+    elif kind == WIRE:
         where = f"the wire from accelerator {a} to {b} of level '{network.levels[number].name}'"
     else:
-        where = f"the {kind} side of accelerator {a} at level '{network.levels[number].name}'"
+        where = f"the {SIDES[kind]} side of accelerator {a} at level '{network.levels[number].name}'"
     runs = [f"{use.name} in [{use.begin}, {use.begin + use.time})" for use in uses]
     many = f", of which it carries {capacity} at once" if capacity > 1 else ""
     message = f"{where} is used by {' and '.join(dict.fromkeys(runs))} ns modulo {cycle}{many}"

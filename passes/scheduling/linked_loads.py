@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from math import lcm
 
 from passes.scheduling.data import Dependence, Solution
-from passes.scheduling.network import Members, Network, Price, Resource, no_network
+from passes.scheduling.network import COMPUTE, Members, Network, Price, Resource, no_network
 from passes.scheduling.problem import MoldableProblem, StagedProblem
 
 
@@ -32,7 +32,7 @@ def loads(problem: MoldableProblem, s: Solution) -> dict[Resource, int]:
         busy = operation.table[s.allotments[v]].time * (cycle // len(copies))
         for members in copies:
             for p in members:
-                found["compute", -1, p, p] += busy
+                found[COMPUTE, -1, p, p] += busy
     network = problem.network or no_network()
     if network.levels:
         values: dict[object, list[Dependence]] = {}

@@ -28,11 +28,14 @@ NS = 1_000_000_000
 Mode = Literal["overlapped", "blocking", "buffered"]
 Topology = Literal["switch", "ring", "torus", "full"]
 
-Resource = tuple[str, int, int, int]
+COMPUTE, SEND, RECEIVE, PORT, WIRE = range(5)
+"""Kinds of resources. Integers, since sets of strings come in another order in each process."""
+
+Resource = tuple[int, int, int, int]
 """What transfers occupy: kind, number of the level, and one or two accelerators.
 
-``("compute", -1, p, p)`` is accelerator ``p`` itself; ``send``, ``receive`` and ``port`` (both, where a link carries
-one direction at a time) belong to an accelerator; ``wire`` leads from one accelerator to another.
+``(COMPUTE, -1, p, p)`` is accelerator ``p`` itself; ``SEND``, ``RECEIVE`` and ``PORT`` (both, where a link carries
+one direction at a time) belong to an accelerator; ``WIRE`` leads from one accelerator to another.
 """
 
 Members = tuple[int, ...]
@@ -141,8 +144,8 @@ class Network:
                 for a, b in zip(target, (*target[1:], target[0]), strict=True):
                     self._occupy(inside, a, b, into, into)
         if self.mode != "overlapped":
-            out |= {("compute", -1, p, p) for p in senders}
-            into |= {("compute", -1, p, p) for p in target}
+            out |= {(COMPUTE, -1, p, p) for p in senders}
+            into |= {(COMPUTE, -1, p, p) for p in target}
         return Price(number, time + (hops - 1) * level.latency, frozenset(out), frozenset(into), gathered)
 
     @staticmethod
@@ -179,14 +182,14 @@ class Network:
             return 1
         level = self.levels[number]
         if level.topology == "switch":
-            out.add(("send" if level.duplex else "port", number, a, a))
-            into.add(("receive" if level.duplex else "port", number, b, b))
+            out.add((SEND if level.duplex else PORT, number, a, a))
+            into.add((RECEIVE if level.duplex else PORT, number, b, b))
             return 1
         hops = list(self._route(number, a, b))
         for u, v in hops:
             wire = (u, v) if level.duplex else (min(u, v), max(u, v))
-            out.add(("wire", number, *wire))
-            into.add(("wire", number, *wire))
+            out.add((WIRE, number, *wire))
+            into.add((WIRE, number, *wire))
         return max(1, len(hops))
 
     def _route(self, number: int, a: int, b: int) -> Iterator[tuple[int, int]]:

@@ -17,7 +17,7 @@ from functools import cached_property
 from passes.scheduling.copies import copied_columns
 from passes.scheduling.data import Dependence
 from passes.scheduling.elementary import Bound, area_bound, least, possible
-from passes.scheduling.network import NOTHING, NS, Level, Network
+from passes.scheduling.network import COMPUTE, NOTHING, NS, Level, Network, Resource
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 
 PRICES = 300_000
@@ -266,8 +266,8 @@ def _sums(times: Sequence[tuple[int | None, bool]]) -> tuple[int, int]:
     return sum(time for time, _ in known), some + sum(time for time, every in known if every)
 
 
-def _computes(resources: frozenset[tuple[str, int, int, int]]) -> bool:
-    return any(kind == "compute" for kind, _, _, _ in resources)
+def _computes(resources: frozenset[Resource]) -> bool:
+    return any(kind == COMPUTE for kind, _, _, _ in resources)
 
 
 def _always_used(network: Network) -> bool:

@@ -16,7 +16,7 @@ from math import gcd, lcm
 from passes.scheduling.circles import Circle, Segment, demand
 from passes.scheduling.crossings import Need
 from passes.scheduling.data import Solution, Transfer
-from passes.scheduling.network import Resource
+from passes.scheduling.network import COMPUTE, Resource
 from passes.scheduling.problem import PeriodicProblem
 from passes.scheduling.recurrence import Back
 
@@ -41,7 +41,7 @@ class Traffic:
         self.lands: list[int] = []
         """The node at which it arrives."""
         self._turns: list[Turns] = [
-            tuple(frozenset(("compute", -1, p, p) for p in members) for members in solution.copies(v)) if time else ()
+            tuple(frozenset((COMPUTE, -1, p, p) for p in members) for members in solution.copies(v)) if time else ()
             for v, time in enumerate(self.times)
         ]
         if self.network.mode == "buffered":

@@ -20,7 +20,7 @@ from passes.scheduling.budget import Budget
 from passes.scheduling.data import Cost, Dependence, InvalidProblem, Operation, Solution
 from passes.scheduling.families import FAMILIES, Request, whole
 from passes.scheduling.laminar import LEAST
-from passes.scheduling.network import NS, Level, Network
+from passes.scheduling.network import COMPUTE, NS, Level, Network
 from passes.scheduling.problem import MemoryProblem
 
 Sets = Sequence[tuple[int, ...]]
@@ -41,7 +41,7 @@ def heaviest(problem: MemoryProblem, sets: Sets) -> int:
     load: defaultdict[Any, int] = defaultdict(int)
     for operation, members in zip(problem.operations, sets, strict=True):
         for p in members:
-            load["compute", -1, p, p] += operation.table[len(members)].time
+            load[COMPUTE, -1, p, p] += operation.table[len(members)].time
     network = problem.network
     assert network is not None
     moved: dict[tuple[int, int, tuple[int, ...]], Dependence] = {}

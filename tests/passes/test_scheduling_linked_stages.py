@@ -16,7 +16,7 @@ from passes.scheduling.granted import choose_allotments, schedule_blocks
 from passes.scheduling.linked_costs import entering, leaving, staying
 from passes.scheduling.linked_loads import load_bound, loads
 from passes.scheduling.linked_stages import partition_linked, priced
-from passes.scheduling.network import Level, Mode, Network, no_network
+from passes.scheduling.network import COMPUTE, RECEIVE, SEND, Level, Mode, Network, no_network
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.stages import StagePlan, partition_stages
@@ -309,17 +309,17 @@ def test_loads_of_copies_are_shared_among_them(mode: Mode) -> None:
     busy: dict[Any, int] = {r: load for r, load in loads(problem, s).items() if load}
     if mode == "overlapped":
         assert busy == {
-            ("compute", -1, 0, 0): 8,
-            ("compute", -1, 1, 1): 10,
-            ("compute", -1, 2, 2): 10,
-            ("send", 0, 0, 0): 6,
-            ("receive", 0, 1, 1): 3,
-            ("receive", 0, 2, 2): 3,
+            (COMPUTE, -1, 0, 0): 8,
+            (COMPUTE, -1, 1, 1): 10,
+            (COMPUTE, -1, 2, 2): 10,
+            (SEND, 0, 0, 0): 6,
+            (RECEIVE, 0, 1, 1): 3,
+            (RECEIVE, 0, 2, 2): 3,
         }
         assert load_bound(problem, s) == 5
     else:
-        still = {r: load for r, load in busy.items() if r[0] == "compute"}
-        assert still == {("compute", -1, 0, 0): 14, ("compute", -1, 1, 1): 13, ("compute", -1, 2, 2): 13}
+        still = {r: load for r, load in busy.items() if r[0] == COMPUTE}
+        assert still == {(COMPUTE, -1, 0, 0): 14, (COMPUTE, -1, 1, 1): 13, (COMPUTE, -1, 2, 2): 13}
         assert load_bound(problem, s) == 7
 
 

@@ -18,7 +18,7 @@ from passes.scheduling.budget import Budget
 from passes.scheduling.circles import Circle, demand, earliest, occupy
 from passes.scheduling.data import Cost, Dependence, InvalidProblem, Operation, Solution, Transfer
 from passes.scheduling.elementary import area_bound
-from passes.scheduling.network import NOTHING, NS, Level, Network
+from passes.scheduling.network import COMPUTE, NOTHING, NS, Level, Network
 from passes.scheduling.portfolio import FAMILIES, Request, candidates, scheduled
 from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.retime import windows
@@ -170,7 +170,7 @@ def valid(problem: MemoryProblem, s: Solution) -> bool:
         for v in range(len(s.sets)):
             begin = s.starts[v] + i * s.period
             for p in s.set_of(v, i):
-                used["compute", -1, p, p].append((begin, begin + problem.time(s, v)))
+                used[COMPUTE, -1, p, p].append((begin, begin + problem.time(s, v)))
         for t in s.transfers:
             d = next(d for d in problem.dependences if (d.producer, d.result) == (t.producer, t.result))
             price = net.price(d, s.set_of(t.producer, i), t.target_of(i))
@@ -404,7 +404,7 @@ def load(problem: MemoryProblem, s: Solution) -> int:
         out: dict[tuple[int, int], tuple[int, set[Any]]] = {}
         for v in range(len(s.sets)):
             for p in s.set_of(v, i):
-                busy["compute", -1, p, p] += problem.time(s, v)
+                busy[COMPUTE, -1, p, p] += problem.time(s, v)
         for need in needs:
             price = need.prices[i % len(need.prices)]
             for resource in price.receive if net.mode == "buffered" else price.both:
@@ -497,7 +497,7 @@ def test_messages_name_operations() -> None:
     ]
     assert messages(replace(t, time=4)) == ["'o1' starts at 13 ns but reads 'o0', which is there at 14 ns"]
     assert messages(replace(t, time=11), starts=(0, 21)) == [
-        "the receive side of accelerator 1 at level 'link' is used by the transfer of 'o0' to [1] in [10, 21) ns,"
+        "the send side of accelerator 0 at level 'link' is used by the transfer of 'o0' to [1] in [10, 21) ns,"
         " which meets itself modulo 10"
     ]
     alone = replace(problem, network=None)
