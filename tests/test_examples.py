@@ -13,6 +13,7 @@ from compiler.ir_input import parse_ir
 from compiler.output import print_ir
 from compiler.pipeline import Observer, level_of, new_context, run_pipeline
 from compiler.simulate import self_timed, time_triggered
+from compiler.simulate.replay import replay
 from compiler.view import ScheduleView, view_of
 from dialects.levels import check_level
 from dialects.operators import element_bytes
@@ -157,6 +158,18 @@ def test_self_timed_simulation_is_no_slower(compiled: Compiled) -> None:
     report = self_timed(compiled.view)
     assert report.steady
     assert report.period <= compiled.view.period
+
+
+def test_programs_do_not_hang(compiled: Compiled) -> None:
+    """Every level is verified on the way, the programs by a replay in which a send waits for its receive."""
+    module = run_pipeline(new_context(), compiled.module.clone(), to="programs")
+    assert level_of(module) == "programs"
+    report = replay(module, trips=2)
+    view = compiled.view
+    assert len(report.completed) == report.microbatches >= view.in_flight
+    assert {p: busy for p, busy in report.busy.items() if busy} == {
+        p: load * report.microbatches for p, load in view.load.items() if load
+    }
 
 
 @pytest.fixture(scope="module")
