@@ -47,6 +47,12 @@ ROUNDS = 2
 STEP = 2e-8
 """Work for each stage that a trial period looks at."""
 
+PRICING = 5e-5
+"""Work for each operation and width of an order."""
+
+FAR = 1.5
+"""How many times as long as estimated a plan must take to make the next estimate a cautious one."""
+
 
 @dataclass(frozen=True)
 class _Piece:
@@ -279,6 +285,7 @@ class _Search:
         for _ in range(ROUNDS + 1):
             limit = int(self.best.period * (1 + self.tolerance))
             costs = StageCosts(self.problem, self.network, choices, profiles, line, limit, reading, cautious)
+            self.budget.spend(PRICING * len(line) * len(costs.widths))
             found = Line(costs, self.budget)
             estimate, least = self._solve(found, counts, choices[0], order, line)
             if least is None or self.budget.spent() or least.period <= estimate * (1 + self.tolerance):
@@ -286,7 +293,8 @@ class _Search:
             again = _reading(self.problem, self.network, least) if self.network.mode != "buffered" else reading
             if again == reading and cautious:
                 return
-            cautious, reading = cautious or again == reading, again
+            cautious = cautious or again == reading or least.period > FAR * estimate
+            reading = again
 
     def _solve(
         self,
