@@ -8,7 +8,8 @@ from one number of accelerators to the next, so all positions that need as many 
 of their blocks, and with it the level of the border that they cross, is known.
 
 Three things are only estimated there: between stages of different widths both ends are priced at the stage's own
-(and where that was far too little, at the width that makes it dearest);
+(and where that was far too little, at the width that makes it dearest, and again for fewer stages: then a value that
+all stages read is sent to fewer);
 what skips stages is priced as if it went to the next one; and a value that several stages read is sent once, or as
 often as in the plan before. So the plan is priced exactly afterwards, as it will be placed, and the best one is kept;
 the plan that does not look at links is among them.
@@ -49,6 +50,12 @@ STEP = 2e-8
 
 PRICING = 5e-5
 """Work for each operation and width of an order."""
+
+FINE = 2000
+"""What part of the period the search may be off for a number of stages that is only tried."""
+
+PATIENCE = 2
+"""Numbers of stages without a better plan after which no greater ones are tried."""
 
 FAR = 1.5
 """How many times as long as estimated a plan must take to make the next estimate a cautious one."""
@@ -282,19 +289,33 @@ class _Search:
             counts = [*sorted({self.stages - 1, (self.stages + 1) // 2} - {0})]
         reading: dict[object, int] = {}
         cautious = False
-        for _ in range(ROUNDS + 1):
+
+        def solve(counts: Sequence[int | None]) -> tuple[int, StagePlan | None]:
             limit = int(self.best.period * (1 + self.tolerance))
             costs = StageCosts(self.problem, self.network, choices, profiles, line, limit, reading, cautious)
             self.budget.spend(PRICING * len(line) * len(costs.widths))
-            found = Line(costs, self.budget)
-            estimate, least = self._solve(found, counts, choices[0], order, line)
+            return self._solve(Line(costs, self.budget), counts, choices[0], order, line)
+
+        for step in range(ROUNDS + 1):
+            estimate, least = solve(counts)
             if least is None or self.budget.spent() or least.period <= estimate * (1 + self.tolerance):
                 return
-            again = _reading(self.problem, self.network, least) if self.network.mode != "buffered" else reading
+            again = self._reading(least)
             if again == reading and cautious:
                 return
+            if not step and self.stages is None and least.period > FAR * estimate:
+                worse = 0
+                for count in _numbers(len(least.stages)):
+                    before, reading = self.best.period, {key: min(n, count - 1) for key, n in again.items()}
+                    _, plan = solve([count])
+                    worse = worse + 1 if plan is not None and self.best.period == before else 0
+                    if worse == PATIENCE or self.budget.spent():
+                        break
             cautious = cautious or again == reading or least.period > FAR * estimate
             reading = again
+
+    def _reading(self, plan: StagePlan) -> dict[object, int]:
+        return {} if self.network.mode == "buffered" else _reading(self.problem, self.network, plan)
 
     def _solve(
         self,
@@ -334,7 +355,8 @@ class _Search:
         if found is None:
             return []
         high = line.period(found)
-        while low < high and not self.budget.spent():
+        fine = 0 if count is None or count == self.stages else high // FINE
+        while high - low > fine and not self.budget.spent():
             middle = (low + high) // 2
             trial = solve(middle)
             if trial is None:
@@ -359,6 +381,15 @@ class _Search:
             else:
                 best, high = trial, line.period(trial)
         return best
+
+
+def _numbers(stages: int) -> list[int]:
+    """Increasing numbers of stages below ``stages``, each about three quarters of the next."""
+    found: list[int] = []
+    while stages > 1:
+        stages = stages * 3 // 4
+        found.append(stages)
+    return found[::-1]
 
 
 def _reading(problem: MemoryProblem, network: Network, plan: StagePlan) -> dict[object, int]:
