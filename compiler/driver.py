@@ -67,7 +67,7 @@ class Driver:
             if steps is not None:
                 module = run_passes(context, module, steps, reporter)
             else:
-                module = run_pipeline(context, module, to=self._goal(), options=self.options, observer=reporter)
+                module = run_pipeline(context, module, to=self._goal(module), options=self.options, observer=reporter)
         return self._finish(module) if args.pareto is None else self._trade_off(module)
 
     def _trade_off(self, module: ModuleOp) -> int:
@@ -93,10 +93,14 @@ class Driver:
             sys.stderr.write(self.timing.table())
         return OK
 
-    def _goal(self) -> str:
+    def _goal(self, module: ModuleOp) -> str:
+        """The level asked for; unless asked, a schedule, or the level of the input where that is a later one."""
         if self.args.pareto is not None:
             return "moldable"
-        return "model" if self.args.emit == "model" else self.args.compile_to or "scheduled"
+        if self.args.emit == "model":
+            return "model"
+        level = level_of(module)
+        return self.args.compile_to or (level if reaches(level, "scheduled") else "scheduled")
 
     def _check_start(self, given: Input, module: ModuleOp) -> None:
         wanted = self.args.compile_from

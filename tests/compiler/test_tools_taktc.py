@@ -290,3 +290,21 @@ def test_version_and_help(taktc: Tool) -> None:
     text = taktc("--help").out
     assert "examples:" in text
     assert "exit codes:" in text
+
+
+@pytest.mark.parametrize("level", ["communicating", "programs"])
+def test_later_levels_are_written_read_back_and_shown(taktc: Tool, examples: Path, tmp_path: Path, level: str) -> None:
+    dag = (str(examples / "research_dag.takt"), "--platform", str(examples / "tiny_board.takt"))
+    plain = taktc(*dag, "--emit", "summary")
+    made = taktc(*dag, "--compile-to", level, "--quiet", "-o", str(tmp_path / "late.mlir"))
+    assert made.code == 0, made.err
+    late = str(tmp_path / "late.mlir")
+    text = (tmp_path / "late.mlir").read_text()
+    assert f"takt.graph @research_dag {level} <" in text
+    assert taktc(late, "--quiet").out == text
+    generic = taktc(late, "--emit", "generic", "--quiet").out
+    assert taktc("-", "--quiet", "--input-format", "mlir", stdin=generic.encode()).code == 0
+    assert taktc(late, "--emit", "summary").out == plain.out
+    for kind in ("json", "perfetto", "svg"):
+        assert taktc(late, "--emit", kind).out == taktc(*dag, "--emit", kind).out
+    assert "prediction and simulation agree" in taktc(late, "--simulate", "20").out
