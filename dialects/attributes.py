@@ -117,16 +117,16 @@ def parse_text(parser: AttrParser) -> StringAttr:
         parser.raise_error("a string must be UTF-8", position)
 
 
-def _parse_ints(parser: AttrParser) -> Ints:
+def parse_ints(parser: AttrParser) -> Ints:
     return ints(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_integer(parser)))
 
 
-def _print_ints(printer: Printer, array: Ints) -> None:
+def print_ints(printer: Printer, array: Ints) -> None:
     with printer.in_square_brackets():
         printer.print_list(values(array), lambda v: printer.print_string(str(v)))
 
 
-def _check_integers(**fields: tuple[IntAttr, int]) -> None:
+def check_integers(**fields: tuple[IntAttr, int]) -> None:
     """Each named field must be a 64-bit integer of at least its second entry."""
     for name, (attr, least) in fields.items():
         if not least <= attr.data < 2**63:
@@ -205,24 +205,24 @@ class CostAttr(BracketedAttribute):
 
     @classmethod
     def parse_fields(cls, parser: AttrParser) -> Self:
-        allotments = _parse_ints(parser)
+        allotments = parse_ints(parser)
         parser.parse_keyword("time")
-        columns = [allotments, _parse_ints(parser)]
+        columns = [allotments, parse_ints(parser)]
         for name in ("params", "output", "workspace"):
             present = parser.parse_optional_keyword(name) is not None
-            columns.append(_parse_ints(parser) if present else ints([0] * len(allotments)))
+            columns.append(parse_ints(parser) if present else ints([0] * len(allotments)))
         return cls(*columns)
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
-            _print_ints(printer, self.allotments)
+            print_ints(printer, self.allotments)
             printer.print_string(" time ")
-            _print_ints(printer, self.time)
+            print_ints(printer, self.time)
             for name in ("params", "output", "workspace"):
                 column: Ints = getattr(self, name)
                 if any(values(column)):
                     printer.print_string(f" {name} ")
-                    _print_ints(printer, column)
+                    print_ints(printer, column)
 
     def verify(self) -> None:
         columns: dict[str, tuple[int, ...]] = {}
@@ -270,7 +270,7 @@ class BlockAttr(BracketedAttribute):
             printer.print_string(f", {self.index.data}")
 
     def verify(self) -> None:
-        _check_integers(index=(self.index, 0))
+        check_integers(index=(self.index, 0))
 
 
 @irdl_attr_definition
@@ -319,7 +319,7 @@ class SlotAttr(BracketedAttribute):
             raise VerifyException("a slot needs at least one accelerator set")
         for accelerators in self.sets.data:
             check_set(accelerators)
-        _check_integers(allotment=(self.allotment, 1), start=(self.start, -(2**63)))
+        check_integers(allotment=(self.allotment, 1), start=(self.start, -(2**63)))
 
 
 LIMITS = ("in_flight", "latency", "memory", "crossing")
@@ -369,7 +369,7 @@ class LimitsAttr(BracketedAttribute):
         for name, most in self.most.data.items():
             if name not in LIMITS or not isinstance(most, IntAttr):
                 raise VerifyException(f"limits are integers called {', '.join(LIMITS)}, got '{name}'")
-            _check_integers(**{name: (cast(IntAttr, most), 0)})
+            check_integers(**{name: (cast(IntAttr, most), 0)})
 
 
 @irdl_attr_definition
@@ -451,126 +451,9 @@ class ScheduleAttr(BracketedAttribute):
                 self.limits.print_parameters(printer)
 
     def verify(self) -> None:
-        _check_integers(
+        check_integers(
             pattern=(self.pattern, 1),
             microbatches=(self.microbatches, 1),
             bound=(self.bound, 0),
             seed=(self.seed, -(2**63)),
         )
-
-
-TOPOLOGIES = ("switch", "ring", "torus", "full")
-"""How the members of a group are joined: through a switch, in a ring, in a torus, or each with each."""
-
-
-@irdl_attr_definition
-class LinkAttr(BracketedAttribute):
-    """One level of the network: groups of ``size`` accelerators joined by links of this kind.
-
-    ``bandwidth`` is bytes per second of one link in one direction, ``latency`` ns per message. An accelerator has
-    ``links`` links (to a switch), or so many to each neighbour. ``shape`` holds the sides of a torus, in members: the
-    accelerators of the innermost level, the groups inside an outer one. A half-duplex link carries one direction at a
-    time. A transfer takes all links of its ends for itself, or, where they are shared, one of them.
-    Levels go from the innermost group outwards; the last one spans the platform.
-
-    ```
-    #takt.link<"node" 8, latency 3000, bandwidth 300000000000>
-    #takt.link<"board" 16, latency 1000, bandwidth 50000000000, links 2, torus [4, 4], half duplex, shared>
-    ```
-    """
-
-    name = "takt.link"
-
-    group: StringAttr
-    size: IntAttr
-    latency: IntAttr
-    bandwidth: IntAttr
-    links: IntAttr
-    topology: StringAttr
-    shape: Ints
-    duplex: StringAttr
-    sharing: StringAttr
-
-    def __init__(
-        self,
-        group: StringAttr,
-        size: IntAttr,
-        latency: IntAttr,
-        bandwidth: IntAttr,
-        links: IntAttr | None = None,
-        topology: StringAttr | None = None,
-        shape: Ints | None = None,
-        duplex: StringAttr | None = None,
-        sharing: StringAttr | None = None,
-    ) -> None:
-        super().__init__(
-            group,
-            size,
-            latency,
-            bandwidth,
-            links or IntAttr(1),
-            topology or StringAttr("switch"),
-            ints([]) if shape is None else shape,
-            duplex or StringAttr("full"),
-            sharing or StringAttr("exclusive"),
-        )
-
-    @classmethod
-    def parse_fields(cls, parser: AttrParser) -> Self:
-        group = parse_text(parser)
-        size = IntAttr(parse_integer(parser))
-        numbers: list[IntAttr] = []
-        for name in ("latency", "bandwidth"):
-            parser.parse_punctuation(",")
-            parser.parse_keyword(name)
-            numbers.append(IntAttr(parse_integer(parser)))
-        links, topology, shape, duplex, sharing = IntAttr(1), "switch", ints([]), "full", "exclusive"
-        while parser.parse_optional_punctuation(",") is not None:
-            position = parser.pos
-            word = parser.parse_identifier(" as property of a link")
-            if word == "links":
-                links = IntAttr(parse_integer(parser))
-            elif word in TOPOLOGIES:
-                topology = word
-                shape = _parse_ints(parser) if word == "torus" else shape
-            elif word == "half":
-                parser.parse_keyword("duplex")
-                duplex = word
-            elif word == "shared":
-                sharing = word
-            else:
-                known = ", ".join(("links", *TOPOLOGIES, "half duplex", "shared"))
-                parser.raise_error(f"a link has no property '{word}' (it may have: {known})", position)
-        latency, bandwidth = numbers
-        kind, sides = StringAttr(topology), shape
-        return cls(group, size, latency, bandwidth, links, kind, sides, StringAttr(duplex), StringAttr(sharing))
-
-    def print_parameters(self, printer: Printer) -> None:
-        with printer.in_angle_brackets():
-            printer.print_string_literal(self.group.data)
-            printer.print_string(f" {self.size.data}, latency {self.latency.data}, bandwidth {self.bandwidth.data}")
-            if self.links.data != 1:
-                printer.print_string(f", links {self.links.data}")
-            if self.topology.data != "switch":
-                printer.print_string(f", {self.topology.data}")
-            if self.topology.data == "torus":
-                printer.print_string(" ")
-                _print_ints(printer, self.shape)
-            if self.duplex.data == "half":
-                printer.print_string(", half duplex")
-            if self.sharing.data == "shared":
-                printer.print_string(", shared")
-
-    def verify(self) -> None:
-        _check_integers(
-            size=(self.size, 1), latency=(self.latency, 0), bandwidth=(self.bandwidth, 1), links=(self.links, 1)
-        )
-        if self.topology.data not in TOPOLOGIES:
-            raise VerifyException(f"topologies are {', '.join(TOPOLOGIES)}, got '{self.topology.data}'")
-        if self.duplex.data not in ("full", "half") or self.sharing.data not in ("exclusive", "shared"):
-            raise VerifyException("a link is full or half duplex, and exclusive or shared")
-        sides = values(self.shape)
-        if self.shape.elt_type != i64 or any(side < 1 for side in sides):
-            raise VerifyException(f"the sides of a torus are positive, got {list(sides)}")
-        if bool(sides) != (self.topology.data == "torus"):
-            raise VerifyException("a torus has sides, and nothing else has")

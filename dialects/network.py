@@ -11,7 +11,8 @@ from itertools import pairwise
 from math import prod
 from typing import Literal, NamedTuple
 
-from dialects.attributes import LinkAttr, values
+from dialects.attributes import values
+from dialects.links import LinkAttr
 from dialects.structure import PlatformOp
 
 SECOND = 1_000_000_000

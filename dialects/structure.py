@@ -40,7 +40,6 @@ from xdsl.utils.exceptions import VerifyException
 from dialects.attributes import (
     MOST_ACCELERATORS,
     Ints,
-    LinkAttr,
     ScheduleAttr,
     check_set,
     ints,
@@ -51,6 +50,7 @@ from dialects.attributes import (
     values,
 )
 from dialects.communication import ReserveOp, TransferOp
+from dialects.links import LinkAttr
 from dialects.measured import MeasuredAttr
 from dialects.operators import OperatorOp, ShapeError, check_tensor
 

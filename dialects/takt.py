@@ -2,8 +2,9 @@
 
 from xdsl.ir import Dialect
 
-from dialects.attributes import BlockAttr, CostAttr, LimitsAttr, LinkAttr, ScheduleAttr, SlotAttr
+from dialects.attributes import BlockAttr, CostAttr, LimitsAttr, ScheduleAttr, SlotAttr
 from dialects.communication import COMMUNICATION
+from dialects.links import LinkAttr
 from dialects.measured import MeasuredAttr
 from dialects.operators import OPERATORS
 from dialects.programs import ProgramOp

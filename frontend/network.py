@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from dialects.attributes import TOPOLOGIES
+from dialects.links import TOPOLOGIES
 from dialects.measured import COLLECTIVES, MeasuredAttr
 from dialects.structure import TRANSFERS
 from frontend import ast

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from xdsl.dialects.builtin import IntAttr, StringAttr
 
-from dialects.attributes import LinkAttr, ints
+from dialects.attributes import ints
+from dialects.links import LinkAttr
 from dialects.measured import MeasuredAttr
 from dialects.operators import ELEMENT_TYPES
 from dialects.structure import TRANSFERS, PlatformOp, make_platform

@@ -6,7 +6,8 @@ from typing import cast
 
 from xdsl.ir import Attribute
 
-from dialects.attributes import LinkAttr, values
+from dialects.attributes import values
+from dialects.links import LinkAttr
 from dialects.nn.base import COMMON
 from dialects.operators import OperatorOp, element_bytes
 from dialects.operators import Tensor as TensorType

@@ -8,8 +8,9 @@ import pytest
 from xdsl.dialects.builtin import IntAttr, IntegerAttr, ModuleOp, StringAttr, TensorType, i8, i64
 from xdsl.ir import SSAValue
 
-from dialects.attributes import BlockAttr, CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr, ints
+from dialects.attributes import BlockAttr, CostAttr, CostEntry, ScheduleAttr, SlotAttr, ints
 from dialects.communication import ReserveOp
+from dialects.links import LinkAttr
 from dialects.operators import OpaqueOp
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, StageOp, StateOp, make_platform
 

@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
 from compiler.simulate.errors import SimulationError
 from compiler.simulate.replay import free_moves, link_times, replay
 from compiler.view import view_of
-from dialects.attributes import LinkAttr
+from dialects.links import LinkAttr
 from dialects.programs import ALL_GATHER, SEND, Instruction, ProgramOp, from_rows
 from passes.lower_to_programs import lower_to_programs
 

@@ -15,9 +15,9 @@ from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
 
 from compiler.simulate import SimulationError, self_timed, time_triggered
 from compiler.view import ScheduleView, view_of
-from dialects.attributes import LinkAttr
 from dialects.communication import SendRecvOp
 from dialects.levels import check_level
+from dialects.links import LinkAttr
 from dialects.network import Link, Network, Resource, Way
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform

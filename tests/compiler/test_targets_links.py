@@ -21,8 +21,8 @@ from compiler.targets.analysis import Analysis
 from compiler.targets.gantt import Chart
 from compiler.targets.json import schema
 from compiler.view import view_of
-from dialects.attributes import LinkAttr
 from dialects.communication import ReserveOp
+from dialects.links import LinkAttr
 from dialects.operators import OperatorOp
 from dialects.structure import find_graph, find_platform
 

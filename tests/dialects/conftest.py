@@ -13,8 +13,9 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.parser import Parser
 from xdsl.printer import Printer
 
-from dialects.attributes import CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr, ints
+from dialects.attributes import CostAttr, CostEntry, ScheduleAttr, SlotAttr, ints
 from dialects.communication import ReserveOp
+from dialects.links import LinkAttr
 from dialects.operators import OpaqueOp
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, StageOp, StateOp, make_platform
 from dialects.takt import Takt

@@ -13,8 +13,9 @@ from xdsl.dialects.builtin import FileLineColLoc, IntAttr, IntegerAttr, ModuleOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.utils.exceptions import ParseError, VerifyException
 
-from dialects.attributes import TOPOLOGIES, BlockAttr, CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr, ints
+from dialects.attributes import BlockAttr, CostAttr, CostEntry, ScheduleAttr, SlotAttr, ints
 from dialects.levels import check_level
+from dialects.links import TOPOLOGIES, LinkAttr
 from dialects.measured import COLLECTIVES, MeasuredAttr
 from dialects.operators import OPERATORS, AddOp, GeluOp, LinearOp, OpaqueOp, OperatorOp, SplitOp
 from dialects.structure import LEVELS, TRANSFERS, GraphOp, InputOp, OutputOp, StageOp, find_graph, make_platform

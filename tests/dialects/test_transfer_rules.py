@@ -12,9 +12,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
 
-from dialects.attributes import LinkAttr
 from dialects.communication import ReserveOp, SendRecvOp
 from dialects.levels import check_level
+from dialects.links import LinkAttr
 from dialects.network import Network, Way
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform

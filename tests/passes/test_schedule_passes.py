@@ -18,9 +18,10 @@ from xdsl.parser import Parser
 from compiler import compile_model
 from compiler.simulate import time_triggered
 from compiler.view import view_of
-from dialects.attributes import CostAttr, CostEntry, LinkAttr
+from dialects.attributes import CostAttr, CostEntry
 from dialects.diagnostics import TaktError
 from dialects.levels import check_level
+from dialects.links import LinkAttr
 from dialects.operators import OpaqueOp, OperatorOp
 from dialects.schedule_rules import in_flight, latency, peak_memory
 from dialects.structure import GraphOp, InputOp, OutputOp, PlatformOp, StageOp, find_graph, find_platform, make_platform

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import IntAttr, IntegerAttr, ModuleOp, StringAttr, TensorType, i8, i64
 
-from dialects.attributes import CostAttr, CostEntry, LinkAttr, ScheduleAttr, SlotAttr, ints
+from dialects.attributes import CostAttr, CostEntry, ScheduleAttr, SlotAttr, ints
 from dialects.communication import ReserveOp
+from dialects.links import LinkAttr
 from dialects.operators import OpaqueOp
 from dialects.programs import (
     ALL_GATHER,
