@@ -67,7 +67,8 @@ class Driver:
             if steps is not None:
                 module = run_passes(context, module, steps, reporter)
             else:
-                module = run_pipeline(context, module, to=self._goal(), options=self.options, observer=reporter)
+                goal = self._goal(level_of(module))
+                module = run_pipeline(context, module, to=goal, options=self.options, observer=reporter)
         return self._finish(module) if args.pareto is None else self._trade_off(module)
 
     def _trade_off(self, module: ModuleOp) -> int:
@@ -93,10 +94,13 @@ class Driver:
             sys.stderr.write(self.timing.table())
         return OK
 
-    def _goal(self) -> str:
+    def _goal(self, given: str) -> str:
+        """The level to compile to from level ``given``; what has more than a schedule keeps it."""
         if self.args.pareto is not None:
             return "moldable"
-        return "model" if self.args.emit == "model" else self.args.compile_to or "scheduled"
+        if self.args.emit == "model":
+            return "model"
+        return self.args.compile_to or (given if reaches(given, "scheduled") else "scheduled")
 
     def _check_start(self, given: Input, module: ModuleOp) -> None:
         wanted = self.args.compile_from
@@ -111,7 +115,8 @@ class Driver:
         args = self.args
         if args.dump_phases_to is None:
             return None
-        options = [word for pair in schedule_texts(args).items() for word in pair]
+        goal = {} if args.compile_to is None else {"--compile-to": args.compile_to}
+        options = [word for pair in (goal | schedule_texts(args)).items() for word in pair]
         return PhaseDumps(Path(args.dump_phases_to), options, passes)
 
     def _progress(self) -> AbstractContextManager[None]:
