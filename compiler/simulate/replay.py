@@ -150,6 +150,6 @@ class _Run:
     def report(self, makespan: int) -> ReplayReport:
         rounds, done = self.view.rounds, sorted(self.completed)
         last = len(done) - 1
-        span = max(1, (last // 2) // rounds * rounds) if last else 0
+        span = max(1, (last // 2) // rounds * rounds) if last > 0 else 0
         period = Fraction(done[last] - done[last - span], span) if span else Fraction(makespan)
         return ReplayReport(self.microbatches, makespan, tuple(self.completed), period, self.busy)

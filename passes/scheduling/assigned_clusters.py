@@ -249,11 +249,15 @@ def projected(choices: Choices, joined: Choices, at: Sequence[int]) -> list[int]
 
 
 def undone(choices: Choices, joined: Choices, at: Sequence[int]) -> list[int]:
-    """The options of the units of ``choices`` that the options ``at`` of units of ``joined`` mean."""
+    """The options of the units of ``choices`` that the options ``at`` of units of ``joined`` mean.
+
+    A unit that offers another set of the block, where it is faster by itself, takes that: the load is then another.
+    """
     of = {v: number for number, unit in enumerate(joined.units) for v in unit}
     found: list[int] = []
     for unit, options in zip(choices.units, choices.options, strict=True):
         number = of[unit[0]]
         wanted = joined.options[number][at[number]]
-        found.append(next(i for i, o in enumerate(options) if o.members == wanted.members and o.block == wanted.block))
+        on_block = ((o.members != wanted.members, o.time, i) for i, o in enumerate(options) if o.block == wanted.block)
+        found.append(min(on_block)[2])
     return found

@@ -257,6 +257,9 @@ def choose(
     solver.parameters.num_workers = workers
     if workers > 1:
         solver.parameters.interleave_search = True
+        # Where one worker finds while it loads that nothing better exists, another of the same batch aborts the
+        # process (OR-Tools 9.15), so there is one task a batch: the workers take turns.
+        solver.parameters.interleave_batch_size = 1
     solver.parameters.random_seed = seed
     solver.parameters.max_deterministic_time = work
     if (left := budget.left()) is not None:

@@ -26,7 +26,7 @@ from passes.scheduling.families import (
 )
 from passes.scheduling.objective import Figures, Limits, figures_of
 from passes.scheduling.problem import MemoryProblem, StagedProblem
-from passes.scheduling.transfers import calmer, with_transfers
+from passes.scheduling.transfers import calmer, fewer, with_transfers
 
 __all__ = [
     "FAMILIES",
@@ -159,8 +159,8 @@ def scheduled(plan: str, staged: StagedProblem, request: Request, budget: Budget
     """What the engine of the plan makes of ``staged``, with its transfers, and the engine that found it.
 
     Engines that know nothing of links see none, the others are asked both ways. Schedules get their transfers
-    afterwards: with a period as short as can be, and where that takes many more micro-batches in flight with a
-    somewhat longer one too.
+    afterwards: with a period as short as can be, and where that takes many more micro-batches in flight, or more than
+    are allowed, with a longer one too.
     """
     ways = [staged] if staged.network is None or plan in LINKED else []
     if staged.network is not None and (plan in BOTH_WAYS or not ways):
@@ -175,6 +175,9 @@ def scheduled(plan: str, staged: StagedProblem, request: Request, budget: Budget
         yield tight, by
         if (calm := calmer(staged, solution, tight, budget)) is not None:
             yield calm, by
+        most = request.limits.in_flight
+        if most is not None and (slow := fewer(staged, solution, tight, most, budget)) is not None:
+            yield slow, by
         if budget.spent():
             break
 

@@ -129,6 +129,25 @@ def calmer(problem: PeriodicProblem, solution: Solution, tight: Solution, budget
     return None
 
 
+def fewer(problem: PeriodicProblem, solution: Solution, tight: Solution, most: int, budget: Budget) -> Solution | None:
+    """A schedule of a longer period than ``tight`` with at most ``most`` micro-batches in flight; None if it has that.
+
+    ``tight`` is ``solution`` with transfers. One micro-batch after another, everything in order, is the last resort.
+    """
+    if tight.transfers == solution.transfers or problem.in_flight(tight) <= most:
+        return None
+    traffic = Traffic(problem, solution)
+    runs = traffic.runs()
+
+    def trial(period: int) -> list[int] | None:
+        budget.spend(WORK * len(traffic.times))
+        starts = insert(traffic, period, runs)
+        return starts if starts is not None and _in_flight(traffic, period, starts) <= most else None
+
+    longest = max(tight.period, sum(traffic.times))
+    return traffic.solution_of(*(_grow(trial, tight.period, longest, budget) or _in_order(traffic, longest)))
+
+
 def _latency(traffic: Traffic, starts: list[int]) -> int:
     ends = [starts[v] + traffic.times[v] for v in range(traffic.operations)]
     return max(ends) - min(starts[: traffic.operations])

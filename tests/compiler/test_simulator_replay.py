@@ -48,6 +48,13 @@ def test_a_kernel_without_end_runs_the_trips_asked_for(build: Build, operator: A
     assert replay(module, 4, free_moves).microbatches == base + 4
 
 
+def test_a_kernel_that_runs_no_trip_processes_nothing(build: Build, operator: Any):
+    module = chain(build, operator, [3])
+    lower_to_programs(module)
+    report = replay(module)
+    assert (report.microbatches, report.makespan, report.completed, report.period) == (0, 0, (), 0)
+
+
 def test_moving_keeps_both_ends_busy(build: Build, operator: Any):
     module = chain(build, operator, [3, 5])
     lower_to_programs(module, 8)

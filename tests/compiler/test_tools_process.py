@@ -147,3 +147,31 @@ def test_another_order_of_sets_gives_the_same_schedule(tmp_path: Path, plan: str
         assert done.returncode == 0, done.stderr
         found.add(done.stdout)
     assert len(found) == 1
+
+
+def test_a_program_found_infeasible_while_it_loads_does_not_abort(tmp_path: Path) -> None:
+    """Two workers of CP-SAT that search side by side: one ends the search before the other has loaded."""
+    model = tmp_path / "model.takt"
+    model.write_text(
+        """model m {
+  input x: tensor<2 x 2 x 8, bf16>
+  a = op(x) time {2: 350 ns, 3: 281 ns, 4: 306 ns} params 1 B
+  b = op(x, a) time [22375 ns, 14038 ns, 11995 ns, 7410 ns] params 1000 B output 1 B
+  c = attention(x, x, x, heads = 4)
+  d = attention(x, x, x, heads = 4)
+  h = linear(x, features = 32)
+  v = linear(h, features = 8, split = "row")
+  g = linear(d, features = 32)
+  w = linear(g, features = 8, split = "row")
+  output h, v
+}
+accelerator a { memory = 1 GiB bandwidth = 10 GB/s launch = 1 us peak bf16 = 1 TFLOP/s }
+platform p {
+  accelerators = 4 of a
+  link board { latency = 5 us  bandwidth = 50 GB/s }
+}
+"""
+    )
+    done = run([*TAKTC, str(model), "--plan", "auto", "--effort", "0.1", "--emit", "summary"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("m on p: 4 x a, plan ")

@@ -162,6 +162,19 @@ def test_contraction_keeps_every_better_assignment(problem: MemoryProblem, data:
     assert least_period(choices, 0, limit, Budget()) <= best
 
 
+def test_what_is_joined_may_run_on_a_set_that_its_parts_do_not_offer() -> None:
+    """On four accelerators ``b`` is faster than on three of them, the only set that ``a`` has."""
+    tables = ({3: Cost(10)}, {1: Cost(9), 3: Cost(5), 4: Cost(4)})
+    operations = tuple(Operation(name, table) for name, table in zip("ab", tables, strict=True))
+    problem = MemoryProblem(operations, (Dependence(0, 1, 30),), (), 4, network=flat("buffered"))
+    choices = choices_of(problem, (1, 2, 4))
+    joined = choices.joined([[0, 1]])
+    assert joined is not None
+    a, b = undone(choices, joined, [0])
+    assert choices.options[0][a].members == joined.options[0][0].members == (0, 1, 2)
+    assert choices.options[1][b].members == choices.options[1][b].block == joined.options[0][0].block
+
+
 def chain(times: Sequence[int], sizes: Sequence[int], count: int) -> MemoryProblem:
     operations = tuple(Operation(f"o{v}", {1: Cost(t)}) for v, t in enumerate(times))
     dependences = tuple(Dependence(v, v + 1, size) for v, size in enumerate(sizes[: len(times) - 1]))

@@ -19,11 +19,12 @@ from passes.scheduling.circles import Circle, demand, earliest, occupy
 from passes.scheduling.data import Cost, Dependence, InvalidProblem, Operation, Solution, Transfer
 from passes.scheduling.elementary import area_bound
 from passes.scheduling.network import COMPUTE, NOTHING, NS, Level, Network
-from passes.scheduling.portfolio import FAMILIES, Request, candidates, scheduled
+from passes.scheduling.objective import Limits
+from passes.scheduling.portfolio import FAMILIES, Request, candidates, scheduled, solve
 from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.retime import windows
 from passes.scheduling.slow_links import SlowLinks, slow_links_bound
-from passes.scheduling.transfers import with_transfers
+from passes.scheduling.transfers import fewer, with_transfers
 
 MODES = ("overlapped", "blocking", "buffered")
 
@@ -252,6 +253,29 @@ def test_with_transfers_is_valid_and_oracle_agrees(data: Any) -> None:
     mutated = mutate(data, problem, found)
     broken = problem.violations(mutated)
     assert (not broken) == valid(problem, mutated), broken
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(1, 3))
+def test_a_longer_period_keeps_few_micro_batches_in_flight(data: Any, most: int) -> None:
+    problem = data.draw(problems())
+    start = data.draw(solutions(problem))
+    tight = with_transfers(problem, start)
+    slow = fewer(problem, start, tight, most, Budget())
+    if slow is None:
+        assert not tight.transfers or problem.in_flight(tight) <= most
+    else:
+        assert slow.period >= tight.period
+        assert problem.in_flight(slow) <= most
+        assert not [v for v in problem.violations(slow) if v.rule != "memory"]
+
+
+def test_one_micro_batch_at_a_time_is_always_possible() -> None:
+    problem, _ = chain(4, "overlapped", each=2)
+    request = Request("stages", stages=4, limits=Limits(in_flight=1))
+    found = solve(problem, request, Budget())
+    assert found.figures.in_flight == 1
+    assert found.figures.period == 4 * 20 + 3 * 3
 
 
 def mutate(data: Any, problem: MemoryProblem, s: Solution) -> Solution:
