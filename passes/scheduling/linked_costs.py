@@ -234,6 +234,8 @@ class StageCosts:
         self.network, self.profile, self.widths = network, profiles[0], profiles[0].widths
         self.n = self.profile.n
         self._values = values_of(problem, network, order, self.profile.cuts, stages)
+        self._longest = 2 * limit + 2
+        """Longer transfers count as long as this: they fit in no period tried, and sums stay within 64 bits."""
         self._rules: list[list[_Crossing]] = []
         partners = (min(self.widths), max(self.widths)) if cautious else ()
         for number, width in enumerate(self.widths):
@@ -309,16 +311,18 @@ class StageCosts:
             d = members[0][1]
             for level in range(len(enters)):
                 price = rates.between(level, d)
-                enters[level].add(entering(value.home, segments, n, price.time if price.receive else 0))
-                copies[level] = max(copies[level], price.time if price.send else 0)
+                time = min(price.time, self._longest)
+                enters[level].add(entering(value.home, segments, n, time if price.receive else 0))
+                copies[level] = max(copies[level], time if price.send else 0)
                 if not buffered:
-                    out = price.time * value.stages if price.send else 0
+                    out = min(time * value.stages, self._longest) if price.send else 0
                     leaves[level].add(leaving(value.home, segments, n, out))
             if allotment != here:
                 price = rates.inside(d)
-                received.add(staying(value.home, segments, n, price.time if price.receive else 0))
+                time = min(price.time, self._longest)
+                received.add(staying(value.home, segments, n, time if price.receive else 0))
                 if self.network.mode == "overlapped":
-                    sent.add(staying(value.home, segments, n, price.time if price.send else 0))
+                    sent.add(staying(value.home, segments, n, time if price.send else 0))
         if buffered:
             for level, time in enumerate(copies):
                 if set(groups) == {here}:

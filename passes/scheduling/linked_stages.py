@@ -280,8 +280,9 @@ class _Search:
         self, choices: Sequence[Choices], order: Sequence[int], line: Sequence[int], cuts: tuple[int, ...]
     ) -> None:
         """Look for a better plan that cuts ``line``, which is ``order`` with groups gathered."""
-        if choices[0].most * (len(line) + 1) >= 2**60:
-            return  # sums would leave 64 bits
+        longest = 2**58 // (len(line) + 1)  # beyond, sums would leave 64 bits
+        if choices[0].most >= longest:
+            return
         cuts = cheapest_cuts(self.problem, choices[0], line, cuts, MOST_CUTS)
         profiles = [Profile(c, line, self.reserve, cuts) for c in choices]
         counts: list[int | None] = [self.stages]
@@ -291,7 +292,7 @@ class _Search:
         cautious = False
 
         def solve(counts: Sequence[int | None]) -> tuple[int, StagePlan | None]:
-            limit = int(self.best.period * (1 + self.tolerance))
+            limit = min(int(self.best.period * (1 + self.tolerance)), longest)
             costs = StageCosts(self.problem, self.network, choices, profiles, line, limit, reading, cautious)
             self.budget.spend(PRICING * len(line) * len(costs.widths))
             return self._solve(Line(costs, self.budget), counts, choices[0], order, line)
@@ -350,7 +351,7 @@ class _Search:
         def solve(period: int) -> list[_Piece] | None:
             return line.cover(period) if count is None else line.staged(period, count, count)
 
-        low, high = self.low, int(self.best.period * (1 + self.tolerance))
+        low, high = self.low, min(int(self.best.period * (1 + self.tolerance)), 2**58 // (line.n + 1))
         found = solve(high)
         if found is None:
             return []
