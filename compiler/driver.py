@@ -115,7 +115,8 @@ class Driver:
         args = self.args
         if args.dump_phases_to is None:
             return None
-        options = [word for pair in schedule_texts(args).items() for word in pair]
+        goal = {} if args.compile_to is None else {"--compile-to": args.compile_to}
+        options = [word for pair in (goal | schedule_texts(args)).items() for word in pair]
         return PhaseDumps(Path(args.dump_phases_to), options, passes)
 
     def _progress(self) -> AbstractContextManager[None]:

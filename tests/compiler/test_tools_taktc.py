@@ -194,13 +194,6 @@ def test_dumps_on_the_way_to_programs_go_on_to_programs(taktc: Tool, dag: tuple[
             assert result.out.startswith("research_dag on tiny_board")
 
 
-@pytest.mark.parametrize("level", ["communicating", "programs"])
-def test_what_has_more_than_a_schedule_is_read_back(taktc: Tool, dag: tuple[str, ...], level: str) -> None:
-    text = taktc(*dag, "--quiet", "--compile-to", level).out
-    assert taktc("-", "--quiet", stdin=text.encode()).out == text
-    assert "prediction and simulation agree" in taktc("-", "--simulate", "20", stdin=text.encode()).out
-
-
 def test_compile_from_refuses_another_level(taktc: Tool, dumps: Path) -> None:
     result = taktc(next(dumps.glob("*.staged.mlir")), "--compile-from", "moldable")
     assert result.code == 1
