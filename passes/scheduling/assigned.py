@@ -38,7 +38,7 @@ STEPS = 200_000
 FEW = 14
 """Units up to which the program of all comes first."""
 
-PATIENCE = 6
+PATIENCE = 3
 """Rounds that bring nothing before the program of all units is tried."""
 
 WORKERS = 4
