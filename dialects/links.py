@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self, cast, get_args
 
 from xdsl.dialects.builtin import IntAttr, StringAttr, i64
 from xdsl.irdl import irdl_attr_definition
@@ -22,7 +22,9 @@ from dialects.attributes import (
     values,
 )
 
-TOPOLOGIES = ("switch", "ring", "torus", "full")
+Topology = Literal["switch", "ring", "torus", "full"]
+
+TOPOLOGIES: tuple[Topology, ...] = get_args(Topology)
 """How the members of a group are joined: through a switch, in a ring, in a torus, or each with each."""
 
 
@@ -76,6 +78,20 @@ class LinkAttr(BracketedAttribute):
             ints([]) if shape is None else shape,
             duplex or StringAttr("full"),
             sharing or StringAttr("exclusive"),
+        )
+
+    def plain(self) -> tuple[str, int, int, int, int, Topology, tuple[int, ...], bool, bool]:
+        """The fields as plain values, in their order: whether it is full duplex, and whether it is shared, as flags."""
+        return (
+            self.group.data,
+            self.size.data,
+            self.latency.data,
+            self.bandwidth.data,
+            self.links.data,
+            cast(Topology, self.topology.data),
+            values(self.shape),
+            self.duplex.data == "full",
+            self.sharing.data == "shared",
         )
 
     @classmethod

@@ -11,7 +11,6 @@ from itertools import pairwise
 from math import prod
 from typing import Literal, NamedTuple
 
-from dialects.attributes import values
 from dialects.links import LinkAttr
 from dialects.structure import PlatformOp
 
@@ -49,17 +48,7 @@ class Link:
     @staticmethod
     def of(attr: LinkAttr) -> Link:
         """The level that an attribute of the platform describes."""
-        return Link(
-            attr.group.data,
-            attr.size.data,
-            attr.latency.data,
-            attr.bandwidth.data,
-            attr.links.data,
-            attr.topology.data,
-            values(attr.shape),
-            attr.duplex.data == "full",
-            attr.sharing.data == "shared",
-        )
+        return Link(*attr.plain())
 
     @property
     def capacity(self) -> int:

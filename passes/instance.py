@@ -8,13 +8,13 @@ from typing import TypeVar, cast
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import OpResult
 
-from dialects.attributes import CostAttr, values
+from dialects.attributes import CostAttr
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.operators import OperatorOp, operator_names, tensor_bytes
 from dialects.structure import GraphOp, InputOp, PlatformOp, find_graph, find_platform, reaches
 from dialects.units import show_bytes, show_time
 from passes.scheduling.data import Cost, Dependence, Input, InvalidProblem, Operation, Table, Violation
-from passes.scheduling.network import Level, Mode, Network, Topology
+from passes.scheduling.network import Level, Mode, Network
 from passes.scheduling.objective import Excess
 from passes.scheduling.problem import MemoryProblem, StagedProblem
 
@@ -147,20 +147,7 @@ def _problem(graph: GraphOp, platform: PlatformOp, operators: tuple[OperatorOp, 
 
 def network_of(platform: PlatformOp) -> Network | None:
     """The links of ``platform``; None when it describes none, and values move for free."""
-    levels = tuple(
-        Level(
-            link.group.data,
-            link.size.data,
-            link.latency.data,
-            link.bandwidth.data,
-            link.links.data,
-            cast(Topology, link.topology.data),
-            values(link.shape),
-            link.duplex.data == "full",
-            link.sharing.data == "shared",
-        )
-        for link in platform.links.data
-    )
+    levels = tuple(Level(*link.plain()) for link in platform.links.data)
     return Network(levels, cast(Mode, platform.mode)) if levels else None
 
 

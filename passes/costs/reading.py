@@ -6,15 +6,13 @@ from typing import cast
 
 from xdsl.ir import Attribute
 
-from dialects.attributes import values
-from dialects.links import LinkAttr
 from dialects.nn.base import COMMON
 from dialects.operators import OperatorOp, element_bytes
 from dialects.operators import Tensor as TensorType
 from dialects.structure import GraphOp, PlatformOp
 from passes.costs.call import Call, Tensor
 from passes.costs.layout import Node
-from passes.costs.machine import Link, Machine, Topology
+from passes.costs.machine import Link, Machine
 
 
 def read_machine(platform: PlatformOp) -> Machine:
@@ -27,22 +25,8 @@ def read_machine(platform: PlatformOp) -> Machine:
         compute_efficiency=platform.compute_efficiency.value.data,
         memory_efficiency=platform.memory_efficiency.value.data,
         saturation=platform.saturation.value.data,
-        links=tuple(_link(link) for link in platform.links.data),
+        links=tuple(Link(*link.plain()) for link in platform.links.data),
         measured={table.key: table.points() for table in platform.collectives()},
-    )
-
-
-def _link(link: LinkAttr) -> Link:
-    return Link(
-        link.group.data,
-        link.size.data,
-        link.latency.data,
-        link.bandwidth.data,
-        link.links.data,
-        cast(Topology, link.topology.data),
-        values(link.shape),
-        link.duplex.data == "full",
-        link.sharing.data == "shared",
     )
 
 

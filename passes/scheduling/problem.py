@@ -150,10 +150,9 @@ class MemoryProblem(PeriodicProblem):
                     continue
                 moved = self.transfer_of(s, d)
                 there = foreign.setdefault(theirs, Received(None, end, {}))
-                if moved is None:
-                    there.add(end, done, d.result, d.bytes)
-                else:
-                    there.add(moved.landing + shift, done, d.result, share(d, theirs))
+                arrives = end if moved is None else moved.landing + shift
+                there.add(arrives, done, d.result, share(d, theirs))
+                if moved is not None:
                     last = max(last, moved.start + moved.time + shift)
             yield mine, Holding(start, last, cost.output)
             for theirs, there in foreign.items():

@@ -16,6 +16,7 @@ from xdsl.ir import OpResult
 from xdsl.parser import Parser
 
 from compiler import compile_model
+from compiler.pipeline import Options
 from compiler.simulate import time_triggered
 from compiler.view import view_of
 from dialects.attributes import CostAttr, CostEntry
@@ -26,6 +27,7 @@ from dialects.operators import OpaqueOp, OperatorOp
 from dialects.schedule_rules import in_flight, latency, peak_memory
 from dialects.structure import GraphOp, InputOp, OutputOp, PlatformOp, StageOp, find_graph, find_platform, make_platform
 from dialects.takt import Takt
+from frontend import Source
 from passes import get_all_passes
 from passes.choices import PLANS
 from passes.instance import DoesNotFit, read_staged, with_copies
@@ -611,3 +613,32 @@ def test_stages_are_written_at_the_head() -> None:
     PartitionStagesPass().apply(CONTEXT, module)
     ops = list(accepted(module).body.block.ops)
     assert isinstance(ops[0], StageOp)
+
+
+@pytest.mark.parametrize("links", ["", "link all { latency = 1 us  bandwidth = 100 GB/s }"])
+def test_sharded_values_take_their_share_with_and_without_links(links: str) -> None:
+    """Plan laminar puts operators on sets of many sizes, and attention heads stay split between them."""
+    text = f"""
+        import "takt/transformer.takt"
+        model m {{
+          input x: tensor<1 x 128 x 256, bf16>
+          y = gpt_decoder(x, heads = 4)
+          output y
+        }}
+        accelerator chip {{
+          memory = 1 GiB bandwidth = 100 GB/s launch = 1 us peak bf16 = 1 TFLOP/s
+        }}
+        platform p {{ accelerators = 4 of chip {links} }}
+    """
+    module = compile_model(Source("m.takt", text), options=Options(plan="laminar", effort=0.2), to="staged")
+    _, problem = read_staged(module)
+    SchedulePeriodicPass(effort=0.2, plan="laminar").apply(CONTEXT, module)
+    graph, machine = accepted(module), find_platform(module)
+    assert machine is not None
+    assert any(op.sharded is not None for op in graph.operators())
+    solution = read_solution(graph)
+    problem.verify(solution)
+    used = {p: both for p, both in peak_memory(graph, machine).items() if both != (0, 0)}
+    assert {p: both for p, both in problem.peak_memory(solution).items() if both != (0, 0)} == used
+    report = time_triggered(view_of(module))
+    assert all(report.peak_memory[p] == sum(both) for p, both in used.items())
