@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xdsl.dialects.builtin import ModuleOp
 
@@ -19,8 +18,12 @@ from compiler.output import PhaseDumps, Reporter, Timing, print_ir
 from compiler.pass_text import all_passes, find_pass, list_passes, own_passes, parse_passes, pass_help
 from compiler.pipeline import Options, level_of, new_context, run_passes, run_pipeline, verify
 from compiler.schedule_options import OPTIONS, schedule_texts
+from compiler.targets import TARGETS, emitter
 from dialects.diagnostics import Diagnostic, TaktError
 from dialects.structure import LEVELS, reaches
+
+if TYPE_CHECKING:
+    from compiler.targets.registry import TaktTarget
 
 
 class Driver:
@@ -44,6 +47,7 @@ class Driver:
             return OK
         self.options.check()
         check_output(args.output)
+        wanted = self._target()
         steps = parse_passes(args.passes, all_passes()) if args.passes is not None else None
         given = read_input(args.input, self.sources, args.input_format)
         if args.emit == "ast":
@@ -68,7 +72,15 @@ class Driver:
                 module = run_passes(context, module, steps, reporter)
             else:
                 module = run_pipeline(context, module, to=self._goal(module), options=self.options, observer=reporter)
-        return self._finish(module) if args.pareto is None else self._trade_off(module)
+        return self._finish(module, wanted) if args.pareto is None else self._trade_off(module)
+
+    def _target(self) -> TaktTarget | None:
+        """The emitter asked for, with its options; what is wrong with them is said before the compilation."""
+        if self.args.emit not in TARGETS:
+            return None
+        from compiler.targets.registry import for_batch, make_target
+
+        return for_batch(make_target(self.args.target), self.args.microbatches)
 
     def _trade_off(self, module: ModuleOp) -> int:
         """Find the front that was asked for, and write it as a table, as JSON or as a picture."""
@@ -126,7 +138,7 @@ class Driver:
 
         return live_progress()
 
-    def _finish(self, module: ModuleOp) -> int:
+    def _finish(self, module: ModuleOp, wanted: TaktTarget | None) -> int:
         """Write the result, then what a person wants to know beside it."""
         args = self.args
         started = time.perf_counter()
@@ -134,7 +146,7 @@ class Driver:
         simulated_only = args.simulate is not None and args.emit is None and args.output is None
         code = OK
         if not simulated_only:
-            text = self._emit(kind, module)
+            text = self._emit(kind, module, wanted)
             self.timing.note(f"emit {kind}", time.perf_counter() - started)
             write_output(args.output, text)
         scheduled = reaches(level_of(module), "scheduled")
@@ -152,8 +164,8 @@ class Driver:
             sys.stderr.write(self.timing.table())
         return code
 
-    def _emit(self, kind: str, module: ModuleOp) -> str:
-        if kind in ("mlir", "model", "generic"):
+    def _emit(self, kind: str, module: ModuleOp, wanted: TaktTarget | None) -> str:
+        if wanted is None:
             return print_ir(module, generic=kind == "generic", locations=self.args.print_debuginfo)
         if not reaches(level_of(module), "scheduled"):
             raise TaktError(
@@ -161,15 +173,10 @@ class Driver:
             )
         if kind == "summary":
             return self._summary(module, self.args.output in (None, "-") and wants_colour(sys.stdout))
-        return target(kind)(module)
+        return wanted.text(module)
 
     def _summary(self, module: ModuleOp, colour: bool) -> str:
-        return target("summary")(module, colour=colour, microbatches=self.args.microbatches)
-
-
-def target(kind: str) -> Callable[..., str]:
-    """The emitter called ``kind``."""
-    return import_module(f"compiler.targets.{kind}").emit
+        return emitter("summary")(module, colour=colour, microbatches=self.args.microbatches)
 
 
 def syntax_tree(given: Input) -> str:

@@ -22,6 +22,9 @@ OPTIONS = (
 )
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
 
+BATCHES = ("mpmd", "torch-csv")
+"""The output formats that are for a number of micro-batches."""
+
 UNITS = {"max_latency": "ns", "memory": "B", "max_crossing": "B"}
 
 
@@ -55,10 +58,11 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
     """End with a usage error when options do not go together."""
     if args.objective == "step" and args.microbatches is None:
         parser.error("--objective step needs --microbatches M: it is the time of a step of M micro-batches")
-    if args.objective != "step" and args.compile_to != "programs" and args.microbatches is not None:
+    counted = args.objective == "step" or args.compile_to == "programs" or args.emit in BATCHES
+    if args.microbatches is not None and not counted:
         parser.error(
-            "--microbatches is for --objective step, of so many micro-batches, and for --compile-to programs, which"
-            " process so many"
+            "--microbatches is for --objective step, of so many micro-batches, and for --compile-to programs and"
+            f" --emit {' and '.join(BATCHES)}, which process so many"
         )
     if args.gap is not None and args.objective not in (None, "period"):
         parser.error(f"--gap is about the period, and the objective is the {args.objective}")

@@ -6,9 +6,8 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from io import StringIO
-from typing import IO, cast
+from typing import cast
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -29,11 +28,12 @@ from compiler.command_line import (
     write_output,
 )
 from compiler.diagnostics import Renderer, SourceCache
-from compiler.driver import target
 from compiler.loading import Format, Input, load_module, read_input
 from compiler.output import Reporter, Timing, print_ir
 from compiler.pass_text import all_passes, find_pass, list_passes, parse_passes, pass_help
 from compiler.pipeline import run_pass, verify
+from compiler.targets import TARGETS
+from compiler.targets.registry import REGISTRY
 from dialects.diagnostics import TaktError
 
 USAGE = "takt-opt [FILE] [-p PIPELINE] [-t TARGET] [-o FILE] [options]"
@@ -53,52 +53,6 @@ exit codes: 0 done; 1 the input is wrong or a pass failed; 2 wrong usage; 130 in
 
 SPLIT = "// -----"
 """Between the inputs of one file under ``--split-input-file``."""
-
-
-class TaktTarget(Target):
-    """One of takt's emitters as a target of xDSL."""
-
-    def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
-        output.write(target(self.name)(module, **asdict(self)))
-
-
-@dataclass(frozen=True)
-class JsonTarget(TaktTarget):
-    """The schedule as JSON."""
-
-    name = "json"
-
-
-@dataclass(frozen=True)
-class PerfettoTarget(TaktTarget):
-    """A trace of some periods for the Perfetto UI, with or without counters of memory."""
-
-    name = "perfetto"
-
-    periods: int = 3
-    memory: bool = True
-
-
-@dataclass(frozen=True)
-class SvgTarget(TaktTarget):
-    """A Gantt chart of the steady state, ``width`` pixels wide."""
-
-    name = "svg"
-
-    width: int = 1280
-
-
-@dataclass(frozen=True)
-class SummaryTarget(TaktTarget):
-    """A table for people, ``width`` columns wide (else as wide as the terminal), with the time of a step."""
-
-    name = "summary"
-
-    width: int | None = None
-    microbatches: int | None = None
-
-
-TARGETS: tuple[type[TaktTarget], ...] = (JsonTarget, PerfettoTarget, SvgTarget, SummaryTarget)
 
 
 class TaktOptMain(xDSLOptMain):
@@ -136,7 +90,7 @@ class TaktOptMain(xDSLOptMain):
         from xdsl.targets import get_all_targets
 
         self.available_targets.update(get_all_targets())
-        for cls in TARGETS:
+        for cls in REGISTRY:
             self.available_targets[cls.name] = lambda cls=cls: cls
 
     def register_all_arguments(self, arg_parser: argparse.ArgumentParser) -> None:
@@ -156,7 +110,7 @@ class TaktOptMain(xDSLOptMain):
         add("--time-passes", action="store_true", help="wall time and peak memory of every pass on stderr")
         add = arg_parser.add_argument_group("output").add_argument
         add("-o", "--output-file", metavar="FILE", help="write here, whole or not at all (default: stdout)")
-        add("-t", "--target", default="mlir", metavar="TARGET", help="mlir, json, perfetto, svg, summary, or xDSL's")
+        add("-t", "--target", default="mlir", metavar="TARGET", help=f"mlir, {', '.join(TARGETS)}, or xDSL's")
         add("--print-op-generic", action="store_true", help="the generic form, which MLIR's own tools read")
         add("--print-debuginfo", action="store_true", help="keep source locations")
         add("--verify-diagnostics", action="store_true", help="errors to stdout and exit code 0, for tests")

@@ -6,13 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from compiler.command_line import INTERRUPTED, ArgumentParser, assignment, guarded, positive
+from compiler.command_line import INTERRUPTED, ArgumentParser, assignment, did_you_mean, guarded, positive
 from compiler.schedule_options import add_schedule_options, check_schedule_options, schedule_texts
+from compiler.targets import TARGETS
 
 LEVELS = ("model", "moldable", "staged", "scheduled", "communicating", "programs")
 EARLY = LEVELS[:3]
 """The levels without a schedule."""
-EMITS = ("ast", "model", "mlir", "generic", "json", "perfetto", "svg", "summary")
+EMITS = ("ast", "model", "mlir", "generic", *TARGETS)
 
 USAGE = "taktc MODEL [--platform FILE] [-o FILE] [--emit KIND] [options]"
 DESCRIPTION = "Compile a model to a periodic schedule for pipelined execution."
@@ -49,7 +50,7 @@ def build_parser() -> ArgumentParser:
     add("--input-format", choices=("takt", "mlir"), help="default: by extension; for stdin, by its first words")
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output", metavar="FILE", help="write the result here, whole or not at all (default: stdout)")
-    add("--emit", choices=EMITS, metavar="KIND", help=f"one of {', '.join(EMITS)} (default: mlir)")
+    add("--emit", type=emission, metavar="KIND", help=f"one of {', '.join(EMITS)} (default: mlir); 'svg{{width=900}}'")
     add("--print-debuginfo", action="store_true", help="keep source locations in printed IR")
     add("--simulate", metavar="N", type=positive, help="run N micro-batches in the simulator and compare")
     add("--quiet", action="store_true", help="no summary, no progress; only the result and errors")
@@ -69,17 +70,28 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+def emission(text: str) -> str:
+    """An argparse type: the name of an output format, with options in braces where it has any."""
+    name, brace, _ = text.partition("{")
+    if name not in EMITS:
+        raise argparse.ArgumentTypeError(f"there is no '{name}'{did_you_mean(name, EMITS)}: {', '.join(EMITS)}")
+    if brace and name not in TARGETS:
+        raise argparse.ArgumentTypeError(f"'{name}' has no options")
+    return text
+
+
 def check_usage(parser: ArgumentParser, args: argparse.Namespace) -> None:
     """End with a usage error when options do not fit together."""
     if args.input is None:
         parser.error("no input: give a .takt model, .mlir IR, or - for stdin")
+    args.target, args.emit = args.emit, None if args.emit is None else args.emit.partition("{")[0]
     names = [name for name, _ in args.set]
     for name in names:
         if names.count(name) > 1:
             parser.error(f"--set {name} is given twice")
     if args.emit in ("ast", "model") and args.compile_to not in (None, "model"):
         parser.error(f"--emit {args.emit} stops at the front end, --compile-to {args.compile_to} goes on")
-    if args.emit in ("json", "perfetto", "svg", "summary") and args.compile_to in EARLY:
+    if args.emit in TARGETS and args.compile_to in EARLY:
         parser.error(f"--emit {args.emit} needs a schedule, --compile-to {args.compile_to} stops before")
     if args.simulate is not None and (args.compile_to in EARLY or args.emit in ("ast", "model")):
         parser.error("--simulate needs a schedule, and the compilation stops before")

@@ -1,0 +1,75 @@
+"""What the instructions of a program do on one accelerator: asleep or with real tensors.
+
+The engine decides when: it posts receives ahead, waits for what an instruction needs, for the other accelerators of an
+operator and for the turn of a micro-batch, and writes down when everything happened. A backend decides what.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compiler.runtime.job import Job
+from dialects.programs import Instruction
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a backend works: rank and accelerator of its process, and a process group for every set of the job.
+
+    ``groups`` has one for each set of several accelerators that run an operator together or gather a value, the ranks
+    in the order of the accelerators.
+    """
+
+    job: Job
+    accelerator: int
+    groups: Mapping[tuple[int, ...], dist.ProcessGroup]
+
+    @property
+    def rank(self) -> int:
+        return self.job.accelerators.index(self.accelerator)
+
+
+class Backend(ABC):
+    """The buffers of one accelerator and what instructions do to them."""
+
+    def __init__(self, place: Place):
+        self.place = place
+
+    @abstractmethod
+    def message(self, x: Instruction) -> torch.Tensor:
+        """What a send sends: a tensor that is not written any more. Called when the value is there."""
+
+    @abstractmethod
+    def landing(self, x: Instruction) -> torch.Tensor:
+        """A tensor for a receive to fill; called when it is posted, which may be long before its turn."""
+
+    @abstractmethod
+    def arrived(self, x: Instruction, tensor: torch.Tensor) -> int:
+        """Take what a receive brought; returns from when on it may be used, on the clock ``time.monotonic_ns``."""
+
+    @abstractmethod
+    def compute(self, x: Instruction) -> None:
+        """Run this accelerator's part of an operator; all accelerators of its set do so at once."""
+
+    @abstractmethod
+    def copy(self, x: Instruction) -> None:
+        """Copy bytes of a value into a buffer of a destination."""
+
+    @abstractmethod
+    def all_gather(self, x: Instruction, among: tuple[int, ...]) -> None:
+        """Complete the buffer of a destination with the pieces of the other accelerators ``among``."""
+
+    @abstractmethod
+    def free(self, x: Instruction) -> None:
+        """Give up a buffer."""
+
+    def finish(self, folder: Path) -> None:  # noqa: B027  (most leave nothing)
+        """After the last instruction: leave what the run is to report."""

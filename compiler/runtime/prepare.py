@@ -1,0 +1,144 @@
+"""From a module with programs to a job: everything the processes need, without the IR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import OpResult, SSAValue
+
+from compiler.runtime.job import Job, Operator, Read, Rows, Settings, Transfer, Turns, Value
+from compiler.view import ScheduleView, view_of
+from dialects.attributes import members
+from dialects.diagnostics import Diagnostic, TaktError
+from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
+from dialects.programs import ProgramOp
+from dialects.structure import GraphOp, InputOp, find_graph
+
+
+def programs_of(module: ModuleOp) -> dict[int, ProgramOp]:
+    """Accelerator → its program; TaktError unless they are for a number of micro-batches."""
+    found = {op.accelerator.value.data: op for op in module.body.ops if isinstance(op, ProgramOp)}
+    if not found:
+        raise TaktError(Diagnostic("the module holds no programs", hint="run lower-to-programs first"))
+    if any(op.trips is None for op in found.values()):
+        raise TaktError(
+            Diagnostic("the programs have no end", hint="give a number of micro-batches: --microbatches 32")
+        )
+    return found
+
+
+def unrolled(op: ProgramOp) -> Rows:
+    """All instructions of a program, with micro-batches counted from 0."""
+    assert op.trips is not None
+    trips, step = op.trips.value.data, op.step.value.data
+    last = op.base.value.data + trips * step - 1
+    kernel = []
+    for trip in range(trips):
+        rows = op.rows("kernel").copy()
+        rows[:, 4] += trip * step
+        kernel.append(rows)
+    epilogue = op.rows("epilogue").copy()
+    epilogue[:, 4] = last - epilogue[:, 4]
+    return np.concatenate([op.rows("prologue"), *kernel, epilogue]).astype(np.int64)
+
+
+def job_of(module: ModuleOp, settings: Settings) -> tuple[Job, dict[int, Rows]]:
+    """The job of a module with programs for a number of micro-batches, and the program of each accelerator."""
+    graph, programs, view = find_graph(module), programs_of(module), view_of(module)
+    assert graph is not None
+    first = next(iter(programs.values()))
+    assert first.trips is not None
+    reading = _Reading(graph, view)
+    operators = reading.operators()
+    job = Job(
+        name=view.graph,
+        platform=view.platform.name,
+        transfers=view.platform.transfers,  # pyright: ignore[reportArgumentType]
+        pattern=view.pattern,
+        per_pattern=view.microbatches,
+        microbatches=first.base.value.data + first.step.value.data * first.trips.value.data,
+        accelerators=tuple(sorted(programs)),
+        operators=operators,
+        inputs=tuple(_value(op.output, op.output.name_hint or f"input.{n}") for n, op in enumerate(graph.inputs())),
+        outputs=tuple(reading.output(value) for value in graph.outputs.operands),
+        moves=reading.moves(),
+        groups={p: tuple(members(group) for group in op.groups.data) for p, op in programs.items()},
+        settings=settings,
+    )
+    return job, {p: unrolled(op) for p, op in sorted(programs.items())}
+
+
+def _value(value: SSAValue, name: str, sharded: bool = False, destinations: tuple[Turns, ...] = ()) -> Value:
+    tensor = cast(Tensor, value.type)
+    element = str(tensor.element_type)
+    return Value(name, tensor.get_shape(), element, tensor_bytes(tensor), sharded, destinations)
+
+
+class _Reading:
+    """Numbers the destinations of every value as the programs do: by their first readers."""
+
+    def __init__(self, graph: GraphOp, view: ScheduleView):
+        self.graph, self.view = graph, view
+        self.carried = graph.carried()
+        self.names = operator_names(graph)
+        self.number = {op: v for v, op in enumerate(self.names)}
+        self.inputs: Mapping[SSAValue, int] = {op.output: -1 - n for n, op in enumerate(graph.inputs())}
+        self.destinations: dict[tuple[int, int], list[Turns]] = {}
+
+    def operators(self) -> tuple[Operator, ...]:
+        reads = [tuple(self.read(v, value) for value in op.inputs) for v, op in enumerate(self.names)]
+        return tuple(
+            self.operator(op, name, found) for (op, name), found in zip(self.names.items(), reads, strict=True)
+        )
+
+    def read(self, reader: int, value: SSAValue) -> Read:
+        origin, distance = self.carried.get(value, (value, 0))
+        if isinstance(origin.owner, InputOp):
+            return Read(self.inputs[origin], 0, 0, 0)
+        assert isinstance(origin, OpResult)
+        producer = self.number[cast(OperatorOp, origin.op)]
+        there, home = self.view.tasks[reader].copies, self.view.tasks[producer].copies
+        # As seen from the value: its micro-batch i is read where the reader runs micro-batch i + distance.
+        seen = _shortest(tuple(there[(i + distance) % len(there)] for i in range(len(there))))
+        if seen == _shortest(home):
+            return Read(producer, origin.index, 0, distance)
+        known = self.destinations.setdefault((producer, origin.index), [])
+        if seen not in known:
+            known.append(seen)
+        return Read(producer, origin.index, 1 + known.index(seen), distance)
+
+    def operator(self, op: OperatorOp, name: str, reads: tuple[Read, ...]) -> Operator:
+        v = self.number[op]
+        task = self.view.tasks[v]
+        results = tuple(
+            _value(r, r.name_hint or name, op.is_sharded(r.index), tuple(self.destinations.get((v, r.index), ())))
+            for r in op.outputs
+        )
+        arguments = {key: value for key, value in op.arguments().items() if value is not None}
+        return Operator(name, task.kind, arguments, task.start, task.time, task.copies, reads, results, task.group)
+
+    def moves(self) -> tuple[Transfer, ...]:
+        found: list[Transfer] = []
+        for move in self.view.moves:
+            known = self.destinations.get((move.producer, move.result), [])
+            target = _shortest(move.targets)
+            if target in known:
+                number = 1 + known.index(target)
+                found.append(Transfer(move.producer, move.result, number, move.time, move.link))
+        return tuple(found)
+
+    def output(self, value: SSAValue) -> tuple[int, int]:
+        if isinstance(value.owner, InputOp):
+            return self.inputs[value], 0
+        assert isinstance(value, OpResult)
+        return self.number[cast(OperatorOp, value.op)], value.index
+
+
+def _shortest(turns: Turns) -> Turns:
+    """As few turns as repeat."""
+    count = len(turns)
+    length = next(n for n in range(1, count + 1) if not count % n and turns == turns[:n] * (count // n))
+    return turns[:length]
