@@ -1,0 +1,103 @@
+"""What ``taktc run`` says after a run: prediction and measurement side by side, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from compiler.comparison import Row, table
+from compiler.runtime.job import Job
+from compiler.runtime.measured import Figures, Measured
+from compiler.targets.text import counted, percent, short_time
+
+ROWS: tuple[tuple[str, Callable[[Figures], float], bool], ...] = (
+    ("period", lambda f: f.period, True),
+    ("latency, median", lambda f: f.latency, True),
+    ("latency, most", lambda f: f.latency_max, True),
+    ("highest load", lambda f: f.highest_load, False),
+    ("mean load", lambda f: f.mean_load, False),
+)
+"""Name, value, and whether it is a time."""
+
+Column = tuple[str, Figures]
+
+
+def columns_of(prediction: Figures, replay: Figures | None, found: Measured) -> list[Column]:
+    """The columns of the table; the last but one is what the measured one is compared with.
+
+    ``replay`` is the prediction at the speed of this machine, of a real run.
+    """
+    columns: list[Column] = [("predicted", prediction)]
+    if replay is not None:
+        columns = [("on the platform", prediction), ("at measured times", replay)]
+    return [*columns, ("measured", found)]
+
+
+def text(job: Job, columns: list[Column], found: Measured) -> str:
+    """The report: what was run, the table, and the accelerator that sets the pace."""
+    compared = columns[-2]
+    rows: list[Row] = [("", *(name for name, _ in columns), "measured / " + compared[0])]
+    for name, value, time in ROWS:
+        values = [value(figures) for _, figures in columns]
+        shown = [short_time(round(v)) if time else percent(v) for v in values]
+        rows.append((name, *shown, percent(values[-1] / values[-2]) if values[-2] else ""))
+    rows.append(("critical", *(_accelerator(figures) for _, figures in columns), ""))
+    rows.append(("micro-batches", *("" for _ in columns[1:]), str(found.microbatches), ""))
+    lines = [what_ran(job), *table(rows)]
+    if found.critical is not None:
+        waits = found.waiting[found.critical]
+        lines.append(f"accelerator {found.critical} sets the pace: it waits {percent(waits)} of the period")
+    if not found.steady:
+        lines.append("too few micro-batches for a steady state: the later half was measured; more with --microbatches")
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def what_ran(job: Job) -> str:
+    """One line on how it was run: ``mlp on quad: 4 processes on gloo, emulated``."""
+    how = ["emulated" if job.settings.emulate else "real tensors"]
+    if job.settings.scale != 1:
+        how.append(f"times scaled by {job.settings.scale:g}")
+    if job.settings.paced:
+        how.append("a micro-batch a period")
+    processes = counted(len(job.accelerators), "process", "processes")
+    return f"{job.name} on {job.platform}: {processes} on torch.distributed, {', '.join(how)}"
+
+
+def _accelerator(figures: Figures) -> str:
+    return "" if figures.critical is None else str(figures.critical)
+
+
+# --- JSON ------------------------------------------------------------------------------------
+
+
+def json_text(job: Job, columns: list[Column], found: Measured, more: dict[str, Any]) -> str:
+    """The same for programs: times in ns, loads and waiting as shares of the period, by accelerator."""
+    data: dict[str, Any] = {
+        "model": job.name,
+        "platform": job.platform,
+        "emulated": job.settings.emulate,
+        "paced": job.settings.paced,
+        "scale": job.settings.scale,
+        "processes": len(job.accelerators),
+        "microbatches": found.microbatches,
+        "steady": found.steady,
+    }
+    data |= {name.replace(" ", "_"): _figures(figures) for name, figures in columns}
+    data["measured"] |= {
+        name: {str(p): share for p, share in shares.items()}
+        for name, shares in (("waiting", found.waiting), ("moving", found.moving))
+    }
+    return json.dumps(data | more, indent=2) + "\n"
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    return {
+        "period_ns": figures.period,
+        "latency_ns": figures.latency,
+        "latency_max_ns": figures.latency_max,
+        "highest_load": figures.highest_load,
+        "mean_load": figures.mean_load,
+        "critical": figures.critical,
+        "load": {str(p): share for p, share in figures.load.items()},
+    }
