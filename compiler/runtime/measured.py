@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.runtime.job import Events, Job, Rows, events_file, read_job, read_program
-from dialects.programs import ALL_GATHER, COMPUTE, COPY, RECV, SEND
+from dialects.programs import ALL_GATHER, COMPUTE, COPY, SEND
 
 Ints = NDArray[np.int64]
 
@@ -179,7 +179,7 @@ def measured(run: Run) -> Measured:
         microbatches=job.microbatches,
         steady=window.steady,
         waiting=shares([COMPUTE, SEND, COPY, ALL_GATHER], lambda e: e["start"] - e["arrive"]),
-        moving=shares([SEND, RECV, COPY, ALL_GATHER], lambda e: e["end"] - e["start"]),
+        moving=shares([SEND, COPY, ALL_GATHER], lambda e: e["end"] - e["start"]),
     )
 
 
