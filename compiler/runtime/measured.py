@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, lcm
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.runtime.job import Events, Job, Rows, events_file, read_job, read_program
-from dialects.programs import ALL_GATHER, COMPUTE, COPY, SEND
+from dialects.programs import ALL_GATHER, COMPUTE, COPY, SEND, Instruction
 
 Ints = NDArray[np.int64]
 
@@ -63,6 +63,16 @@ class Measured(Figures):
 
 
 @dataclass(frozen=True)
+class Line:
+    """An instruction of a program and what happened to it; times in ns since the common start (:data:`EVENT`)."""
+
+    what: Instruction
+    arrive: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Run:
     """A run that came to its end: accelerator → its instructions, and its events in their order."""
 
@@ -81,6 +91,17 @@ class Run:
         """Instructions of an accelerator and what happened, line by line, in the order of the program."""
         events = np.sort(self.events[p], order="index")
         return self.programs[p][events["index"]], events
+
+    def lines(self, p: int) -> Iterator[Line]:
+        """The same, one by one."""
+        rows, events = self.of(p)
+        times = (events[name].tolist() for name in ("arrive", "start", "end"))
+        for row, arrive, start, end in zip(rows.tolist(), *times, strict=True):
+            yield Line(Instruction._make(row), arrive, start, end)
+
+    def all_lines(self) -> Iterator[tuple[int, Line]]:
+        """Those of all accelerators, each with its accelerator."""
+        yield from ((p, line) for p in self.job.accelerators for line in self.lines(p))
 
     @cached_property
     def spans(self) -> tuple[Ints, Ints]:

@@ -7,8 +7,6 @@ the middle, :mod:`compiler.simulate.replay` says what the order of the programs 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
-from typing import NamedTuple
 
 from xdsl.dialects.builtin import ModuleOp
 
@@ -18,14 +16,6 @@ from compiler.view import Accelerators
 from dialects.programs import ALL_GATHER, COMPUTE, RECV, SEND, Instruction
 
 Key = tuple[int, ...]
-
-
-class _Happened(NamedTuple):
-    accelerator: int
-    what: Instruction
-    arrive: int
-    start: int
-    end: int
 
 
 def replayed(module: ModuleOp, run: Run) -> Figures:
@@ -45,15 +35,6 @@ def replayed(module: ModuleOp, run: Run) -> Figures:
     return Figures(period, statistics.median(latencies), max(latencies), load)
 
 
-def _happened(run: Run) -> Iterator[_Happened]:
-    for p in run.job.accelerators:
-        rows, events = run.of(p)
-        for row, _, arrive, start, end in zip(
-            rows.tolist(), *(events[name].tolist() for name in ("index", "arrive", "start", "end")), strict=True
-        ):
-            yield _Happened(p, Instruction._make(row), arrive, start, end)
-
-
 def _value(x: Instruction) -> Key:
     return x.kind == ALL_GATHER, x.subject, x.result, x.destination, x.begin, x.end
 
@@ -61,10 +42,11 @@ def _value(x: Instruction) -> Key:
 def _operator_times(run: Run) -> dict[Key, int]:
     """Operator and the set that ran it → how long it took; of a set, as long as its slowest accelerator."""
     slowest: dict[tuple[int, int], int] = {}
-    for _, x, _, start, end in _happened(run):
+    for _, line in run.all_lines():
+        x = line.what
         if x.kind == COMPUTE:
             which = x.subject, x.microbatch
-            slowest[which] = max(slowest.get(which, 0), end - start)
+            slowest[which] = max(slowest.get(which, 0), line.end - line.start)
     found: dict[Key, list[int]] = {}
     for (subject, microbatch), time in slowest.items():
         found.setdefault((subject, *run.job.operators[subject].on(microbatch)), []).append(time)
@@ -76,13 +58,14 @@ def _move_times(run: Run) -> dict[Key, int]:
     found: dict[Key, list[int]] = {}
     sent: dict[Key, int] = {}
     received: dict[Key, tuple[int, int]] = {}
-    for p, x, arrive, start, end in _happened(run):
+    for p, line in run.all_lines():
+        x = line.what
         if x.kind == SEND:
-            sent[*_value(x), p, x.peer, x.microbatch] = start
+            sent[*_value(x), p, x.peer, x.microbatch] = line.start
         elif x.kind == RECV:
-            received[*_value(x), x.peer, p, x.microbatch] = arrive, end
+            received[*_value(x), x.peer, p, x.microbatch] = line.arrive, line.end
         elif x.kind == ALL_GATHER:
-            found.setdefault((*_value(x), *run.job.groups[p][x.peer]), []).append(end - start)
+            found.setdefault((*_value(x), *run.job.groups[p][x.peer]), []).append(line.end - line.start)
     for (*which, microbatch), (posted, there) in received.items():
         begun = sent.get((*which, microbatch), there)
         found.setdefault(tuple(which), []).append(max(0, there - max(begun, posted)))

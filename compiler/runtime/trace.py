@@ -18,8 +18,8 @@ from math import floor
 from typing import Any
 
 from compiler.links import instances
-from compiler.runtime.measured import Run
-from compiler.runtime.waits import Line, Story
+from compiler.runtime.measured import Line, Run
+from compiler.runtime.waits import Story
 from compiler.targets.perfetto_links import LinkTracks
 from compiler.targets.text import ranges
 from compiler.targets.trace_events import NAMES, Event, about, order, us
@@ -179,8 +179,9 @@ class _AsRun:
                 for message, x in messages:
                     track = self.work[p] + 2 + lane
                     first, last = _place(RUN, track, message.begin), _place(RUN, track, message.end - 1)
+                    ends: list[tuple[Event | None, Event | None]]
                     ends = [(self._operator(x.subject, x.microbatch, x.peer, last=True), first)]
-                    for v, distance in self.readers.get(tuple(x.buffer), ()):
+                    for v, distance in self.readers.get(x.buffer, ()):
                         ends.append((last, self._operator(v, x.microbatch + distance, p, last=False)))
                     for tail, head in ends:
                         if tail is not None and head is not None and tail["ts"] <= head["ts"]:

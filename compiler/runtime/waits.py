@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from compiler.runtime.measured import Run
+from compiler.runtime.measured import Line, Run
 from compiler.targets.text import ranges
 from dialects.programs import ALL_GATHER, COMPUTE, COPY, RECV, SEND, Instruction
 
 SHORTEST = 1000
 """Waits of less than the period over this are not told: that is what the machine itself takes."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """An instruction of a program and what happened to it; times in ns since the common start."""
-
-    what: Instruction
-    arrive: int
-    start: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -38,7 +28,7 @@ class Story:
 
     def __init__(self, run: Run):
         self.job = run.job
-        self.lines = {p: list(_lines(run, p)) for p in run.job.accelerators}
+        self.lines = {p: list(run.lines(p)) for p in run.job.accelerators}
         self.brought: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         """Accelerator, value and micro-batch → when its pieces came, and from whom."""
         self.came: dict[tuple[int, int], dict[int, Line]] = {}
@@ -108,10 +98,3 @@ class Story:
                     name = self.job.operators[read.subject].results[read.result].name
                     last, why = end, f"waits for {name} of micro-batch {i - read.distance} from accelerator {peer}"
         return last, why
-
-
-def _lines(run: Run, p: int) -> Iterator[Line]:
-    rows, events = run.of(p)
-    times = (events[name].tolist() for name in ("arrive", "start", "end"))
-    for row, arrive, start, end in zip(rows.tolist(), *times, strict=True):
-        yield Line(Instruction._make(row), arrive, start, end)
