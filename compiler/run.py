@@ -10,9 +10,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compiler.command_line import (
+    FAILED,
     INTERRUPTED,
     OK,
     ArgumentParser,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from compiler.diagnostics import SourceCache
     from compiler.runtime.job import Job, Settings
+    from compiler.runtime.reference import Comparison
 
 MOST_PROCESSES = 64
 """A run with more accelerators is refused: each is a process of its own on this machine."""
@@ -125,9 +127,13 @@ class Runner:
             folder = Path(name)
             module = self._programs()
             job, programs = job_of(module, self._settings())
+            if not job.settings.emulate:
+                from compiler.runtime.fits import check_fits
+
+                check_fits(job, programs)
             write_job(folder, job, programs)
-            agreed = self._launch(folder, job)
-            return self._report(folder, module, job, agreed)
+            compared = self._launch(folder, job)
+            return self._report(folder, module, job, compared)
 
     def _programs(self) -> ModuleOp:
         """The module at level ``programs``, for the micro-batches of the run."""
@@ -165,7 +171,7 @@ class Runner:
             emulate=not args.real, paced=args.pace, **{name: v for name, v in given.items() if v is not None}
         )
 
-    def _launch(self, folder: Path, job: Job) -> Any:
+    def _launch(self, folder: Path, job: Job) -> Comparison | None:
         """Run the job; of a real run, returns how its outputs compare."""
         from compiler.runtime.launch import launch
         from passes.progress import report
@@ -182,7 +188,7 @@ class Runner:
         report("run", 0, 0, "outputs are compared")
         return compare(folder, job)
 
-    def _report(self, folder: Path, module: ModuleOp, job: Job, agreed: Any) -> int:
+    def _report(self, folder: Path, module: ModuleOp, job: Job, compared: Comparison | None) -> int:
         from compiler.runtime import report, trace
         from compiler.runtime.measured import Run, measured, predicted
         from compiler.runtime.replayed import replayed
@@ -195,9 +201,13 @@ class Runner:
         if self.args.trace is not None:
             write_output(self.args.trace, trace.emit(view_of(module), run))
         if self.args.json is not None:
-            write_output(self.args.json, report.json_text(job, columns, found, {}))
+            outputs = {} if compared is None else report.agreement_data(compared)
+            write_output(self.args.json, report.json_text(job, columns, found, outputs))
         sys.stdout.write(report.text(job, columns, found))
-        return OK
+        if compared is None:
+            return OK
+        sys.stdout.write(report.agreement(compared))
+        return OK if compared.agrees else FAILED
 
     def _progress(self) -> AbstractContextManager[None]:
         if self.args.quiet or not sys.stderr.isatty():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 from compiler.comparison import Row, table
 from compiler.runtime.job import Job
 from compiler.runtime.measured import Figures, Measured
 from compiler.targets.text import counted, percent, short_time
+
+if TYPE_CHECKING:
+    from compiler.runtime.reference import Comparison  # imports torch
 
 ROWS: tuple[tuple[str, Callable[[Figures], float], bool], ...] = (
     ("period", lambda f: f.period, True),
@@ -51,6 +55,38 @@ def text(job: Job, columns: list[Column], found: Measured) -> str:
     if not found.steady:
         lines.append("too few micro-batches for a steady state: the later half was measured; more with --microbatches")
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def agreement(found: Comparison) -> str:
+    """One line on how the outputs of a real run compare with the unpipelined model."""
+    bound = f"of at most {found.tolerance:g}"
+    if found.agrees:
+        outputs = counted(found.compared, "output agrees", "outputs agree")
+        return f"{outputs} with the unpipelined model: greatest relative error {found.error:.1e} {bound}\n"
+    faults: list[str] = []
+    if found.missing:
+        output, microbatch, p = found.missing[0]
+        first = f"output {output} of micro-batch {microbatch} on accelerator {p}"
+        faults.append(f"{counted(len(found.missing), 'output is', 'outputs are')} missing, the first {first}")
+    if found.worst is not None and found.error > found.tolerance:
+        at = found.worst
+        where = f"in output {at.output} of micro-batch {at.microbatch} on accelerator {at.accelerator}"
+        faults.append(f"the greatest relative error is {found.error:.1e} {bound}, {where}")
+    return f"outputs differ from the unpipelined model: {'; '.join(faults)}\n"
+
+
+def agreement_data(found: Comparison) -> dict[str, Any]:
+    """The same for programs."""
+    error = found.error if isfinite(found.error) else None
+    return {
+        "outputs": {
+            "agree": found.agrees,
+            "compared": found.compared,
+            "missing": len(found.missing),
+            "error": error,
+            "tolerance": found.tolerance,
+        }
+    }
 
 
 def what_ran(job: Job) -> str:

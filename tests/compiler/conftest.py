@@ -1,17 +1,22 @@
-"""Small scheduled modules, written down operator by operator."""
+"""Small scheduled modules, written down operator by operator, and runs of their programs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 from xdsl.dialects.builtin import IntAttr, IntegerAttr, ModuleOp, StringAttr, TensorType, i8, i64
 from xdsl.ir import SSAValue
 
+from compiler.runtime.job import EVENT, Events, Job, Rows, Settings
+from compiler.runtime.measured import Run
+from compiler.runtime.prepare import job_of
 from dialects.attributes import BlockAttr, CostAttr, CostEntry, ScheduleAttr, SlotAttr, ints
 from dialects.communication import ReserveOp
 from dialects.links import LinkAttr
 from dialects.operators import OpaqueOp
+from dialects.programs import COMPUTE, RECV, SEND, Instruction
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, StageOp, StateOp, make_platform
 
 
@@ -133,5 +138,94 @@ def build() -> Callable[..., ModuleOp]:
 
     def make(*args: Any, **options: Any) -> ModuleOp:
         return Build(*args, **options).module()
+
+    return make
+
+
+# --- runs ------------------------------------------------------------------------------------
+
+
+class Player:
+    """Works through programs as accelerators without any delay do, and writes down what processes would report.
+
+    Operators begin as scheduled, or as soon as they can; on the accelerators of ``slow`` they take that many times as
+    long. Messages take the time of their transfer.
+    """
+
+    def __init__(self, job: Job, programs: Mapping[int, Rows], slow: Mapping[int, int], scheduled: bool):
+        self.job, self.slow, self.scheduled = job, slow, scheduled
+        self.lists = {p: [Instruction._make(row) for row in rows.tolist()] for p, rows in programs.items()}
+        self.now = dict.fromkeys(self.lists, 0)
+        self.events: dict[int, list[tuple[int, int, int, int]]] = {p: [] for p in self.lists}
+        self.sent: dict[tuple[int, ...], int] = {}
+        self.there: dict[tuple[int, ...], int] = {}
+        self.moves = {(t.subject, t.result, t.destination): t.time for t in job.moves}
+
+    def play(self) -> dict[int, Events]:
+        progress = True
+        while progress:
+            progress = False
+            for p in self.lists:
+                while self.at(p) is not None and self.step(p):
+                    progress = True
+        assert all(self.at(p) is None for p in self.lists), "the programs wait for each other"
+        return {p: np.array(events, dtype=EVENT) for p, events in self.events.items()}
+
+    def at(self, p: int) -> Instruction | None:
+        done = len(self.events[p])
+        return self.lists[p][done] if done < len(self.lists[p]) else None
+
+    def report(self, p: int, start: int, end: int) -> None:
+        self.events[p].append((len(self.events[p]), self.now[p], start, end))
+
+    def step(self, p: int) -> bool:
+        x = self.at(p)
+        assert x is not None
+        if x.kind == COMPUTE:
+            return self.compute(x)
+        message = (*x.buffer, x.microbatch, x.begin, x.end)
+        if x.kind == RECV:
+            if (x.peer, p, *message) not in self.sent:
+                return False
+            end = self.sent[x.peer, p, *message] + self.moves.get(x.buffer, 0)
+            held = (p, *x.buffer, x.microbatch)
+            self.there[held] = max(self.there.get(held, 0), end)
+            self.report(p, end, end)
+            return True
+        if x.kind == SEND:
+            self.sent[p, x.peer, *message] = self.now[p]
+        self.report(p, self.now[p], self.now[p])
+        return True
+
+    def compute(self, x: Instruction) -> bool:
+        operator, i = self.job.operators[x.subject], x.microbatch
+        place = operator.on(i)
+        if any(self.at(p) != x for p in place):
+            return False
+        keys = [(p, r.subject, r.result, r.destination, i - r.distance) for p in place for r in operator.reads]
+        start = max(*(self.now[p] for p in place), *(self.there.get(key, 0) for key in keys), 0)
+        if self.scheduled:
+            start = max(start, operator.start + i * self.job.pattern // self.job.per_pattern)
+        end = start + operator.time * max(self.slow.get(p, 1) for p in place)
+        for p in place:
+            self.report(p, start, end)
+            self.now[p] = end
+        return True
+
+
+@pytest.fixture(scope="session")
+def player() -> type[Player]:
+    return Player
+
+
+@pytest.fixture(scope="session")
+def play() -> Callable[..., Run]:
+    """``play(module, slow={2: 3}, scheduled=False, **settings)`` → a run of its programs; see :class:`Player`."""
+
+    def make(
+        module: ModuleOp, *, slow: Mapping[int, int] | None = None, scheduled: bool = True, **settings: Any
+    ) -> Run:
+        job, programs = job_of(module, Settings(**settings))
+        return Run(job, programs, Player(job, programs, slow or {}, scheduled).play())
 
     return make
