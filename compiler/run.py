@@ -180,7 +180,7 @@ class Runner:
             report("run", 0, 0, f"{done} of {job.microbatches} micro-batches")
 
         report("run", 0, 0, "processes start")
-        launch(folder, job, on_progress)
+        launch(folder, job, on_progress=on_progress)
         if job.settings.emulate:
             return None
         from compiler.runtime.reference import compare
@@ -190,7 +190,8 @@ class Runner:
 
     def _report(self, folder: Path, module: ModuleOp, job: Job, compared: Comparison | None) -> int:
         from compiler.runtime import report, trace
-        from compiler.runtime.measured import Run, measured, predicted
+        from compiler.runtime.measured import measured, predicted
+        from compiler.runtime.recorded import Run
         from compiler.runtime.replayed import replayed
         from compiler.view import view_of
 

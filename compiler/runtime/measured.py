@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import ceil, lcm
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from compiler.runtime.job import Events, Job, Rows, events_file, read_job, read_program
-from dialects.programs import ALL_GATHER, COMPUTE, COPY, SEND, Instruction
-
-Ints = NDArray[np.int64]
+from compiler.runtime.job import Events, Job
+from compiler.runtime.recorded import Ints, Run
+from dialects.programs import ALL_GATHER, COMPUTE, COPY, KINDS, RECV, SEND
 
 MOST_DISTANCES = 500
 """Distances between micro-batches over which slopes are taken, of a long run."""
@@ -60,60 +56,6 @@ class Measured(Figures):
     steady: bool
     waiting: Mapping[int, float]
     moving: Mapping[int, float]
-
-
-@dataclass(frozen=True)
-class Line:
-    """An instruction of a program and what happened to it; times in ns since the common start (:data:`EVENT`)."""
-
-    what: Instruction
-    arrive: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run that came to its end: accelerator → its instructions, and its events in their order."""
-
-    job: Job
-    programs: Mapping[int, Rows]
-    events: Mapping[int, Events]
-
-    @staticmethod
-    def read(folder: Path) -> Run:
-        """What the processes left in the folder of a run."""
-        job = read_job(folder)
-        programs = {p: read_program(folder, p) for p in job.accelerators}
-        return Run(job, programs, {p: np.load(events_file(folder, r)) for p, r in job.rank_of.items()})
-
-    def of(self, p: int) -> tuple[Rows, Events]:
-        """Instructions of an accelerator and what happened, line by line, in the order of the program."""
-        events = np.sort(self.events[p], order="index")
-        return self.programs[p][events["index"]], events
-
-    def lines(self, p: int) -> Iterator[Line]:
-        """The same, one by one."""
-        rows, events = self.of(p)
-        times = (events[name].tolist() for name in ("arrive", "start", "end"))
-        for row, arrive, start, end in zip(rows.tolist(), *times, strict=True):
-            yield Line(Instruction._make(row), arrive, start, end)
-
-    def all_lines(self) -> Iterator[tuple[int, Line]]:
-        """Those of all accelerators, each with its accelerator."""
-        yield from ((p, line) for p in self.job.accelerators for line in self.lines(p))
-
-    @cached_property
-    def spans(self) -> tuple[Ints, Ints]:
-        """When each micro-batch began its first operator and finished its last, ns."""
-        begun = np.full(self.job.microbatches, np.iinfo(np.int64).max)
-        completed = np.zeros(self.job.microbatches, dtype=np.int64)
-        for p in self.job.accelerators:
-            rows, events = self.of(p)
-            computes = rows[:, 0] == COMPUTE
-            np.minimum.at(begun, rows[computes, 4], events["start"][computes])
-            np.maximum.at(completed, rows[computes, 4], events["end"][computes])
-        return np.minimum(begun, completed), completed
 
 
 # --- prediction ------------------------------------------------------------------------------
@@ -199,8 +141,8 @@ def measured(run: Run) -> Measured:
         load=shares([COMPUTE], lambda e: e["end"] - e["start"]),
         microbatches=job.microbatches,
         steady=window.steady,
-        waiting=shares([COMPUTE, SEND, COPY, ALL_GATHER], lambda e: e["start"] - e["arrive"]),
-        moving=shares([SEND, COPY, ALL_GATHER], lambda e: e["end"] - e["start"]),
+        waiting=shares(range(len(KINDS)), lambda e: e["start"] - e["arrive"]),
+        moving=shares([SEND, RECV, COPY, ALL_GATHER], lambda e: e["end"] - e["start"]),
     )
 
 

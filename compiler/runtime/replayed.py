@@ -7,10 +7,12 @@ the middle, :mod:`compiler.simulate.replay` says what the order of the programs 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
 
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.runtime.measured import Figures, Run
+from compiler.runtime.measured import Figures
+from compiler.runtime.recorded import Line, Run, lines_of
 from compiler.simulate.replay import replay
 from compiler.view import Accelerators
 from dialects.programs import ALL_GATHER, COMPUTE, RECV, SEND, Instruction
@@ -35,6 +37,11 @@ def replayed(module: ModuleOp, run: Run) -> Figures:
     return Figures(period, statistics.median(latencies), max(latencies), load)
 
 
+def _reported(run: Run) -> Iterator[tuple[int, Line]]:
+    for p in run.job.accelerators:
+        yield from ((p, line) for line in lines_of(*run.reported(p)))
+
+
 def _value(x: Instruction) -> Key:
     return x.kind == ALL_GATHER, x.subject, x.result, x.destination, x.begin, x.end
 
@@ -42,7 +49,7 @@ def _value(x: Instruction) -> Key:
 def _operator_times(run: Run) -> dict[Key, int]:
     """Operator and the set that ran it → how long it took; of a set, as long as its slowest accelerator."""
     slowest: dict[tuple[int, int], int] = {}
-    for _, line in run.all_lines():
+    for _, line in _reported(run):
         x = line.what
         if x.kind == COMPUTE:
             which = x.subject, x.microbatch
@@ -58,7 +65,7 @@ def _move_times(run: Run) -> dict[Key, int]:
     found: dict[Key, list[int]] = {}
     sent: dict[Key, int] = {}
     received: dict[Key, tuple[int, int]] = {}
-    for p, line in run.all_lines():
+    for p, line in _reported(run):
         x = line.what
         if x.kind == SEND:
             sent[*_value(x), p, x.peer, x.microbatch] = line.start

@@ -24,6 +24,9 @@ ROWS: tuple[tuple[str, Callable[[Figures], float], bool], ...] = (
 )
 """Name, value, and whether it is a time."""
 
+LATE = 1.2
+"""A latency this many times the predicted one is explained."""
+
 Column = tuple[str, Figures]
 
 
@@ -52,6 +55,8 @@ def text(job: Job, columns: list[Column], found: Measured) -> str:
     if found.critical is not None:
         waits = found.waiting[found.critical]
         lines.append(f"accelerator {found.critical} sets the pace: it waits {percent(waits)} of the period")
+    if not job.settings.paced and found.latency > LATE * columns[-2][1].latency:
+        lines.append("micro-batches entered as fast as they could, and wait on their way; --pace: a period apart")
     if not found.steady:
         lines.append("too few micro-batches for a steady state: the later half was measured; more with --microbatches")
     return "\n".join(line.rstrip() for line in lines) + "\n"

@@ -18,7 +18,7 @@ from math import floor
 from typing import Any
 
 from compiler.links import instances
-from compiler.runtime.measured import Line, Run
+from compiler.runtime.recorded import Line, Run
 from compiler.runtime.waits import Story
 from compiler.targets.perfetto_links import LinkTracks
 from compiler.targets.text import ranges
@@ -146,19 +146,19 @@ class _AsRun:
         yield from self._arrows()
 
     def _worked(self, lines: Sequence[Line]) -> list[_Slice]:
-        """Operators, and what else kept the accelerator busy; nothing begins before the last thing ended."""
+        """Operators, and what else kept the accelerator busy, in order of time; slices never overlap."""
         found: list[_Slice] = []
         now = 0
-        for line in lines:
+        for line in sorted(lines, key=lambda line: (line.start, line.end)):
             x, begin, end = line.what, max(line.start, now), max(line.end, now)
-            now = end if x.kind != RECV else now
+            now = end
             facts: Event = {"micro-batch": x.microbatch, "waited_ns": line.start - line.arrive}
             if x.kind == COMPUTE:
                 operator = self.job.operators[x.subject]
                 place = ranges(operator.on(x.microbatch))
                 facts = {"operator": operator.name, "kind": operator.kind, "accelerators": place, **facts}
                 found.append(_Slice(operator.name, "operator", x.microbatch, begin, end, facts))
-            elif x.kind in (SEND, COPY, ALL_GATHER) and end > begin:
+            elif x.kind in (SEND, RECV, COPY, ALL_GATHER) and end > begin:
                 name = f"{KINDS[x.kind].replace('_', '-')} {self.story.value(x)}"
                 found.append(_Slice(name, "moving", x.microbatch, begin, end, facts | {"bytes": x.end - x.begin}))
         return found

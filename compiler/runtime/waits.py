@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from compiler.runtime.measured import Line, Run
+from compiler.runtime.recorded import Line, Run
 from compiler.targets.text import ranges
-from dialects.programs import ALL_GATHER, COMPUTE, COPY, RECV, SEND, Instruction
+from dialects.programs import ALL_GATHER, COMPUTE, FREE, RECV, SEND, Instruction
 
 SHORTEST = 1000
 """Waits of less than the period over this are not told: that is what the machine itself takes."""
@@ -48,12 +48,10 @@ class Story:
         return f"{subject.name} of micro-batch {x.microbatch}"
 
     def waits(self, p: int) -> Iterator[Wait]:
-        """The waits of an accelerator, one after the other."""
+        """The waits of an accelerator, one after the other. Messages may have left before their place came."""
         least = self.job.period * self.job.settings.scale / SHORTEST
         now = 0
-        for line in self.lines[p]:
-            if line.what.kind == RECV:
-                continue
+        for line in sorted(self.lines[p], key=lambda line: (line.arrive, line.end)):
             for begin, end, why in self._reasons(p, line):
                 if end - max(begin, now) > least:
                     yield Wait(max(begin, now), end, why, line.what.microbatch)
@@ -68,8 +66,10 @@ class Story:
         elif x.kind == ALL_GATHER:
             group = ranges(self.job.groups[p][x.peer])
             yield line.arrive, line.start, f"waits to gather {self.value(x)} on accelerators {group}"
-        elif x.kind == COPY:
-            yield line.arrive, line.start, f"waits to copy {self.value(x)}"
+        elif x.kind == RECV:
+            yield line.arrive, line.start, f"waits for {self.value(x)} from accelerator {x.peer}"
+        elif x.kind == FREE:
+            yield line.arrive, line.start, f"waits to free {self.value(x)}"
 
     def _operands(self, p: int, line: Line) -> Iterator[tuple[int, int, str]]:
         """What an operator waited for: its operands, then the others of its set, then its turn."""

@@ -10,8 +10,8 @@ from xdsl.dialects.builtin import IntAttr, IntegerAttr, ModuleOp, StringAttr, Te
 from xdsl.ir import SSAValue
 
 from compiler.runtime.job import EVENT, Events, Job, Rows, Settings
-from compiler.runtime.measured import Run
 from compiler.runtime.prepare import job_of
+from compiler.runtime.recorded import Run
 from dialects.attributes import BlockAttr, CostAttr, CostEntry, ScheduleAttr, SlotAttr, ints
 from dialects.communication import ReserveOp
 from dialects.links import LinkAttr

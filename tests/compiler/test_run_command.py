@@ -1,6 +1,7 @@
 """taktc run: usage, errors, exit codes and what it writes. Most runs are played, without processes; one is real."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ Tool = Callable[..., Any]
 
 @pytest.fixture
 def scheduled(build: Build, operator: Any) -> Callable[[int], ModuleOp]:
-    """A chain of three on accelerators of their own, with a transfer between neighbours; times in units of so many ns."""
+    """A chain of three on accelerators of their own, a transfer between neighbours; times in units of so many ns."""
 
     def make(unit: int) -> ModuleOp:
         operators = [
@@ -132,7 +133,7 @@ def test_files_that_cannot_be_read_or_written(taktc: Tool, played: list[Job], ir
 
 
 def test_a_failed_launch_is_an_error(taktc: Tool, played: list[Job], ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def launch(*_: Any) -> None:
+    def launch(*_: Any, **__: Any) -> None:
         raise TaktError(Diagnostic("rank 1 died in compute 1 b of 3", hint="see above"))
 
     monkeypatch.setattr("compiler.runtime.launch.launch", launch)
@@ -140,7 +141,7 @@ def test_a_failed_launch_is_an_error(taktc: Tool, played: list[Job], ir: Path, m
 
 
 def test_an_interrupt_ends_with_130(taktc: Tool, played: list[Job], ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def launch(*_: Any) -> None:
+    def launch(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("compiler.runtime.launch.launch", launch)
@@ -177,7 +178,7 @@ def test_a_run_reports_prediction_and_measurement(taktc: Tool, played: list[Job]
     result = taktc("run", ir, "--trace", tmp_path / "t.json", "--json", tmp_path / "f.json", "--seed", "7")
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines()[0] == "test on board: 3 processes on torch.distributed, emulated"
-    assert "period              40 ms     40 ms               100.0 %" in result.out
+    assert "period               40 ms     40 ms               100.0 %" in result.out
     (job,) = played
     assert job.microbatches == 16  # three in flight
     assert (job.settings.emulate, job.settings.paced, job.settings.ahead, job.settings.seed) == (True, False, 4, 7)
@@ -208,9 +209,13 @@ def test_outputs_of_a_real_run_decide(
 ) -> None:
     worst = SimpleNamespace(output=0, microbatch=5, accelerator=2, error=error)
     compared = SimpleNamespace(compared=16, worst=worst, missing=(), error=error, tolerance=1e-5, agrees=error < 1e-5)
-    pytest.importorskip("torch")
-    monkeypatch.setattr("compiler.runtime.reference.compare", lambda folder, job: compared)
+    fits: list[Job] = []
+    reference = SimpleNamespace(compare=lambda folder, job: compared)
+    check = SimpleNamespace(check_fits=lambda job, programs: fits.append(job))
+    monkeypatch.setitem(sys.modules, "compiler.runtime.reference", reference)
+    monkeypatch.setitem(sys.modules, "compiler.runtime.fits", check)
     result = taktc("run", ir, "--real", "--json", tmp_path / "f.json")
+    assert fits == played
     assert "at measured times" in result.out
     assert json.loads((tmp_path / "f.json").read_text())["outputs"]["error"] == error
     last = result.out.splitlines()[-1]

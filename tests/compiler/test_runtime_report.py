@@ -15,7 +15,8 @@ from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
 
 from compiler.runtime import report, trace
 from compiler.runtime.job import EVENT, events_file, write_job
-from compiler.runtime.measured import Run, Window, measured, predicted, slope
+from compiler.runtime.measured import Window, measured, predicted, slope
+from compiler.runtime.recorded import Run
 from compiler.runtime.replayed import replayed
 from compiler.runtime.waits import Story
 from compiler.simulate import time_triggered
@@ -188,6 +189,7 @@ def test_waits_for_the_set_and_for_the_turn(module: ModuleOp, play: Play) -> Non
         run.events[p]["start"][line:] += late - at["start"]
         run.events[p]["end"][line:] += late - at["start"]
     run.events[2]["arrive"][line] = late
+    run = Run(run.job, run.programs, run.events)
     begin, end = reasons(run, 1)["waits for accelerator 2 to come to b of micro-batch 4"]
     assert end == late > begin == 50_000
 
