@@ -41,8 +41,8 @@ class Figures:
 
     @property
     def critical(self) -> int | None:
-        """The accelerator of the highest load, the first of equal ones."""
-        return max(self.load, key=lambda p: self.load[p], default=None)
+        """The accelerator of the highest load, the first of those that come within a hundredth of it."""
+        return next((p for p in self.load if self.load[p] >= 0.99 * self.highest_load), None)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.runtime.job import Events, Job, Rows, events_file, read_job, read_program
-from dialects.programs import COMPUTE, FREE, RECV, Instruction
+from dialects.programs import ALL_GATHER, COMPUTE, FREE, RECV, Instruction
 
 Ints = NDArray[np.int64]
 
@@ -50,6 +50,7 @@ class Run:
         """The same, as an accelerator spends its time: between ``arrive`` and ``start`` it waits, until ``end`` works.
 
         A receive keeps it only where the transfer does so and only from when it came there; else it takes no time.
+        What is gathered when an operator needs it lies before that: the operator waits from then on.
         """
         return self._spent[p]
 
@@ -59,7 +60,7 @@ class Run:
         scale = job.settings.scale if job.settings.emulate else 1.0
         blocked = job.transfers != "overlapped"
         times = {(t.subject, t.result, t.destination): round(t.time * scale) for t in job.moves if blocked}
-        return {p: _standing(*self.reported(p), times) for p in job.accelerators}
+        return {p: _spent(*self.reported(p), times) for p in job.accelerators}
 
     def lines(self, p: int) -> Iterator[Line]:
         """The same, one by one."""
@@ -84,18 +85,24 @@ def lines_of(rows: Rows, events: Events) -> Iterator[Line]:
         yield Line(Instruction._make(row), arrive, start, end)
 
 
-def _standing(rows: Rows, reported: Events, times: Mapping[tuple[int, int, int], int]) -> tuple[Rows, Events]:
-    """Events with receives as an accelerator stood still for them, at last for the ``times`` of their transfers.
+def _spent(rows: Rows, reported: Events, times: Mapping[tuple[int, int, int], int]) -> tuple[Rows, Events]:
+    events = reported.copy()
+    _stand(rows, events, times)
+    _gather(rows, events)
+    return rows, events
+
+
+def _stand(rows: Rows, events: Events, times: Mapping[tuple[int, int, int], int]) -> None:
+    """Let an accelerator stand still for the receives that it stood still for, at last for ``times`` of transfers.
 
     It did where nothing in the program after a receive began before that was there, and something before it had ended.
     """
-    events = reported.copy()
     following = [np.iinfo(np.int64).max] * len(rows)
     for k in range(len(rows) - 2, -1, -1):
         placed = rows[k + 1, 0] in (COMPUTE, FREE)
         following[k] = int(events["arrive"][k + 1]) if placed else following[k + 1]
     now = 0
-    for k, line in enumerate(lines_of(rows, reported)):
+    for k, line in enumerate(lines_of(rows, events)):
         if line.what.kind == RECV:
             stood = now < line.end <= following[k]
             came = now if stood else line.end
@@ -104,4 +111,14 @@ def _standing(rows: Rows, reported: Events, times: Mapping[tuple[int, int, int],
             now = max(now, line.end) if stood else now
         elif line.what.kind in (COMPUTE, FREE):
             now = max(now, line.end)
-    return rows, events
+
+
+def _gather(rows: Rows, events: Events) -> None:
+    """Put all-gathers that were done when an instruction had come and needed the value before that instruction."""
+    placed = np.flatnonzero(np.isin(rows[:, 0], (COMPUTE, FREE)))
+    for k in np.flatnonzero(rows[:, 0] == ALL_GATHER).tolist():
+        needed = placed[np.searchsorted(placed, k) :]
+        within = (events["arrive"][needed] <= events["start"][k]) & (events["end"][k] <= events["start"][needed])
+        for n in needed[within][:1].tolist():
+            events["arrive"][k] = events["arrive"][n]
+            events["arrive"][n] = events["end"][k]

@@ -53,8 +53,10 @@ def text(job: Job, columns: list[Column], found: Measured) -> str:
     rows.append(("micro-batches", *("" for _ in columns[1:]), str(found.microbatches), ""))
     lines = [what_ran(job), *table(rows)]
     if found.critical is not None:
-        waits = found.waiting[found.critical]
-        lines.append(f"accelerator {found.critical} sets the pace: it waits {percent(waits)} of the period")
+        waits, moves = (percent(shares[found.critical]) for shares in (found.waiting, found.moving))
+        lines.append(
+            f"accelerator {found.critical} is critical: of a period, it waits {waits} and moves values {moves}"
+        )
     if not job.settings.paced and found.latency > LATE * columns[-2][1].latency:
         lines.append("micro-batches entered as fast as they could, and wait on their way; --pace: a period apart")
     if not found.steady:

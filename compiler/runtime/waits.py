@@ -64,8 +64,11 @@ class Story:
         elif x.kind == SEND:
             yield line.arrive, line.start, f"waits to send {self.value(x)} to accelerator {x.peer}"
         elif x.kind == ALL_GATHER:
+            there, why = self._arrival(p, x.buffer, x.microbatch, line.arrive)
+            first = min(there, line.start)
+            yield line.arrive, first, why
             group = ranges(self.job.groups[p][x.peer])
-            yield line.arrive, line.start, f"waits to gather {self.value(x)} on accelerators {group}"
+            yield first, line.start, f"waits to gather {self.value(x)} on accelerators {group}"
         elif x.kind == RECV:
             yield line.arrive, line.start, f"waits for {self.value(x)} from accelerator {x.peer}"
         elif x.kind == FREE:
@@ -92,9 +95,15 @@ class Story:
         operator, i = self.job.operators[line.what.subject], line.what.microbatch
         last, why = line.arrive, ""
         for read in operator.reads:
-            key = (p, read.subject, read.result, read.destination, i - read.distance)
-            for end, peer in self.brought.get(key, ()):
-                if end > last:
-                    name = self.job.operators[read.subject].results[read.result].name
-                    last, why = end, f"waits for {name} of micro-batch {i - read.distance} from accelerator {peer}"
+            value = (read.subject, read.result, read.destination)
+            end, reason = self._arrival(p, value, i - read.distance, last)
+            last, why = (end, reason) if end > last else (last, why)
         return last, why
+
+    def _arrival(self, p: int, value: tuple[int, int, int], microbatch: int, since: int) -> tuple[int, str]:
+        """When the last piece of a value came to an accelerator after ``since``, if any did, and what waits for it."""
+        end, peer = max(self.brought.get((p, *value, microbatch), ()), default=(0, p))
+        if end <= since:
+            return since, ""
+        name = self.job.operators[value[0]].results[value[1]].name
+        return end, f"waits for {name} of micro-batch {microbatch} from accelerator {peer}"

@@ -22,6 +22,7 @@ from compiler.runtime.waits import Story
 from compiler.simulate import time_triggered
 from compiler.view import view_of
 from dialects.links import LinkAttr
+from dialects.programs import ALL_GATHER, COMPUTE
 from passes.lower_to_programs import lower_to_programs
 
 Build = Callable[..., ModuleOp]
@@ -194,6 +195,46 @@ def test_waits_for_the_set_and_for_the_turn(module: ModuleOp, play: Play) -> Non
     assert end == late > begin == 50_000
 
 
+def test_receives_that_stop_an_accelerator(build: Build, operator: Any, play: Play) -> None:
+    """b waits 30 for its value, and stands still for the last 20 of them while it comes."""
+    operators = [operator("a", [], 50, [[0]], 0, results=[8]), operator("b", ["a"], 40, [[1]], 70)]
+    link = LinkAttr(StringAttr("board"), IntAttr(2), IntAttr(12), IntAttr(10**9))
+    options = {"links": [link], "moves": [("a", [[1]], "board", 50, 20)], "transfers": "blocking"}
+    run = play(programs(build(operators, 100, 2, **options), 10))
+    rows, events = run.events[1], run.programs[1]
+    assert run.job.transfers == "blocking"
+    # A runtime that stands still comes to b when its value is there.
+    for at in np.flatnonzero(events[:, 0] == COMPUTE):
+        rows["arrive"][at] = rows["start"][at]
+    found = measured(run)
+    assert (found.period, found.load[1], found.waiting[1], found.moving[1]) == (100, 0.4, 0.4, 0.2)
+    assert reasons(run, 1)["waits for a of micro-batch 3 from accelerator 0"] == (310, 350)
+    check_rules(events_of(build(operators, 100, 2, **options), run))
+
+
+def test_gathering_lies_before_the_operator_that_needs_it(build: Build, operator: Any, play: Play) -> None:
+    operators = [
+        operator("a", [], 100_000, [[0]], 0, results=[100_000]),
+        operator("b", ["a"], 100_000, [[1, 2]], 300_000),
+    ]
+    link = LinkAttr(StringAttr("board"), IntAttr(3), IntAttr(10), IntAttr(10**9))
+    moves = [("a", [[1, 2]], "board", 100_000, 100_020)]
+    run = play(programs(build(operators, 400_000, 3, links=[link], moves=moves), 12))
+    rows, events = run.programs[1], run.events[1]
+    gather, b = (int(np.flatnonzero((rows[:, 0] == kind) & (rows[:, 4] == 5))[0]) for kind in (ALL_GATHER, COMPUTE))
+    assert gather < b
+    came, begun = int(events["arrive"][b]), int(events["start"][b])
+    events["start"][gather], events["end"][gather] = begun - 5000, begun - 2000
+    lines = {line.what.kind: line for line in run.lines(1) if line.what.microbatch == 5}
+    assert (lines[ALL_GATHER].arrive, lines[ALL_GATHER].start) == (came, begun - 5000)
+    assert (lines[COMPUTE].arrive, lines[COMPUTE].start) == (begun - 2000, begun)
+    found = reasons(run, 1)
+    there = 5 * 400_000 + 200_020
+    assert found["waits for a of micro-batch 5 from accelerator 0"] == (came, there)
+    assert found["waits to gather a of micro-batch 5 on accelerators 1:3"] == (there, begun - 5000)
+    assert found["waits to begin b of micro-batch 5"] == (begun - 2000, begun)
+
+
 # --- report ----------------------------------------------------------------------------------
 
 
@@ -215,7 +256,8 @@ def test_the_table(module: ModuleOp, play: Play) -> None:
         "micro-batches",
     ]
     assert lines[7].split() == ["critical", "0", "5"]
-    assert lines[-1] == "accelerator 5 sets the pace: it waits 0.0 % of the period"
+    assert lines[-2] == "accelerator 5 is critical: of a period, it waits 0.0 % and moves values 0.0 %"
+    assert lines[-1].endswith("--pace: a period apart")
 
 
 def test_a_real_run_is_compared_with_its_replay(module: ModuleOp, play: Play) -> None:
