@@ -25,12 +25,13 @@ class Place:
     """Where a backend works: rank and accelerator of its process, and a process group for every set of the job.
 
     ``groups`` has one for each set of several accelerators that run an operator together or gather a value, the ranks
-    in the order of the accelerators.
+    in the order of the accelerators. ``device`` is where tensors are, by its name in torch.
     """
 
     job: Job
     accelerator: int
     groups: Mapping[tuple[int, ...], dist.ProcessGroup]
+    device: str = "cpu"
 
     @property
     def rank(self) -> int:
@@ -39,6 +40,12 @@ class Place:
 
 class Backend(ABC):
     """The buffers of one accelerator and what instructions do to them."""
+
+    eager = True
+    """Whether a message leaves as soon as its value is there, which may be ahead of its place."""
+
+    lazy = True
+    """Whether the accelerator goes on until what arrives is read; else it waits at the place of the receive."""
 
     def __init__(self, place: Place):
         self.place = place
@@ -61,15 +68,18 @@ class Backend(ABC):
 
     @abstractmethod
     def copy(self, x: Instruction) -> None:
-        """Copy bytes of a value into a buffer of a destination."""
+        """Copy bytes of a value into a buffer of a destination; other parts of it may be on their way."""
 
     @abstractmethod
     def all_gather(self, x: Instruction, among: tuple[int, ...]) -> None:
-        """Complete the buffer of a destination with the pieces of the other accelerators ``among``."""
+        """Complete the buffer of a destination with the pieces of the other accelerators ``among``.
+
+        Called where the first of its readers begins, on all of them, when the own piece is there.
+        """
 
     @abstractmethod
     def free(self, x: Instruction) -> None:
-        """Give up a buffer."""
+        """Give up a buffer. Messages sent from it may not have left yet: they keep what :meth:`message` returned."""
 
     def finish(self, folder: Path) -> None:  # noqa: B027  (most leave nothing)
         """After the last instruction: leave what the run is to report."""

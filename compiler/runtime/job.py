@@ -187,8 +187,14 @@ def events_file(folder: Path, rank: int) -> Path:
 
 
 def failure_file(folder: Path, rank: int) -> Path:
-    """Where a rank leaves why it failed: JSON with ``time`` (s), ``message``, ``index`` of the instruction or null."""
+    """Where a rank leaves why it failed: JSON with ``time`` (s), ``message``, ``index`` of the instruction or null, and
+    ``lost``: whether it only saw that another rank is gone."""
     return folder / f"failure.{rank}.json"
+
+
+def exits_file(folder: Path) -> Path:
+    """Where the exit codes of ranks that ended early are left, by rank."""
+    return folder / "exits.json"
 
 
 def outputs_file(folder: Path, rank: int) -> Path:

@@ -1,0 +1,98 @@
+"""Emulated accelerators: operators sleep their time, and messages are tokens that say when the value may be used.
+
+Sleeping needs no processor, so that any number of accelerators runs on a small machine, at their real pace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from compiler.runtime.backend import Backend, Place
+from compiler.runtime.clock import now, sleep_until, wall_offset
+from dialects.programs import Instruction
+
+if TYPE_CHECKING:
+    from compiler.runtime.job import Transfer
+
+
+class EmulatedBackend(Backend):
+    """An accelerator that sleeps.
+
+    A transfer begins when the sender comes to its first message and its port has finished what it carried before:
+    transfers over one link follow each other. All messages of one transfer of a micro-batch move in parallel, and an
+    all-gather at their end is part of their time. Where transfers are ``blocking``, the sender sleeps meanwhile, and
+    the receiver from when both ends are there on; where they are ``buffered``, the sender sleeps once for all that
+    read a value, and then each receiver. Ports of receivers are not watched.
+    """
+
+    def __init__(self, place: Place):
+        super().__init__(place)
+        job = place.job
+        self.factor, self.mode = job.settings.scale, job.transfers
+        self.eager, self.lazy = self.mode != "blocking", self.mode == "overlapped"
+        self.moves = {(t.subject, t.result, t.destination): t for t in job.moves}
+        self.offset = wall_offset()
+        self.ports: dict[str, int] = {}
+        """Link → until when it carries what this accelerator sent before."""
+        self.left: dict[tuple[int, ...], tuple[int, int]] = {}
+        """What leaves as one → its micro-batch and when that may be used."""
+        self.came: dict[tuple[int, ...], tuple[int, int]] = {}
+        self.idle = 0
+        """Since when this accelerator has nothing to do."""
+
+    def message(self, x: Instruction) -> torch.Tensor:
+        what = (x.subject, x.result) if self.mode == "buffered" else (x.subject, x.result, x.destination)
+        microbatch, ready = self.left.get(what, (-1, 0))
+        if microbatch != x.microbatch:
+            ready = self.leave(x)
+            self.left[what] = (x.microbatch, ready)
+        return torch.tensor([ready + self.offset])
+
+    def leave(self, x: Instruction) -> int:
+        """Begin a transfer; returns when its value may be used, or has reached the buffer."""
+        move = self.moves.get(x[1:4])
+        if move is None:
+            return now()
+        if self.mode == "overlapped":
+            ready = max(now(), self.ports.get(move.link, 0)) + self.time(move)
+            self.ports[move.link] = ready
+            return ready
+        self.rest(now() + self.time(move))
+        return self.idle
+
+    def landing(self, x: Instruction) -> torch.Tensor:
+        return torch.zeros(1, dtype=torch.int64)
+
+    def arrived(self, x: Instruction, tensor: torch.Tensor) -> int:
+        ready = int(tensor.item()) - self.offset
+        if self.mode == "overlapped" or (move := self.moves.get(x[1:4])) is None:
+            return ready
+        microbatch, end = self.came.get(x[1:4], (-1, 0))
+        if microbatch != x.microbatch:
+            time = self.time(move)
+            end = max(ready, self.idle + time) if self.mode == "blocking" else max(ready, self.idle, now()) + time
+            self.came[x[1:4]] = (x.microbatch, end)
+        self.idle = end
+        return end
+
+    def compute(self, x: Instruction) -> None:
+        self.rest(now() + round(self.place.job.operators[x.subject].time * self.factor))
+
+    def copy(self, x: Instruction) -> None:
+        """Takes no time."""
+
+    def all_gather(self, x: Instruction, among: tuple[int, ...]) -> None:
+        """Part of the time of the transfer."""
+
+    def free(self, x: Instruction) -> None:
+        """There is no buffer."""
+
+    def time(self, move: Transfer) -> int:
+        return round(move.time * self.factor)
+
+    def rest(self, end: int) -> None:
+        """Sleep at work until ``end``."""
+        sleep_until(end)
+        self.idle = end

@@ -1,0 +1,160 @@
+"""Works through the program of one accelerator: decides when, and writes down when everything happened.
+
+Instructions run in their order, but for messages. A receive is posted ahead of its place and waited for where what it
+brings is first needed; a send leaves when its value is there, even if its place comes later; the members of a set
+complete a gathered value where the first of its readers begins. None of this can close a circle of waiting that the
+order of the programs does not have: everything that waits has come to its place, or the program has passed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from compiler.runtime.backend import Backend
+from compiler.runtime.board import NOBODY, SET, Board, Phase
+from compiler.runtime.clock import now, sleep_until
+from compiler.runtime.job import EVENT, Events, Job, Operator, Rows
+from compiler.runtime.messages import Incoming, Key, Outgoing, Posted, Transport, key_of
+from dialects.programs import Instruction
+
+
+class Engine:
+    """Runs a program from the common ``start`` on, on the clock :func:`compiler.runtime.clock.now`."""
+
+    def __init__(self, job: Job, accelerator: int, rows: Rows, backend: Backend, transport: Transport, board: Board):
+        self.job, self.backend, self.transport, self.board = job, backend, transport, board
+        self.rank = job.rank_of[accelerator]
+        self.program = [Instruction._make(row) for row in rows.tolist()]
+        self.incoming = Incoming(self.program, job.settings.ahead)
+        self.outgoing = Outgoing(self.program, max(1, job.settings.ahead))
+        self.gathers: dict[Key, int] = {}
+        self.events: Events = np.zeros(len(rows), EVENT)
+        self.events["index"] = np.arange(len(rows))
+        self.start = 0
+        self.at = -1
+        """Index of the instruction."""
+        self.groups = job.groups[accelerator]
+        self.factor = job.settings.scale if job.settings.emulate else 1.0
+        self.steps = (self.compute, self.send_in_turn, self.receive, self.copy, self.all_gather, self.free)
+
+    def run(self, start: int) -> Events:
+        """Everything, from the common start on; returns when each instruction came, began and was done."""
+        self.start = start
+        for at, x in enumerate(self.program):
+            self.at = at
+            self.post()
+            if at == 0:
+                sleep_until(start)
+            self.tell(Phase.WORKING)
+            self.steps[x.kind](x)
+        for peer, opened in self.outgoing.open.items():
+            for _, handle in opened:
+                self.tell(Phase.WAITING, peer)
+                handle.wait()
+        return self.events
+
+    def tell(self, phase: Phase, peer: int = NOBODY) -> None:
+        self.board.write(self.rank, self.at, phase, peer)
+
+    def record(self, index: int, arrive: int, start: int, end: int | None = None) -> None:
+        times = (t - self.start for t in (arrive, start, now() if end is None else end))
+        self.events[index] = (index, *times)
+
+    def post(self) -> None:
+        for index in self.incoming.due(self.at):
+            x = self.program[index]
+            tensor = self.backend.landing(x)
+            posted = Posted(index, now(), tensor, self.transport.receive(tensor, x.peer))
+            self.incoming.add(key_of(x), posted)
+
+    def need(self, keys: Iterator[Key] | tuple[Key, ...]) -> None:
+        """Wait until buffers are filled, as far as anything is still to come."""
+        ready, gathers = 0, list[int]()
+        for key in keys:
+            for posted in self.incoming.take(key, self.at):
+                ready = max(ready, self.arrival(posted))
+            if key in self.gathers:
+                gathers.append(self.gathers.pop(key))
+        self.tell(Phase.WORKING)
+        sleep_until(ready)
+        for index in sorted(gathers):
+            self.gather(index)
+
+    def arrival(self, posted: Posted) -> int:
+        """Wait for a message; returns from when on it may be used."""
+        x = self.program[posted.index]
+        self.tell(Phase.WAITING, x.peer)
+        posted.handle.wait()
+        ready = max(posted.time, self.backend.arrived(x, posted.tensor))
+        self.record(posted.index, posted.time, ready, ready)
+        return ready
+
+    def gather(self, index: int) -> None:
+        arrive = now()
+        x = self.program[index]
+        self.tell(Phase.WAITING, SET)
+        self.backend.all_gather(x, self.groups[x.peer])
+        self.record(index, arrive, arrive)
+
+    # --- what the kinds of instructions do -----------------------------------------------------
+
+    def compute(self, x: Instruction) -> None:
+        arrive = now()
+        operator = self.job.operators[x.subject]
+        self.need(_read(operator, x.microbatch))
+        if self.job.settings.paced and operator.source:
+            sleep_until(self.start + int((operator.start + x.microbatch * self.job.period) * self.factor))
+        among = operator.on(x.microbatch)
+        if len(among) > 1:
+            self.tell(Phase.WAITING, SET)
+            self.transport.meet(among)
+        self.tell(Phase.WORKING)
+        start = now()
+        self.backend.compute(x)
+        self.record(self.at, arrive, start)
+        while self.backend.eager and (index := self.outgoing.early(self.at)) is not None:
+            self.send(index)
+
+    def send_in_turn(self, x: Instruction) -> None:
+        if not self.outgoing.is_sent(self.at, x.peer):
+            self.send(self.at)
+
+    def send(self, index: int) -> None:
+        x, arrive = self.program[index], now()
+        while (handle := self.outgoing.full(x.peer)) is not None:
+            self.tell(Phase.WAITING, x.peer)
+            handle.wait()
+        self.tell(Phase.WORKING)
+        start = now()
+        self.outgoing.sent(x.peer, self.transport.send(self.backend.message(x), x.peer))
+        self.record(index, arrive, start)
+
+    def receive(self, x: Instruction) -> None:
+        if not self.backend.lazy:
+            self.need((key_of(x),))
+
+    def copy(self, x: Instruction) -> None:
+        start = now()
+        self.backend.copy(x)
+        self.record(self.at, start, start)
+
+    def all_gather(self, x: Instruction) -> None:
+        self.gathers[key_of(x)] = self.at
+        if not self.backend.lazy:
+            self.need((key_of(x),))
+
+    def free(self, x: Instruction) -> None:
+        arrive = now()
+        self.need((key_of(x),))
+        start = now()
+        self.backend.free(x)
+        self.record(self.at, arrive, start)
+
+
+def _read(operator: Operator, microbatch: int) -> Iterator[Key]:
+    """The buffers that an operator reads; inputs and initial values of states are simply there."""
+    for read in operator.reads:
+        if read.subject >= 0 and microbatch >= read.distance:
+            yield Key(read.subject, read.result, read.destination, microbatch - read.distance)

@@ -1,0 +1,52 @@
+"""Starts the processes of a run on this machine, as ``torchrun --standalone`` does.
+
+torchrun starts an interpreter a rank, each of which imports torch. Here its own launcher does the same work in one
+process that has imported torch before it divides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from pathlib import Path
+
+from compiler.runtime.job import exits_file, read_job
+from compiler.runtime.parent import die_with_parent
+
+
+def start(folder: Path) -> int:
+    """Run all ranks; returns 1 if one of them failed, whose exit codes are then in the folder."""
+    # CUDA must not be set up before the process divides; asked for devices, torch otherwise does so.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from compiler.runtime.worker import run_rank
+
+    ranks = len(read_job(folder).accelerators)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        monitor_interval=0.05,
+        start_method="fork" if sys.platform == "linux" else "spawn",
+    )
+    try:
+        elastic_launch(config, run_rank)(str(folder), os.getpid())
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        exits_file(folder).write_text(json.dumps(codes), encoding="utf-8")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[2]))
+    sys.exit(start(Path(sys.argv[1])))
