@@ -8,7 +8,6 @@ the schedule sees to, and so they meet in the same collectives.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from compiler.runtime.backend import Backend, Place
+from compiler.runtime.clock import now
 from compiler.runtime.job import Read, Value, outputs_file
 from compiler.runtime.torch_operators import Call, Rule, run
 from compiler.runtime.torch_values import (
@@ -56,7 +56,7 @@ class RealBackend(Backend):
     def __init__(self, place: Place):
         super().__init__(place)
         self.job = place.job
-        self.parameters = Parameters(place.job.settings.seed)
+        self.parameters = Parameters(place.job.settings.seed, place.device)
         self.held: dict[Key, _Held] = {}
 
     # --- messages ----------------------------------------------------------------------------
@@ -68,7 +68,7 @@ class RealBackend(Backend):
         return self._bytes(x, self._arriving(x).data)
 
     def arrived(self, x: Instruction, tensor: Tensor) -> int:
-        return time.monotonic_ns()
+        return now()
 
     def copy(self, x: Instruction) -> None:
         self._bytes(x, self._arriving(x).data).copy_(self.message(x))
@@ -93,7 +93,7 @@ class RealBackend(Backend):
         if key not in self.held:
             value = self._value(x.subject, x.result)
             target = self._destination(x.subject, x.result, x.destination, x.microbatch)
-            empty = torch.full((real_size(value),), LOST, dtype=torch.uint8)
+            empty = torch.full((real_size(value),), LOST, dtype=torch.uint8, device=self.place.device)
             self.held[key] = _Held(empty, share=value.sharded and len(target) > 1)
         return self.held[key]
 
@@ -117,12 +117,13 @@ class RealBackend(Backend):
         """An operand; the share of one is completed first, together with the other accelerators that read it."""
         value = self._value(read.subject, read.result)
         if microbatch < 0:
-            return initial_value(value)
+            return initial_value(value).to(self.place.device)
         destination = read.destination
         if read.subject < 0:
             key = (read.subject, 0, 0, microbatch)
             if key not in self.held:
-                self.held[key] = _Held(to_bytes(input_value(self.job, -1 - read.subject, microbatch)))
+                given = input_value(self.job, -1 - read.subject, microbatch).to(self.place.device)
+                self.held[key] = _Held(to_bytes(given))
         elif destination:
             target = self._destination(read.subject, read.result, destination, microbatch)
             if target == self.job.operators[read.subject].on(microbatch):
@@ -177,5 +178,5 @@ class RealBackend(Backend):
                 held = self.held.get((subject, result, 0, microbatch))
                 if held is not None:
                     # A copy, as what is saved would be all the memory that it is a part of.
-                    found[output, microbatch] = from_bytes(held.data, value).clone()
+                    found[output, microbatch] = from_bytes(held.data, value).clone().cpu()
         torch.save(found, outputs_file(folder, self.place.rank))

@@ -117,11 +117,11 @@ def _attention(call: Call) -> Made:
         for x, count in zip(call.inputs, (heads, kv_heads, kv_heads), strict=True)
     )
     rows, columns = q.shape[2], k.shape[2]
-    of_head = torch.arange(own.start, own.stop) // (heads // kv_heads)
+    of_head = torch.arange(own.start, own.stop, device=q.device) // (heads // kv_heads)
     seen = None
     if call.argument("causal"):
         # The last row sees all columns, each one above one less.
-        seen = torch.ones(rows, columns, dtype=torch.bool).tril(columns - rows)
+        seen = torch.ones(rows, columns, dtype=torch.bool, device=q.device).tril(columns - rows)
     y = functional.scaled_dot_product_attention(q[:, own], k[:, of_head], v[:, of_head], seen)
     if seen is not None:
         y = y.masked_fill(~seen.any(1, keepdim=True), 0)
@@ -134,7 +134,7 @@ def _embedding(call: Call) -> Made:
     table = call.parameter("table", (vocab, dim), real_type(call.operator.results[0].element), 0, own)
     rows = call.inputs[0].long() % vocab - own.start
     mine = (rows >= 0) & (rows < own.stop - own.start)
-    y = torch.zeros(*rows.shape, dim, dtype=table.dtype)
+    y = table.new_zeros(*rows.shape, dim)
     y[mine] = table[rows[mine]]
     return [y], ADDED
 
@@ -214,7 +214,7 @@ def _rotary(call: Call) -> Made:
     rows, width = x.shape[-2:]
     rates = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angles = torch.arange(rows, dtype=torch.float64)[:, None] * rates
-    cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    cosine, sine = angles.cos().to(x), angles.sin().to(x)
     even, odd = x[..., 0::2], x[..., 1::2]
     return [torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), -1).flatten(-2)], WHOLE
 

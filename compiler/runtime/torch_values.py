@@ -72,14 +72,14 @@ def generator(seed: int, *names: object) -> torch.Generator:
 
 
 class Parameters:
-    """The parameters of operators, made when they are first asked for.
+    """The parameters of operators on a device, made when they are first asked for.
 
     All are normally distributed with variance 1: operators scale what they read. Those of a group are one tensor
     wherever they have one shape, as the table of an embedding and the weight of a head tied to it.
     """
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, seed: int, device: str = "cpu"):
+        self.seed, self.device = seed, device
         self._made: dict[tuple[object, ...], Tensor] = {}
 
     def get(
@@ -98,7 +98,7 @@ class Parameters:
         if key not in self._made:
             whole = torch.randn(tuple(shape), generator=generator(self.seed, *name, role), dtype=dtype)
             cut = whole if share is None else whole.narrow(dim, share.start, share.stop - share.start)
-            self._made[key] = cut.clone() if cut.numel() < whole.numel() else whole
+            self._made[key] = (cut.clone() if cut.numel() < whole.numel() else whole).to(self.device)
         return self._made[key]
 
 
