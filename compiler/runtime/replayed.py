@@ -7,15 +7,17 @@ the middle, :mod:`compiler.simulate.replay` says what the order of the programs 
 from __future__ import annotations
 
 import statistics
+from bisect import bisect_right
 from collections.abc import Iterator
 
+import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.runtime.measured import Figures
 from compiler.runtime.recorded import Line, Run, lines_of
 from compiler.simulate.replay import replay
 from compiler.view import Accelerators
-from dialects.programs import ALL_GATHER, COMPUTE, RECV, SEND, Instruction
+from dialects.programs import ALL_GATHER, COMPUTE, FREE, RECV, SEND, Instruction
 
 Key = tuple[int, ...]
 
@@ -61,22 +63,34 @@ def _operator_times(run: Run) -> dict[Key, int]:
 
 
 def _move_times(run: Run) -> dict[Key, int]:
-    """Message or all-gather and who takes part → how long it took from when all ends were ready for it."""
+    """Message or all-gather and who takes part → how long it took from when all ends were ready for it.
+
+    A message is seen when its receiver looks for it: it took no longer than from then on, or from when it was sent.
+    """
     found: dict[Key, list[int]] = {}
     sent: dict[Key, int] = {}
     received: dict[Key, tuple[int, int]] = {}
+    looked = {p: _came(run, p) for p in run.job.accelerators}
     for p, line in _reported(run):
         x = line.what
         if x.kind == SEND:
             sent[*_value(x), p, x.peer, x.microbatch] = line.start
         elif x.kind == RECV:
-            received[*_value(x), x.peer, p, x.microbatch] = line.arrive, line.end
+            at = bisect_right(looked[p], line.end)
+            looks = looked[p][at - 1] if at else 0
+            received[*_value(x), x.peer, p, x.microbatch] = max(line.arrive, looks), line.end
         elif x.kind == ALL_GATHER:
             found.setdefault((*_value(x), *run.job.groups[p][x.peer]), []).append(line.end - line.start)
-    for (*which, microbatch), (posted, there) in received.items():
+    for (*which, microbatch), (ready, there) in received.items():
         begun = sent.get((*which, microbatch), there)
-        found.setdefault(tuple(which), []).append(max(0, there - max(begun, posted)))
+        found.setdefault(tuple(which), []).append(max(0, there - max(begun, ready)))
     return _medians(found)
+
+
+def _came(run: Run, p: int) -> list[int]:
+    """When an accelerator came to instructions that may wait for messages, in order."""
+    rows, events = run.reported(p)
+    return sorted(events["arrive"][np.isin(rows[:, 0], (COMPUTE, FREE))].tolist())
 
 
 def _medians(found: dict[Key, list[int]]) -> dict[Key, int]:

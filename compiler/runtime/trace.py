@@ -30,7 +30,7 @@ SCHEDULED, RUN = 1, 2
 """The processes of the trace."""
 
 CLOSE = 100
-"""Operators of a micro-batch with less than the period over this between them stand in one slice."""
+"""Operators of a micro-batch with less than the measured period over this between them stand in one slice."""
 
 
 def emit(view: ScheduleView, run: Run) -> str:
@@ -105,7 +105,7 @@ class _AsRun:
 
     def __init__(self, run: Run, base: int):
         self.job, self.story = run.job, Story(run)
-        self.close = int(self.job.period * self.job.settings.scale) // CLOSE
+        self.close = int(self.story.period) // CLOSE
         self.readers: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
         """Value at a destination → operators that read it, and how many micro-batches later."""
         for v, operator in enumerate(self.job.operators):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from compiler.runtime.measured import measured
 from compiler.runtime.recorded import Line, Run
 from compiler.targets.text import ranges
 from dialects.programs import ALL_GATHER, COMPUTE, FREE, RECV, SEND, Instruction
 
 SHORTEST = 1000
-"""Waits of less than the period over this are not told: that is what the machine itself takes."""
+"""Waits of less than the measured period over this are not told: that is what the machine itself takes."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Story:
 
     def __init__(self, run: Run):
         self.job = run.job
+        self.period = measured(run).period
         self.lines = {p: list(run.lines(p)) for p in run.job.accelerators}
         self.brought: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         """Accelerator, value and micro-batch → when its pieces came, and from whom."""
@@ -49,7 +51,7 @@ class Story:
 
     def waits(self, p: int) -> Iterator[Wait]:
         """The waits of an accelerator, one after the other. Messages may have left before their place came."""
-        least = self.job.period * self.job.settings.scale / SHORTEST
+        least = self.period / SHORTEST
         now = 0
         for line in sorted(self.lines[p], key=lambda line: (line.arrive, line.end)):
             for begin, end, why in self._reasons(p, line):

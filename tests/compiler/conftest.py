@@ -229,3 +229,49 @@ def play() -> Callable[..., Run]:
         return Run(job, programs, Player(job, programs, slow or {}, scheduled).play())
 
     return make
+
+
+# --- traces ----------------------------------------------------------------------------------
+
+
+def _ns(us: float) -> int:
+    found = round(us * 1000)
+    assert abs(us * 1000 - found) < 1e-3
+    return found
+
+
+def _check_trace(events: list[dict[str, Any]]) -> None:
+    """What the format asks for: in time order, slices nest, every track has a name, arrows go from slice to slice."""
+    data = [e for e in events if e["ph"] != "M"]
+    assert [e["ts"] for e in data] == sorted(e["ts"] for e in data)
+    assert all(e["ts"] >= 0 and e.get("dur", 0) >= 0 for e in data)
+    named = [(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"]
+    assert sorted(named) == sorted((e["pid"], e["tid"]) for e in events if e["name"] == "thread_sort_index")
+    assert len({tid for _, tid in named}) == len(named)
+    assert {(e["pid"], e["tid"]) for e in data} <= set(named)
+    slices: dict[int, list[tuple[int, int]]] = {}
+    open_slices: dict[int, list[int]] = {}
+    for e in (e for e in data if e["ph"] == "X"):
+        stack = open_slices.setdefault(e["tid"], [])
+        begin, end = _ns(e["ts"]), _ns(e["ts"]) + _ns(e["dur"])
+        while stack and stack[-1] <= begin:
+            stack.pop()
+        assert not stack or end <= stack[-1], e
+        assert len(stack) == (1 if e["cat"] == "operator" else 0), e
+        stack.append(end)
+        slices.setdefault(e["tid"], []).append((begin, end))
+    starts = {e["id"]: e for e in data if e["ph"] == "s"}
+    ends = {e["id"]: e for e in data if e["ph"] == "f"}
+    assert len(starts) + len(ends) == sum(e["ph"] in "sf" for e in data)
+    assert starts.keys() == ends.keys()
+    for key, start in starts.items():
+        assert start["ts"] <= ends[key]["ts"]
+        assert (start["name"], start["cat"], "e") == (ends[key]["name"], ends[key]["cat"], ends[key]["bp"])
+        for e in (start, ends[key]):
+            assert any(low <= _ns(e["ts"]) < high for low, high in slices[e["tid"]])
+
+
+@pytest.fixture(scope="session")
+def trace_rules() -> Callable[[list[dict[str, Any]]], None]:
+    """Asserts that the events of a trace keep the rules of the format."""
+    return _check_trace

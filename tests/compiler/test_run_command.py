@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -227,3 +228,29 @@ def test_outputs_of_a_real_run_decide(
         assert last.endswith(
             "relative error is 2.0e-02 of at most 1e-05, in output 0 of micro-batch 5 on accelerator 2"
         )
+
+
+@pytest.mark.torch
+def test_a_whole_emulated_run(
+    taktc: Tool, scheduled: Callable[[int], ModuleOp], tmp_path: Path, trace_rules: Callable[..., None]
+) -> None:
+    """Three processes that sleep; how far they are late depends on the machine."""
+    if find_spec("torch") is None:
+        pytest.skip("needs torch")
+    ir, trace, figures = tmp_path / "chain.mlir", tmp_path / "t.json", tmp_path / "f.json"
+    ir.write_text(print_ir(scheduled(8_000_000)))
+    result = taktc("run", ir, "--emulate", "--pace", "--trace", trace, "--json", figures)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[0].endswith("3 processes on torch.distributed, emulated, a micro-batch a period")
+    found = json.loads(figures.read_text())
+    assert (found["processes"], found["microbatches"], found["steady"]) == (3, 16, True)
+    assert 0.95 < found["measured"]["period_ns"] / found["predicted"]["period_ns"] < 2
+    assert 0.99 < found["measured"]["latency_ns"] / found["predicted"]["latency_ns"] < 3
+    load = found["measured"]["load"]
+    assert load["1"] > load["0"] > load["2"]
+    events = json.loads(trace.read_text())["traceEvents"]
+    trace_rules(events)
+    work = [e for e in events if e.get("cat") == "operator"]
+    assert sum(e["pid"] == 1 for e in work) == sum(e["pid"] == 2 for e in work) == 3 * 16
+    assert any(e["name"].startswith("waits for b of micro-batch ") for e in events if e.get("cat") == "waiting")
+    assert sum(e["ph"] == "s" for e in events) == 2 * 2 * 16  # into each message and out of it

@@ -28,6 +28,7 @@ from passes.lower_to_programs import lower_to_programs
 Build = Callable[..., ModuleOp]
 Play = Callable[..., Run]
 Event = dict[str, Any]
+Rules = Callable[[list[Event]], None]
 
 
 @pytest.fixture
@@ -195,21 +196,21 @@ def test_waits_for_the_set_and_for_the_turn(module: ModuleOp, play: Play) -> Non
     assert end == late > begin == 50_000
 
 
-def test_receives_that_stop_an_accelerator(build: Build, operator: Any, play: Play) -> None:
+def test_receives_that_stop_an_accelerator(build: Build, operator: Any, play: Play, trace_rules: Rules) -> None:
     """b waits 30 for its value, and stands still for the last 20 of them while it comes."""
     operators = [operator("a", [], 50, [[0]], 0, results=[8]), operator("b", ["a"], 40, [[1]], 70)]
     link = LinkAttr(StringAttr("board"), IntAttr(2), IntAttr(12), IntAttr(10**9))
     options = {"links": [link], "moves": [("a", [[1]], "board", 50, 20)], "transfers": "blocking"}
     run = play(programs(build(operators, 100, 2, **options), 10))
-    rows, events = run.events[1], run.programs[1]
+    events, rows = run.events[1], run.programs[1]
     assert run.job.transfers == "blocking"
     # A runtime that stands still comes to b when its value is there.
-    for at in np.flatnonzero(events[:, 0] == COMPUTE):
-        rows["arrive"][at] = rows["start"][at]
+    for at in np.flatnonzero(rows[:, 0] == COMPUTE):
+        events["arrive"][at] = events["start"][at]
     found = measured(run)
     assert (found.period, found.load[1], found.waiting[1], found.moving[1]) == (100, 0.4, 0.4, 0.2)
     assert reasons(run, 1)["waits for a of micro-batch 3 from accelerator 0"] == (310, 350)
-    check_rules(events_of(build(operators, 100, 2, **options), run))
+    trace_rules(events_of(build(operators, 100, 2, **options), run))
 
 
 def test_gathering_lies_before_the_operator_that_needs_it(build: Build, operator: Any, play: Play) -> None:
@@ -296,47 +297,14 @@ def events_of(module: ModuleOp, run: Run) -> list[Event]:
 
 
 def ns(us: float) -> int:
-    found = round(us * 1000)
-    assert abs(us * 1000 - found) < 1e-3
-    return found
-
-
-def check_rules(events: list[Event]) -> None:
-    """What the format asks for: in time order, slices nest, every track has a name, arrows go from slice to slice."""
-    data = [e for e in events if e["ph"] != "M"]
-    assert [e["ts"] for e in data] == sorted(e["ts"] for e in data)
-    assert all(e["ts"] >= 0 and e.get("dur", 0) >= 0 for e in data)
-    named = [(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"]
-    assert sorted(named) == sorted((e["pid"], e["tid"]) for e in events if e["name"] == "thread_sort_index")
-    assert len({tid for _, tid in named}) == len(named)
-    assert {(e["pid"], e["tid"]) for e in data} <= set(named)
-    slices: dict[int, list[tuple[int, int]]] = {}
-    open_slices: dict[int, list[int]] = {}
-    for e in (e for e in data if e["ph"] == "X"):
-        stack = open_slices.setdefault(e["tid"], [])
-        begin, end = ns(e["ts"]), ns(e["ts"]) + ns(e["dur"])
-        while stack and stack[-1] <= begin:
-            stack.pop()
-        assert not stack or end <= stack[-1], e
-        assert len(stack) == (1 if e["cat"] == "operator" else 0), e
-        stack.append(end)
-        slices.setdefault(e["tid"], []).append((begin, end))
-    starts = {e["id"]: e for e in data if e["ph"] == "s"}
-    ends = {e["id"]: e for e in data if e["ph"] == "f"}
-    assert len(starts) + len(ends) == sum(e["ph"] in "sf" for e in data)
-    assert starts.keys() == ends.keys()
-    for key, start in starts.items():
-        assert start["ts"] <= ends[key]["ts"]
-        assert (start["name"], start["cat"], "e") == (ends[key]["name"], ends[key]["cat"], ends[key]["bp"])
-        for e in (start, ends[key]):
-            assert any(low <= ns(e["ts"]) < high for low, high in slices[e["tid"]])
+    return round(us * 1000)
 
 
 @pytest.mark.parametrize("scheduled", [True, False])
-def test_the_trace_follows_the_rules(module: ModuleOp, play: Play, scheduled: bool) -> None:
+def test_the_trace_follows_the_rules(module: ModuleOp, play: Play, scheduled: bool, trace_rules: Rules) -> None:
     run = play(programs(module, 12), scheduled=scheduled, slow={} if scheduled else {5: 3})
     events = events_of(module, run)
-    check_rules(events)
+    trace_rules(events)
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     assert names == {1: "test on board, as scheduled", 2: "test on board, as run"}
     tracks = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == 2}
@@ -398,7 +366,9 @@ def test_waiting_work_and_messages(module: ModuleOp, play: Play) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_traces_of_random_runs_follow_the_rules(build: Build, operator: Any, play: Play, data: st.DataObject) -> None:
+def test_traces_of_random_runs_follow_the_rules(
+    build: Build, operator: Any, play: Play, data: st.DataObject, trace_rules: Rules
+) -> None:
     """Chains on sets of their own choice, run at will with some accelerators slow."""
     operators: list[Any] = []
     end = 0
@@ -410,13 +380,13 @@ def test_traces_of_random_runs_follow_the_rules(build: Build, operator: Any, pla
     module = programs(build(operators, max(1, end), 3), data.draw(st.integers(1, 6)))
     slow = data.draw(st.dictionaries(st.integers(0, 2), st.integers(1, 5)))
     run = play(module, slow=slow, scheduled=data.draw(st.booleans()), paced=data.draw(st.booleans()))
-    check_rules(events_of(module, run))
+    trace_rules(events_of(module, run))
     assert measured(run).period >= 0
 
 
-def test_a_run_without_messages(build: Build, operator: Any, play: Play) -> None:
+def test_a_run_without_messages(build: Build, operator: Any, play: Play, trace_rules: Rules) -> None:
     module = programs(build([operator("a", [], 5, [[0]], 0), operator("z", ["a"], 0, [[0]], 5)], 5, 2), 8)
     run = play(module)
-    check_rules(events_of(module, run))
+    trace_rules(events_of(module, run))
     assert measured(run).period == 5
     assert run.events[0].dtype == EVENT
