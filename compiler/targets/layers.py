@@ -23,7 +23,8 @@ from dialects.structure import find_graph
 
 LAYERS = "a layer is a call of the one block that the model repeats, not a block inside another"
 WHOLE = "--granularity block keeps every call of a block in one stage"
-CIRCLE = "--plan interleaved goes through the ranks in a circle, --plan stages through each once"
+CIRCLE = "--plan interleaved goes through the ranks in a circle"
+ONCE = "--plan stages gives every rank one stage"
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,10 @@ def layers_of(module: ModuleOp, target: str, *, chunked: bool = True, empty: boo
     pipeline = pipeline_of(module, target)
     width = _best_width(pipeline.view.tasks)
     spans = _spans(row, pipeline)
-    found = (
-        _cut(row, pipeline) or (None if empty else _bare(pipeline, target, spans)),
-        _disorder(pipeline, target, chunked),
-        _uneven(pipeline, target, width) or _unused(pipeline, target, width),
-    )
+    found = [_cut(row, pipeline), _disorder(pipeline, target, chunked)]
+    if not empty and not any(found):
+        found.append(_bare(pipeline, target, spans))
+    found.append(_uneven(pipeline, target, width) or _unused(pipeline, target, width))
     if any(found):
         raise TaktError([d for d in found if d is not None])
     assert width is not None
@@ -193,25 +193,27 @@ def _bare(pipeline: Pipeline, target: str, spans: Sequence[range]) -> Diagnostic
         if not span:
             first = pipeline.tasks(stage)[0]
             message = f"'{first.name}' is in stage {first.stage}, which has no layer: {target} has one in every stage"
-            return at(pipeline.operators[first.index], message, f"--stages {len(spans) - 1} makes fewer stages")
+            hint = f"--plan stages --stages {len(spans) - 1} makes fewer stages"
+            return at(pipeline.operators[first.index], message, hint)
     return None
 
 
 def _disorder(pipeline: Pipeline, target: str, chunked: bool) -> Diagnostic | None:
     """The first stage that is not on the rank whose turn it is."""
-    ranks = len(pipeline.blocks)
-    for stage, rank in enumerate(pipeline.rank_of):
-        first, turn = pipeline.tasks(stage)[0], stage % ranks
-        where = f"'{first.name}' begins stage {first.stage} on rank {rank}"
-        if stage >= ranks and not chunked:
-            message, hint = f"{where}, which has a stage already", "--plan stages gives every rank one stage"
-        elif rank != turn:
-            message, hint = f"{where}, and it is the turn of rank {turn}", CIRCLE
-        elif stage >= len(pipeline.stages) // ranks * ranks:
-            message, hint = f"{where}, and rank {ranks - 1} has one stage less", CIRCLE
+    ranks, ranked = len(pipeline.blocks), pipeline.rank_of
+    for stage, rank in enumerate(ranked):
+        if not chunked and rank in ranked[:stage]:
+            why = "which has one already"
+        elif chunked and rank != stage % ranks:
+            why = f"and it is the turn of rank {stage % ranks}"
+        elif chunked and stage >= len(ranked) - len(ranked) % ranks:
+            why = f"and rank {ranks - 1} has one stage less"
         else:
             continue
-        return at(pipeline.operators[first.index], f"{message}: {target} has no such order", hint)
+        first = pipeline.tasks(stage)[0]
+        message = f"'{first.name}' begins stage {first.stage} on rank {rank}, {why}: {target} has no such order"
+        hint = CIRCLE if chunked and pipeline.view.plan == "v" else ONCE
+        return at(pipeline.operators[first.index], message, hint)
     return None
 
 
