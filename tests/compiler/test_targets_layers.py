@@ -345,6 +345,12 @@ def test_operators_without_a_common_degree_are_refused(taktc: Tool) -> None:
             "--plan stages gives every rank one stage",
         ),
         (
+            ("--plan", "interleaved", "--set", "layers=7"),
+            "vllm-partition",
+            "'layer.4.a' begins stage 4 on rank 0, which has one already",
+            "--plan stages gives every rank one stage",
+        ),
+        (
             ("--plan", "interleaved", "--set", "layers=11"),
             "torchtitan",
             "'layer.9.a' begins stage 4 on rank 0, and rank 3 has one stage less",
@@ -490,6 +496,11 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "'a2' begins layer 2, which reads nothing from layer 1",
         "X is for layers in one row",
     ),
+    "the second layer does not follow the first": (
+        {"a1": {"reads": ["x"]}},
+        "'a1' begins layer 1, which reads nothing from layer 0",
+        "X is for layers in one row",
+    ),
     "a layer reads one far before": (
         {"a3": {"reads": ["b2", "a0"]}},
         "'a3' in layer 3 reads 'a0' in layer 0",
@@ -530,7 +541,11 @@ def test_what_feeds_the_head_only_is_not_the_embedding(row: Made) -> None:
 
 
 def test_what_later_micro_batches_read_is_no_part_of_the_row(row: Made) -> None:
-    """As in decoding: the next token is read by the embedding, keys and values by the layer itself."""
-    states = {"token": ("head", 2), "keys": ("a3", 2)}
-    module = row(states=states, embed={"reads": ["x", "token"]}, a3={"reads": ["b2", "keys"]})
+    """As in decoding: the next token is read by the embedding, keys and values by the layer itself, and worse."""
+    states = {"token": ("head", 2), "keys": ("a3", 2), "first": ("a0", 1), "labels": ("late", 1)}
+    late = {"at": -1, "reads": ["x"], "stage": 1}
+    early = {"at": 1.5, "reads": ["first"], "stage": 0}
+    reads = {"embed": ["x", "token"], "b0": ["a0", "early"], "a1": ["b0", "labels"], "head": ["norm", "late"]}
+    reads["a3"] = ["b2", "keys", "first"]
+    module = row(states=states, late=late, early=early, **{name: {"reads": found} for name, found in reads.items()})
     assert "PARTITION=2,2\n" in emitter("vllm-partition")(module)
