@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-TRIED = "2.13"
+WRITTEN = "this was written for torch 2.13"
 CELL = re.compile(r"(\d+)(F|SEND_F|RECV_F)(\d+)")
 USED = (
     *("_stages", "_num_stages", "_n_microbatches", "_loss_fn", "pp_group_size", "rank"),
@@ -39,11 +39,8 @@ Rows = Sequence[Sequence[Cell]]
 
 def parse(text: str) -> list[list[Cell]]:
     """The cells of each rank, without the empty ones; ValueError for cells of another kind than :class:`Cell` has."""
-    return [[_cell(cell.strip(), rank) for cell in line.split(",") if cell.strip()] for rank, line in _lines(text)]
-
-
-def _lines(text: str) -> enumerate[str]:
-    return enumerate(text.splitlines())
+    lines = enumerate(text.splitlines())
+    return [[_cell(cell.strip(), rank) for cell in line.split(",") if cell.strip()] for rank, line in lines]
 
 
 def _cell(text: str, rank: int) -> Cell:
@@ -69,33 +66,34 @@ def check(rows: Rows, stages: int, microbatches: int) -> dict[int, int]:
         for cell in row:
             if cell.kind == "F" and rank_of.setdefault(cell.stage, rank) != rank:
                 raise ValueError(f"stage {cell.stage} is on the ranks {rank_of[cell.stage]} and {rank}")
+    if absent := set(range(stages)) - rank_of.keys():
+        raise ValueError(f"no rank runs stage {min(absent)}")
     expected = _expected(rank_of, stages, microbatches, communicates(rows))
     for rank, row in enumerate(rows):
-        given = set(row)
+        given, wanted = set(row), expected.get(rank, set[Cell]())
+        if not given:
+            raise ValueError(f"rank {rank} has no stage")
         if len(given) < len(row):
             twice = next(cell for i, cell in enumerate(row) if cell in row[:i])
             raise ValueError(f"rank {rank}: {twice} stands there twice")
-        for cells, what in ((expected.get(rank, set()) - given, "lacks"), (given - expected.get(rank, set()), "has")):
-            if cells:
-                extra = ", which has no place there" if what == "has" else ""
-                raise ValueError(f"rank {rank} {what} {min(cells)}{extra}")
-    if missing := expected.keys() - set(range(len(rows))):
-        raise ValueError(f"no rank runs stage {min(s for s in range(stages) if rank_of.get(s, -1) in missing)}")
+        if wanted - given:
+            raise ValueError(f"rank {rank} lacks {min(wanted - given)}")
+        if given - wanted:
+            raise ValueError(f"rank {rank} has {min(given - wanted)}, which has no place there")
     _rehearse(rows, rank_of, communicates(rows))
     return rank_of
 
 
 def _expected(rank_of: Mapping[int, int], stages: int, microbatches: int, comms: bool) -> dict[int, set[Cell]]:
-    """What every rank must do; rank -1 stands for stages that are nowhere."""
-    found: dict[int, set[Cell]] = {}
+    """What every rank must do."""
+    found: dict[int, set[Cell]] = {rank: set() for rank in rank_of.values()}
     for stage in range(stages):
-        rank, after = rank_of.get(stage, -1), rank_of.get(stage + 1, -1)
-        apart = comms and stage + 1 < stages and rank != after
+        here, after = rank_of[stage], rank_of.get(stage + 1)
         for i in range(microbatches):
-            found.setdefault(rank, set()).add(Cell(stage, "F", i))
-            if apart:
-                found[rank].add(Cell(stage, "SEND_F", i))
-                found.setdefault(after, set()).add(Cell(stage + 1, "RECV_F", i))
+            found[here].add(Cell(stage, "F", i))
+            if comms and stage + 1 < stages and after != here:
+                found[here].add(Cell(stage, "SEND_F", i))
+                found[rank_of[stage + 1]].add(Cell(stage + 1, "RECV_F", i))
     return found
 
 
@@ -140,37 +138,51 @@ def load(schedule: Any, source: str | Path) -> None:
     the group it was made for, or could hang, and RuntimeError where torch has no such runtime.
     """
     private = _private(schedule)
-    rows = parse(Path(source).read_text(encoding="utf-8") if isinstance(source, Path) or "\n" not in source else source)
+    text = source if isinstance(source, str) and "\n" in source else Path(source).read_text(encoding="utf-8")
+    rows = parse(text)
     if schedule._loss_fn is not None:
         raise ValueError("a forward-only schedule has no loss: make the runtime without loss_fn")
     if len(rows) != schedule.pp_group_size:
         raise ValueError(f"the schedule has {len(rows)} ranks, and the group {schedule.pp_group_size} processes")
     rank_of = check(rows, schedule._num_stages, schedule._n_microbatches)
-    ours = [stage.stage_index for stage in schedule._stages]
-    if ours != (wanted := sorted(s for s, rank in rank_of.items() if rank == schedule.rank)):
+    ours, wanted = (
+        [x.stage_index for x in schedule._stages],
+        [s for s in sorted(rank_of) if rank_of[s] == schedule.rank],
+    )
+    if ours != wanted:
         raise ValueError(f"rank {schedule.rank} runs the stages {wanted} in this order, and was given {ours}")
-    order = {rank: [private._Action.from_str(str(cell)) for cell in row] for rank, row in enumerate(rows)}
-    schedule.stage_index_to_group_rank = rank_of
-    for stage in schedule._stages:
-        stage.stage_index_to_group_rank = rank_of
-    compute = {rank: [a for a, cell in zip(order[rank], row, strict=True) if cell.kind == "F"] for rank, row in enumerate(rows)}
-    schedule.pipeline_order = compute
-    if not communicates(rows):
-        # It takes the lists it is given apart.
-        order = private._add_send_recv({r: list(row) for r, row in compute.items()}, rank_of.__getitem__, len(rank_of))
-    schedule.pipeline_order_with_comms = order
+    for holder in (schedule, *schedule._stages):
+        holder.stage_index_to_group_rank = rank_of
+    schedule.pipeline_order = _actions(private, rows, only="F")
+    if communicates(rows):
+        schedule.pipeline_order_with_comms = _actions(private, rows)
+    else:
+        # It empties the lists it is given.
+        order = private._add_send_recv(_actions(private, rows), rank_of.__getitem__, len(rank_of))
+        schedule.pipeline_order_with_comms = order
+
+
+def _actions(private: Any, rows: Rows, only: str = "") -> dict[int, list[Any]]:
+    """Rank → its actions as torch has them, of one kind or of all."""
+    return {
+        rank: [private._Action.from_str(str(cell)) for cell in row if cell.kind == only or not only]
+        for rank, row in enumerate(rows)
+    }
 
 
 def _private(schedule: Any) -> Any:
     """The module of torch that has the runtime; RuntimeError where something is missing."""
     import torch
-    from torch.distributed.pipelining import schedules
 
+    try:
+        from torch.distributed.pipelining import schedules
+    except ImportError:
+        raise RuntimeError(f"torch {torch.__version__} lacks torch.distributed.pipelining: {WRITTEN}") from None
     names = ("_PipelineScheduleRuntime", "_Action", "_add_send_recv")
     missing = [name for name in names if not hasattr(schedules, name)]
     missing += [name for name in USED if not hasattr(schedule, name)]
     if missing:
-        raise RuntimeError(f"torch {torch.__version__} lacks {', '.join(missing)}: this was written for torch {TRIED}")
+        raise RuntimeError(f"torch {torch.__version__} lacks {', '.join(missing)}: {WRITTEN}")
     if not isinstance(schedule, schedules._PipelineScheduleRuntime):
         raise RuntimeError(f"the schedule is a {type(schedule).__name__}, not a _PipelineScheduleRuntime")
     return schedules

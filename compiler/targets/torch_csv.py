@@ -1,10 +1,10 @@
 """Schedules for ``torch.distributed.pipelining``: one line a rank, a cell ``<stage>F<microbatch>`` a visit of a stage.
 
-That runtime knows a *chain* of stages. A stage runs a micro-batch in one piece; then one message goes to the next stage,
-with everything later stages still need, unless the same rank runs that stage too. So a value that is read further on is
-passed on by the stages between, and a stage waits for the one before it even where it reads nothing of it. Stages that
-the schedule runs before or beside their predecessor begin whole periods later: what every rank does in a period, and
-so the period, remain.
+That runtime knows a *chain* of stages. A stage runs a micro-batch in one piece; then one message goes to the next
+stage, with everything that later stages still need, unless the same rank runs that stage too. So a value that is read
+further on is passed on by the stages between, and a stage waits for the one before it even where it reads nothing of
+it. Stages that the schedule runs before or beside their predecessor begin whole periods later: what every rank does in
+a period, and so the period, remain.
 
 Form "compute-comms" has a send and a receive for each message (``0SEND_F3`` with ``1RECV_F3``), all in one common order
 that no rank leaves: they do not hang even where a send ends only when its receive begins, and the other way round.
@@ -75,7 +75,7 @@ def _home(pipeline: Pipeline) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class _Step:
-    """A stage on the chain, for micro-batch 0, ns: it runs from ``start`` to ``end``; its message leaves and arrives."""
+    """A stage on the chain, for micro-batch 0, ns: when it runs, and when its message leaves and arrives."""
 
     start: Fraction
     end: Fraction
@@ -87,15 +87,25 @@ def _chain(pipeline: Pipeline) -> list[_Step]:
     """Every stage as scheduled, or as few whole periods later as the message from the stage before it needs."""
     period, moves = pipeline.view.period, _moves(pipeline)
     steps: list[_Step] = []
-    for stage in range(len(pipeline.stages)):
+    for stage, time in enumerate([*_times(pipeline), 0]):
         start, end = pipeline.start(stage), max(t.end for t in pipeline.tasks(stage))
         late = Fraction(0)
         if steps:
             late = max(0, ceil((steps[-1].arrives - start) / period)) * period
         leaves = max([end, *(m.start for m in moves[stage])])
-        arrives = max([end, *(m.ready for m in moves[stage])])
+        arrives = max([leaves + time, *(m.ready for m in moves[stage])])
         steps.append(_Step(start + late, end + late, leaves + late, arrives + late))
     return steps
+
+
+def _times(pipeline: Pipeline) -> list[int]:
+    """For each stage but the last, how long its message takes from leader to leader, ns."""
+    view, found = pipeline.view, list[int]()
+    for stage, results in enumerate(messages(pipeline)):
+        here, there = (pipeline.blocks[pipeline.rank_of[s]][:1] for s in (stage, stage + 1))
+        size = sum(view.tasks[producer].results[result] for producer, result in results)
+        found.append(view.platform.network.way(size, False, here, there).time)
+    return found
 
 
 def _moves(pipeline: Pipeline) -> list[list[Move]]:
