@@ -55,6 +55,10 @@ class Pipeline:
         """When the stage begins micro-batch 0, ns."""
         return min((t.start for t in self.tasks(stage)), default=0)
 
+    def end(self, stage: int) -> int:
+        """When micro-batch 0 has left the stage, ns."""
+        return max((t.end for t in self.tasks(stage)), default=0)
+
     def crossings(self) -> Iterator[tuple[int, int, int, int]]:
         """Values read in another stage: stage and task that make it, number of the result, stage that reads it.
 

@@ -75,11 +75,10 @@ def _home(pipeline: Pipeline) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class _Step:
-    """A stage on the chain, for micro-batch 0, ns: when it runs, and when its message leaves and arrives."""
+    """A stage on the chain, for micro-batch 0, ns: its start, the place of its message, and when this arrives."""
 
     start: Fraction
-    end: Fraction
-    leaves: Fraction
+    message: Fraction
     arrives: Fraction
 
 
@@ -88,14 +87,36 @@ def _chain(pipeline: Pipeline) -> list[_Step]:
     period, moves = pipeline.view.period, _moves(pipeline)
     steps: list[_Step] = []
     for stage, time in enumerate([*_times(pipeline), 0]):
-        start, end = pipeline.start(stage), max(t.end for t in pipeline.tasks(stage))
-        late = Fraction(0)
+        start, late = Fraction(pipeline.start(stage)), Fraction(0)
         if steps:
             late = max(0, ceil((steps[-1].arrives - start) / period)) * period
-        leaves = max([end, *(m.start for m in moves[stage])])
+        place, leaves = _message(pipeline, stage, max([pipeline.end(stage), *(m.start for m in moves[stage])]))
         arrives = max([leaves + time, *(m.ready for m in moves[stage])])
-        steps.append(_Step(start + late, end + late, leaves + late, arrives + late))
+        steps.append(_Step(start + late, place + late, arrives + late))
     return steps
+
+
+def _message(pipeline: Pipeline, stage: int, leaves: int) -> tuple[Fraction, Fraction]:
+    """Where the message of micro-batch 0 stands in the order, and from when on it moves, ns.
+
+    It moves as scheduled, from ``leaves`` on. But a rank sends and receives between two cells only: so it is sent
+    before the sender begins another cell, and received before the cell in the course of which it is to come, since
+    otherwise nobody would compute meanwhile. A cell that began before that of the sender comes first.
+    """
+    period, start = pipeline.view.period, Fraction(pipeline.start(stage))
+    place = moves = Fraction(leaves)
+    for other, rank in enumerate(pipeline.rank_of):
+        if rank == pipeline.rank_of[stage]:
+            wait = (pipeline.start(other) - start) % period
+            place = min(place, start + (wait if wait or other > stage else period))
+        if rank == pipeline.rank_of[min(stage + 1, len(pipeline.stages) - 1)]:
+            begun = leaves - (leaves - pipeline.start(other)) % period
+            end = begun + pipeline.end(other) - pipeline.start(other)
+            if begun < start:
+                moves = max(moves, end)
+            elif leaves < end:
+                place = min(place, begun)
+    return max(start, place), moves
 
 
 def _times(pipeline: Pipeline) -> list[int]:
@@ -122,39 +143,18 @@ def _order(pipeline: Pipeline, microbatches: int) -> Iterator[tuple[int, int, bo
     """All cells and messages in one order: stage, micro-batch, and whether it is the message to the next stage.
 
     A cell stands at its start, and at one time the earlier stage comes first: so a message, after its cell, is before
-    that of the next stage. Its place in between is that of :func:`_place`.
+    that of the next stage.
     """
     period, steps = pipeline.view.period, _chain(pipeline)
     found: list[tuple[Fraction, int, int, int, int]] = []
     for stage, step in enumerate(steps):
-        at = _place(pipeline, steps, stage) if stage + 1 < len(steps) else None
+        first = -1 if step.message > step.start else stage
         for i in range(microbatches):
             found.append((step.start + i * period, stage, 0, i, stage))
-            if at is not None:
-                first = -1 if at > step.start else stage
-                found.append((at + i * period, first, 1, i, stage))
+            if stage + 1 < len(steps):
+                found.append((step.message + i * period, first, 1, i, stage))
     for _, _, kind, microbatch, stage in sorted(found):
         yield stage, microbatch, kind == 1
-
-
-def _place(pipeline: Pipeline, steps: list[_Step], stage: int) -> Fraction:
-    """Where the message of micro-batch 0 stands in the order, ns.
-
-    Where the schedule has it, but a rank sends and receives between two cells only. So the sender does not begin
-    another cell before it sends, and the receiver does so before the cell in the course of which it is to come:
-    otherwise nobody would compute while it is on its way.
-    """
-    period, step = pipeline.view.period, steps[stage]
-    places = [step.leaves]
-    for other, rank in enumerate(pipeline.rank_of):
-        if rank == pipeline.rank_of[stage]:
-            wait = (steps[other].start - step.start) % period
-            places.append(step.start + (wait if wait or other > stage else period))
-        if rank == pipeline.rank_of[stage + 1]:
-            since = (step.leaves - steps[other].start) % period
-            if since < steps[other].end - steps[other].start:
-                places.append(step.leaves - since)
-    return max(step.start, min(places))
 
 
 # --- what stages hand on ---------------------------------------------------------------------

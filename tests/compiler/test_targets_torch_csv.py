@@ -344,6 +344,34 @@ def test_any_times_make_a_schedule_without_deadlock(data: st.DataObject, build: 
     assert hang(comms) is None
 
 
+@relaxed
+@given(data=st.data())
+def test_the_runtime_keeps_the_period_of_any_schedule(data: st.DataObject, build: Build, operator: Any):
+    """Stages one after the other on each rank, in any order and from any period on; messages of any size."""
+    period, ranks = 100, data.draw(st.integers(1, 3))
+    home = data.draw(st.lists(st.integers(0, ranks - 1), min_size=1, max_size=5))
+    free = [period] * ranks
+    drawn: dict[int, tuple[int, int, int]] = {}
+    for stage in data.draw(st.permutations(range(len(home)))):
+        wait = data.draw(st.integers(0, free[home[stage]]))
+        time = data.draw(st.integers(0, free[home[stage]] - wait))
+        start = period - free[home[stage]] + wait + period * data.draw(st.integers(0, 3))
+        free[home[stage]] -= wait + time
+        drawn[stage] = start, time, data.draw(st.integers(0, 150))
+    ops = [
+        operator(f"s{stage}", [f"s{stage - 1}"] if stage else [], time, [[home[stage]]], start, (size,), stage=stage)
+        for stage, (start, time, size) in sorted(drawn.items())
+    ]
+    link = LinkAttr(StringAttr("wire"), IntAttr(ranks), IntAttr(0), IntAttr(10**9))
+    module = build(ops, period, ranks, stages=[[rank] for rank in home], links=[link])
+    rows = forms(module, 30)[1]
+    assert hang(rows) is None
+    ends = self_timed(
+        rows, {s: time for s, (_, time, _) in drawn.items()}, {s + 1: size for s, (_, _, size) in drawn.items()}
+    )
+    assert ends[-1] - ends[14] <= 15 * period
+
+
 # --- files that others wrote -----------------------------------------------------------------
 
 
