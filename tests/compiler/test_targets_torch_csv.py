@@ -203,19 +203,33 @@ def test_neighbours_on_one_rank_send_nothing(build: Build, operator: Any):
 
 
 @pytest.mark.parametrize(
-    ("period", "row"),
+    ("period", "first", "moved", "second", "row"),
     [
         # From 40 to 50, then b until 90: it comes while b computes, and is asked for before.
-        (40, "1RECV_F0,1RECV_F1,1F0,1RECV_F2,1F1,1F2"),
+        (40, (0, 40), 40, (50, 40), "1RECV_F0,1RECV_F1,1F0,1RECV_F2,1F1,1F2"),
         # At 140 b has not had anything to do for long.
-        (100, "1RECV_F0,1F0,1RECV_F1,1F1,1RECV_F2,1F2"),
+        (100, (0, 40), 40, (50, 40), "1RECV_F0,1F0,1RECV_F1,1F1,1RECV_F2,1F2"),
+        # The link is busy until 65, and a begins its next cell at 60: it sends before.
+        (60, (0, 40), 65, (80, 10), "1RECV_F0,1F0,1RECV_F1,1F1,1RECV_F2,1F2"),
+        # When a has begun and ended, b is still in its cell, which ends when the next begins: a period more is needed.
+        (100, (50, 10), 60, (100, 100), "1RECV_F0,1RECV_F1,1F0,1RECV_F2,1F1,1F2"),
     ],
 )
-def test_a_receive_stands_before_the_cell_in_which_it_comes(period: int, row: str, build: Build, operator: Any):
-    ops = [operator("a", [], 40, [[0]], 0, stage=0, results=(10,)), operator("b", ["a"], 40, [[1]], 50, stage=1)]
-    link, moves = LinkAttr(StringAttr("wire"), IntAttr(2), IntAttr(0), IntAttr(10**9)), [("a", [[1]], "wire", 40, 10)]
+def test_a_receive_stands_before_the_cell_in_which_it_comes(
+    period: int, first: tuple[int, int], moved: int, second: tuple[int, int], row: str, build: Build, operator: Any
+):
+    (a, long), (b, longer) = first, second
+    ops = [
+        operator("a", [], long, [[0]], a, stage=0, results=(10,)),
+        operator("b", ["a"], longer, [[1]], b, stage=1),
+    ]
+    link, moves = (
+        LinkAttr(StringAttr("wire"), IntAttr(2), IntAttr(0), IntAttr(10**9)),
+        [("a", [[1]], "wire", moved, 10)],
+    )
     module = build(ops, period, 2, stages=[[0], [1]], links=[link], moves=moves)
-    assert emit(module, microbatches=3, form="compute-comms").splitlines()[1] == row
+    rows = emit(module, microbatches=3, form="compute-comms").splitlines()
+    assert rows == ["0F0,0SEND_F0,0F1,0SEND_F1,0F2,0SEND_F2", row]
 
 
 def test_a_stage_that_is_early_waits_whole_periods(build: Build, operator: Any):
@@ -366,6 +380,10 @@ def test_the_runtime_keeps_the_period_of_any_schedule(data: st.DataObject, build
     module = build(ops, period, ranks, stages=[[rank] for rank in home], links=[link])
     rows = forms(module, 30)[1]
     assert hang(rows) is None
+    for row in rows:
+        # Only receives stand between a cell and its send.
+        text = ",".join(row)
+        assert not re.search(r"(?<![_\d])(\d+)F(\d+),(\d+RECV_F\d+,)*\d+F\d+.*,\1SEND_F\2(?!\d)", text), text
     ends = self_timed(
         rows, {s: time for s, (_, time, _) in drawn.items()}, {s + 1: size for s, (_, _, size) in drawn.items()}
     )
