@@ -82,7 +82,7 @@ class TorchCsvTarget(TaktTarget):
     name = "torch-csv"
 
     microbatches: int | None = None
-    form: Literal["compute-only", "compute-comms"] = "compute-only"
+    form: Literal["compute-only", "compute-comms", "stages"] = "compute-only"
 
 
 @dataclass(frozen=True)
