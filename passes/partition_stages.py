@@ -147,6 +147,9 @@ class PartitionStagesPass(SchedulerPass):
         not shorten the period by more than the tolerance, or breaks a limit, is not taken
       granularity: "operator" to cut anywhere, or "block" to keep all operators of a block of the model in one stage
         (plans "auto", "stages", "interleaved" and "v")
+      allotments: "any", or "stage" to weigh every operator on all accelerators of its stage (plans "auto", "stages",
+        "interleaved" and "v"): stages are then as wide as some allotment that all of their operators have. The plans
+        with chunks take widths only that every operator has. Bounds are those of any allotments
       chunks: chunks on every block in the plans "interleaved" and "v"
       laps: how many ranges of operators the plan "pushed" may move (default: three for eight accelerators)
       memory-reserve: bytes of each accelerator kept free of parameters, for live values
@@ -180,7 +183,7 @@ class PartitionStagesPass(SchedulerPass):
         )
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        instance = read_instance(op, "moldable")
+        instance = read_instance(op, "moldable", filled=self.fills(op, self.plan))
         check_options(instance, self)
         request = self.asked()
         try:

@@ -90,6 +90,9 @@ class SchedulePeriodicPass(SchedulerPass):
         accelerators inside each granted block, "assigned" the same with what every transfer costs, "free" on any
         sets where operators are few: a smaller period, more micro-batches in flight; "auto" takes the best of
         those that can work in the granted blocks, and writes down which
+      allotments: "any", or "stage" to run every operator on all accelerators of its stage (plans "stages",
+        "interleaved", "v" and "auto"), for runtimes that know nothing else; an operator that cannot is an error. The
+        lower bound is that of any allotments, so the gap contains what this costs
 
     rewrite:
       %a = takt.op(...) cost <...> stage 0   ->   %a = takt.op(...) cost <...> stage 0 slot <2 on [0:2] at 0>
@@ -100,7 +103,7 @@ class SchedulePeriodicPass(SchedulerPass):
     plan: Plan = "stages"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        instance, problem = read_staged(op)
+        instance, problem = read_staged(op, filled=self.fills(op, self.plan))
         request = self.request(self.plan)
         bound = bound_of(request.allowing(problem), self.budget(incumbents(0)), request)
         budget = self.budget(incumbents(bound.value))

@@ -248,7 +248,8 @@ def chunk_stages(
     """The plan of small period with ``chunks`` chunks on every block; within ``tolerance`` of it fewest in flight.
 
     Tried are blocks of one width, of every width, and blocks as wide as the best stages of their own are, for
-    several topological orders. ``laps`` of the plan counts the further rounds. Raises
+    several topological orders. Where blocks are to be filled, only widths are that every operation can run on.
+    ``laps`` of the plan counts the further rounds. Raises
     :class:`InvalidProblem` when no such plan fits.
     """
     budget = budget or Budget()
@@ -310,8 +311,21 @@ def _layouts(
                     continue
                 layout = Layout(shape, chunks, widths, *sums, room)
                 rows.append((_least_load(layout), rank, order, cuts, layout))
+    if problem.filled and not rows:
+        raise InvalidProblem([_cannot_fill(problem)])
     rows.sort(key=lambda row: (row[0], row[1], len(row[4].widths)))
     return ((order, cuts, layout) for _, _, order, cuts, layout in rows)
+
+
+def _cannot_fill(problem: MemoryProblem) -> Violation:
+    """The first operation that cannot run on blocks of the width that suits most, as those of any layout must."""
+    tables = [operation.table for operation in problem.operations]
+    widths = {k for table in tables for k in table if k <= problem.accelerators}
+    width = max(widths, key=lambda k: (sum(k in table for table in tables), k))
+    v = next(v for v, table in enumerate(tables) if width not in table)
+    runs = ", ".join(str(k) for k in sorted(tables[v]))
+    message = f"operation '{problem.operations[v].name}' runs on {runs} accelerators, most others on blocks of {width}"
+    return Violation("allotments", f"{message}: here each must be able to run on every block", (v,))
 
 
 def _stage_widths(

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from passes.scheduling.blocks import width_families
+from passes.scheduling.blocks import capacity, width_families
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.elementary import area_bound, least, usable
@@ -102,19 +102,26 @@ def fastest_by_width(times: dict[int, int], widths: Sequence[int]) -> list[int |
     return found
 
 
+def all_by_width(times: dict[int, int], widths: Sequence[int]) -> list[int | None]:
+    """Each of ``widths`` where it is an allotment itself, for operations that must fill their block; else None."""
+    return [width if width in times else None for width in widths]
+
+
 ByWidth = Callable[[dict[int, int], Sequence[int]], list[int | None]]
 
 
 class Choices:
     """Time and parameter bytes of each operation at its fastest allotment, for each of some ``widths``.
 
-    With ``by_width`` at the allotment that this chooses instead; :attr:`allotments` has it for each identity of a table
-    (the first of the operation's ``keys``) and width.
+    With ``by_width`` at the allotment that this chooses instead, and where blocks are to be filled at the width itself;
+    :attr:`allotments` has it for each identity of a table (the first of the operation's ``keys``) and width.
     """
 
     def __init__(self, problem: PeriodicProblem, widths: Sequence[int], by_width: ByWidth = fastest_by_width):
         memory = problem.memory if isinstance(problem, MemoryProblem) else 0
-        self.accelerators, self.memory, self.widths = problem.accelerators, memory, tuple(widths)
+        self.accelerators, self.memory, self.widths = capacity(problem, widths), memory, tuple(widths)
+        self.unusable = problem.accelerators - self.accelerators
+        by_width = all_by_width if problem.filled else by_width
         self.groups = [item for item in problem.items if len(item) > 1]
         self.keys = [(0, 0, True)] * len(problem.operations)
         chosen: dict[tuple[int, int, bool], list[tuple[int, int] | None]] = {}
@@ -150,6 +157,7 @@ class Profile:
         everywhere = range(len(order) + 1) if cuts is None else cuts
         self.cuts = _outside(choices.groups, order, everywhere) if choices.groups else tuple(everywhere)
         self.n, self.accelerators, self.widths = len(self.cuts) - 1, choices.accelerators, choices.widths
+        self.unusable = choices.unusable
         self.room = choices.memory - reserve if choices.memory else None
         self.most = choices.most
         rows = [choices.rows[choices.keys[v]] for v in order]
@@ -207,6 +215,12 @@ def _array(numbers: list[int]) -> Positions:
 
 def cover(profile: Profile, period: int) -> list[Stage] | None:
     """Contiguous stages of at most ``period`` that cover everything, or None when there are none."""
+    reach, choice = _furthest(profile, period)
+    return _trace(profile, reach, choice, len(reach) - 1) if reach[-1] == profile.n else None
+
+
+def _furthest(profile: Profile, period: int) -> tuple[list[int], list[int]]:
+    """How far each number of accelerators reaches, up to the first that reaches the end, and its last stage's width."""
     reach, choice = [0] * (profile.accelerators + 1), [-1] * (profile.accelerators + 1)
     last = [(-1, 0)] * len(profile.widths)
     for q in range(1, profile.accelerators + 1):
@@ -221,8 +235,8 @@ def cover(profile: Profile, period: int) -> list[Stage] | None:
                 best, chosen = last[number][1], number
         reach[q], choice[q] = best, chosen
         if best == profile.n:
-            return _trace(profile, reach, choice, q)
-    return None
+            return reach[: q + 1], choice
+    return reach, choice
 
 
 def _trace(profile: Profile, reach: list[int], choice: list[int], q: int) -> list[Stage]:
@@ -369,7 +383,8 @@ def partition_stages(
     one block only the commonest numbers of blocks are tried); ``reserve`` bytes of
     each accelerator are kept free of parameters. Several topological orders of a branching graph are
     tried. Exact for each of those orders and each family of widths that can be packed on the platform.
-    With ``granularity`` "block" all operations of a block of the model are in one stage.
+    With ``granularity`` "block" all operations of a block of the model are in one stage. Where the problem asks for
+    blocks to be filled, operations are weighed at the width of their stage, and only such stages are made.
     Raises :class:`InvalidProblem` when no partition fits.
     """
     budget = budget or Budget()
@@ -436,7 +451,7 @@ def _best_plan(
             found = _fewer(profile, found, int(max(low, high) * (1 + tolerance)), budget)
     except KeyboardInterrupt:
         budget.stop()
-    idle = profile.accelerators - sum(s.width for s in found)
+    idle = profile.accelerators + profile.unusable - sum(s.width for s in found)
     return StagePlan(tuple(order), profile.in_order(found), _period(found), idle)
 
 
@@ -491,10 +506,51 @@ def no_partition(
                 (),
                 enough - memory,
             )
+    if problem.filled and (unfilled := _unfilled(problem, granularity)) is not None:
+        return unfilled
     what = f"{len(problem.operations)} operations"
     if granularity == "block":
         what += f" in {max(len(cuts) for _, cuts in cuttable_orders(problem, granularity)) - 1} whole blocks"
-    return Violation("stages", f"{what} on {problem.accelerators} accelerators cannot be cut into {how_many}")
+    filled = ", each filled by all its operations" if problem.filled else ""
+    return Violation("stages", f"{what} on {problem.accelerators} accelerators cannot be cut into {how_many}{filled}")
+
+
+def _unfilled(problem: PeriodicProblem, granularity: Granularity) -> Violation | None:
+    """The first operation that no block can hold that its stage fills, where most come before it; None: there is none.
+
+    ``problem`` has enough memory.
+    """
+    best: tuple[int, int, Profile, Sequence[int]] | None = None
+    for order, cuts in cuttable_orders(problem, granularity):
+        for widths in width_families(problem):
+            profile = Profile(Choices(problem, widths), order, 0, cuts)
+            reach, _ = _furthest(profile, profile.most)
+            if reach[-1] == profile.n:
+                return None
+            if best is None or reach[-1] > best[0]:
+                best = (reach[-1], reach.index(reach[-1]), profile, order)
+    if best is None:
+        return None
+    number, taken, profile, order = best
+    first, *others = order[profile.cuts[number] : profile.cuts[number + 1]]
+    common = set(problem.operations[first].table)
+    for v in others:
+        rest = common & set(problem.operations[v].table)
+        if not rest:
+            message = f"which those before it in its stage, on {_listed(common)}, cannot"
+            return Violation("allotments", f"{_runs_on(problem, v)}, {message}", (v,))
+        common = rest
+    left = profile.accelerators - taken
+    message = f"as wide as no block that it can be in: the {left} left of {problem.accelerators} are too few"
+    return Violation("allotments", f"{_runs_on(problem, first)}, {message}", (first,))
+
+
+def _runs_on(problem: PeriodicProblem, v: int) -> str:
+    return f"operation '{problem.operations[v].name}' runs on {_listed(problem.operations[v].table)} accelerators"
+
+
+def _listed(allotments: Iterable[int]) -> str:
+    return ", ".join(str(k) for k in sorted(allotments))
 
 
 def _between(granularity: Granularity) -> str:
