@@ -29,20 +29,20 @@ def check_costs(graph: GraphOp) -> None:
 
 
 def missing(graph: GraphOp, allotment: int) -> list[Diagnostic]:
-    """A diagnostic for every table without ``allotment``, at the first operator that has it."""
+    """What is wrong with ``allotment``: for all operators with equal allotments at the first of them."""
     names = operator_names(graph)
-    first: dict[CostAttr, OperatorOp] = {}
+    first: dict[tuple[int, ...], OperatorOp] = {}
     for op in graph.operators():
         assert op.cost is not None
-        first.setdefault(op.cost, op)
-    common = set[int].intersection(*(set(cost.table()) for cost in first)) if first else set[int]()
+        first.setdefault(tuple(op.cost.table()), op)
+    common = set[int].intersection(*map(set, first)) if first else set[int]()
     hint = "no number suits all operators; with --allotments stage, stages differ in width"
     if common:
         hint = f"all operators can run on {_listed(common)}"
     return [
         at(op, f"'{names[op]}' ({op.kind()}) cannot run on {allotment} accelerators, only on {_listed(table)}", hint)
-        for cost, op in first.items()
-        if allotment not in (table := cost.table())
+        for table, op in first.items()
+        if allotment not in table
     ]
 
 

@@ -27,6 +27,7 @@ from passes.scheduling.blocks import pack_blocks, width_families
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.elementary import area_bound, least
+from passes.scheduling.filled import not_on_every_block
 from passes.scheduling.grains import Granularity, cuttable_orders
 from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.problem import MemoryProblem
@@ -312,20 +313,9 @@ def _layouts(
                 layout = Layout(shape, chunks, widths, *sums, room)
                 rows.append((_least_load(layout), rank, order, cuts, layout))
     if problem.filled and not rows:
-        raise InvalidProblem([_cannot_fill(problem)])
+        raise InvalidProblem([not_on_every_block(problem)])
     rows.sort(key=lambda row: (row[0], row[1], len(row[4].widths)))
     return ((order, cuts, layout) for _, _, order, cuts, layout in rows)
-
-
-def _cannot_fill(problem: MemoryProblem) -> Violation:
-    """The first operation that cannot run on blocks of the width that suits most, as those of any layout must."""
-    tables = [operation.table for operation in problem.operations]
-    widths = {k for table in tables for k in table if k <= problem.accelerators}
-    width = max(widths, key=lambda k: (sum(k in table for table in tables), k))
-    v = next(v for v, table in enumerate(tables) if width not in table)
-    runs = ", ".join(str(k) for k in sorted(tables[v]))
-    message = f"operation '{problem.operations[v].name}' runs on {runs} accelerators, most others on blocks of {width}"
-    return Violation("allotments", f"{message}: here each must be able to run on every block", (v,))
 
 
 def _stage_widths(

@@ -17,7 +17,7 @@ micro-batch comes back to that block, whose stages take turns on it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -29,6 +29,7 @@ from passes.scheduling.blocks import capacity, width_families
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.elementary import area_bound, least, usable
+from passes.scheduling.filled import Reach, all_by_width, first_unfilled
 from passes.scheduling.grains import Granularity, cuttable_orders
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 from passes.scheduling.recurrence import recurrence_bound
@@ -100,11 +101,6 @@ def fastest_by_width(times: dict[int, int], widths: Sequence[int]) -> list[int |
             position += 1
         found.append(best)
     return found
-
-
-def all_by_width(times: dict[int, int], widths: Sequence[int]) -> list[int | None]:
-    """Each of ``widths`` where it is an allotment itself, for operations that must fill their block; else None."""
-    return [width if width in times else None for width in widths]
 
 
 ByWidth = Callable[[dict[int, int], Sequence[int]], list[int | None]]
@@ -506,8 +502,8 @@ def no_partition(
                 (),
                 enough - memory,
             )
-    if problem.filled and (unfilled := _unfilled(problem, granularity)) is not None:
-        return unfilled
+    if problem.filled and (reason := first_unfilled(problem, _reaches(problem, granularity))) is not None:
+        return reason
     what = f"{len(problem.operations)} operations"
     if granularity == "block":
         what += f" in {max(len(cuts) for _, cuts in cuttable_orders(problem, granularity)) - 1} whole blocks"
@@ -515,42 +511,12 @@ def no_partition(
     return Violation("stages", f"{what} on {problem.accelerators} accelerators cannot be cut into {how_many}{filled}")
 
 
-def _unfilled(problem: PeriodicProblem, granularity: Granularity) -> Violation | None:
-    """The first operation that no block can hold that its stage fills, where most come before it; None: there is none.
-
-    ``problem`` has enough memory.
-    """
-    best: tuple[int, int, Profile, Sequence[int]] | None = None
+def _reaches(problem: PeriodicProblem, granularity: Granularity) -> Iterator[Reach]:
+    """How far stages of any length come on every order, on every family of widths."""
     for order, cuts in cuttable_orders(problem, granularity):
         for widths in width_families(problem):
             profile = Profile(Choices(problem, widths), order, 0, cuts)
-            reach, _ = _furthest(profile, profile.most)
-            if reach[-1] == profile.n:
-                return None
-            if best is None or reach[-1] > best[0]:
-                best = (reach[-1], reach.index(reach[-1]), profile, order)
-    if best is None:
-        return None
-    number, taken, profile, order = best
-    first, *others = order[profile.cuts[number] : profile.cuts[number + 1]]
-    common = set(problem.operations[first].table)
-    for v in others:
-        rest = common & set(problem.operations[v].table)
-        if not rest:
-            message = f"which those before it in its stage, on {_listed(common)}, cannot"
-            return Violation("allotments", f"{_runs_on(problem, v)}, {message}", (v,))
-        common = rest
-    left = profile.accelerators - taken
-    message = f"as wide as no block that it can be in: the {left} left of {problem.accelerators} are too few"
-    return Violation("allotments", f"{_runs_on(problem, first)}, {message}", (first,))
-
-
-def _runs_on(problem: PeriodicProblem, v: int) -> str:
-    return f"operation '{problem.operations[v].name}' runs on {_listed(problem.operations[v].table)} accelerators"
-
-
-def _listed(allotments: Iterable[int]) -> str:
-    return ", ".join(str(k) for k in sorted(allotments))
+            yield Reach(order, profile.cuts, _furthest(profile, profile.most)[0])
 
 
 def _between(granularity: Granularity) -> str:
