@@ -135,6 +135,10 @@ class PartitionStagesPass(SchedulerPass):
     stages far apart may take turns. With the plan "auto", another objective or a limit, whole
     schedules are made of several partitions, and the blocks of the best one are granted.
 
+    With `allotments` "stage" every operator is weighed on all accelerators of its stage, and stages are as wide
+    as some allotment that all of their operators have; the plans with chunks take widths only that every operator
+    of the model has. The bound that the search is told of stays that of any allotments.
+
     options:
       stages: number of stages (default: as many as the period asks for)
       plan: "auto", the best of all that follow; "stages", each on a block of its own; "shared", where
@@ -147,9 +151,6 @@ class PartitionStagesPass(SchedulerPass):
         not shorten the period by more than the tolerance, or breaks a limit, is not taken
       granularity: "operator" to cut anywhere, or "block" to keep all operators of a block of the model in one stage
         (plans "auto", "stages", "interleaved" and "v")
-      allotments: "any", or "stage" to weigh every operator on all accelerators of its stage (plans "auto", "stages",
-        "interleaved" and "v"): stages are then as wide as some allotment that all of their operators have. The plans
-        with chunks take widths only that every operator has. Bounds are those of any allotments
       chunks: chunks on every block in the plans "interleaved" and "v"
       laps: how many ranges of operators the plan "pushed" may move (default: three for eight accelerators)
       memory-reserve: bytes of each accelerator kept free of parameters, for live values

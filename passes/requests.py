@@ -49,7 +49,8 @@ class SchedulerPass(ModulePass):
     solver: Solver | None = None
     """the only engine wanted (default: any)"""
     allotments: Allotments = "any"
-    """on how many accelerators of its stage an operator runs: "any" number, or "stage", all of them"""
+    """on how many accelerators of its stage an operator runs: "any" number, or "stage", all of them, as runtimes need
+    that know layers and meshes only (plans "stages", "interleaved" and "v", and "auto", which then asks these alone)"""
     copies: int | None = None
     """most copies of an operator (default: one, and as many as there are accelerators in the plan "replicated")"""
 

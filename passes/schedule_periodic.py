@@ -82,6 +82,10 @@ class SchedulePeriodicPass(SchedulerPass):
     before it is written, memory included: what does not fit or exceeds a limit is an error, never a
     schedule. The limits are written into the schedule.
 
+    With `allotments` "stage" every operator runs on all accelerators of its stage, and one that cannot is an
+    error. The lower bound written down is that of schedules with any allotments, so the gap to it contains what
+    this rule costs.
+
     options:
       plan: "stages", "shared", "pushed", "interleaved" and "v" run each operator at its fastest allotment on its
         block, or on two where it is shared (they differ in how the stages were cut); "replicated" chooses how
@@ -90,9 +94,6 @@ class SchedulePeriodicPass(SchedulerPass):
         accelerators inside each granted block, "assigned" the same with what every transfer costs, "free" on any
         sets where operators are few: a smaller period, more micro-batches in flight; "auto" takes the best of
         those that can work in the granted blocks, and writes down which
-      allotments: "any", or "stage" to run every operator on all accelerators of its stage (plans "stages",
-        "interleaved", "v" and "auto"), for runtimes that know nothing else; an operator that cannot is an error. The
-        lower bound is that of any allotments, so the gap contains what this costs
 
     rewrite:
       %a = takt.op(...) cost <...> stage 0   ->   %a = takt.op(...) cost <...> stage 0 slot <2 on [0:2] at 0>
