@@ -231,10 +231,13 @@ def test_other_plans_refuse_whole_blocks(plan: Literal["shared", "pushed", "oper
 @given(module=modules(), plan=st.sampled_from(["stages", "interleaved", "v", "auto"]))
 def test_filled_stages_pass_the_checker(module: ModuleOp, plan: Any) -> None:
     free = module.clone()
+    refusal = ""
     try:
         PartitionStagesPass(plan=plan, effort=0.1, allotments="stage").apply(CONTEXT, module)
     except TaktError as refused:
-        assert "runs on" in str(refused)
+        refusal = str(refused)
+    if refusal:
+        assert "runs on" in refusal
         return
     SchedulePeriodicPass(plan=plan, effort=0.1, allotments="stage").apply(CONTEXT, module)
     graph = accepted(module)
