@@ -54,8 +54,10 @@ def _allotments_as_widths(allotments: Sequence[int], count: int, group: int) -> 
 def capacity(problem: MoldableProblem, widths: Sequence[int]) -> int:
     """How many accelerators blocks of ``widths``, a family, may take together: fewer than all where one nests badly."""
     count, group = problem.accelerators, problem.group
-    width, *others = widths
-    if others or not problem.filled or group == count or group % width == 0 or width % group == 0 or width == count:
+    if not problem.filled or len(widths) != 1 or group == count:
+        return count
+    (width,) = widths
+    if group % width == 0 or width % group == 0 or width == count:
         return count
     number = count // width
     while pack_blocks([width] * number, count, group) is None:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from passes.scheduling.data import Violation
-from passes.scheduling.problem import MoldableProblem
+from passes.scheduling.elementary import usable
+from passes.scheduling.problem import MemoryProblem, MoldableProblem
 
 
 def all_by_width(times: dict[int, int], widths: Sequence[int]) -> list[int | None]:
@@ -47,25 +48,25 @@ def first_unfilled(problem: MoldableProblem, tried: Iterable[Reach]) -> Violatio
     for v in others:
         if common.isdisjoint(problem.operations[v].table):
             message = f"which those before it in its stage, on {_listed(common)}, cannot"
-            return Violation("allotments", f"{_runs_on(problem, v)}, {message}", (v,))
+            return Violation("allotments", f"{_runs_on(problem, v, problem.operations[v].table)}, {message}", (v,))
         common.intersection_update(problem.operations[v].table)
     left = len(best.far) - 1 - best.far.index(best.far[-1])
     message = f"and what comes before it leaves {left} of {problem.accelerators}: no block can be as wide"
-    return Violation("allotments", f"{_runs_on(problem, first)}, {message}", (first,))
+    return Violation("allotments", f"{_runs_on(problem, first, problem.operations[first].table)}, {message}", (first,))
 
 
-def not_on_every_block(problem: MoldableProblem) -> Violation:
+def not_on_every_block(problem: MemoryProblem) -> Violation:
     """The first operation that cannot run on blocks of the width that suits most, as plans with chunks need it."""
-    tables = [operation.table for operation in problem.operations]
-    widths = {k for table in tables for k in table if k <= problem.accelerators}
-    width = max(widths, key=lambda k: (sum(k in table for table in tables), k))
-    v = next(v for v, table in enumerate(tables) if width not in table)
+    count, memory = problem.accelerators, problem.memory
+    tables = [usable(table, count, memory) or usable(table, count) for table in problem.item_tables]
+    width = max({k for table in tables for k in table}, key=lambda k: (sum(k in table for table in tables), k))
+    (v, *_), table = next(pair for pair in zip(problem.items, tables, strict=True) if width not in pair[1])
     message = f"most others on blocks of {width}: in this plan each must be able to run on every block"
-    return Violation("allotments", f"{_runs_on(problem, v)}, {message}", (v,))
+    return Violation("allotments", f"{_runs_on(problem, v, table)}, {message}", (v,))
 
 
-def _runs_on(problem: MoldableProblem, v: int) -> str:
-    return f"operation '{problem.operations[v].name}' runs on {_listed(problem.operations[v].table)} accelerators"
+def _runs_on(problem: MoldableProblem, v: int, allotments: Iterable[int]) -> str:
+    return f"operation '{problem.operations[v].name}' runs on {_listed(allotments)} accelerators"
 
 
 def _listed(allotments: Iterable[int]) -> str:

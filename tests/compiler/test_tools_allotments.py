@@ -76,7 +76,7 @@ def test_every_operator_runs_on_its_whole_stage(
     assert gap in taktc("-", "--emit", "summary", stdin=ir.encode()).out
 
 
-@pytest.mark.parametrize("plan", ["stages", "v", "auto"])
+@pytest.mark.parametrize("plan", ["stages", "auto"])
 def test_every_operator_runs_on_so_many_accelerators(
     taktc: Tool, takt_opt: Tool, arguments: Callable[[str], tuple[str, ...]], plan: str
 ) -> None:
