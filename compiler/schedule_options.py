@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from compiler.command_line import ArgumentParser, amount, duration, names_of, natural, positive, seconds, share, size
-from passes.choices import AXES, GOALS, GRANULARITIES, PLANS, SOLVERS
+from compiler.command_line import (
+    ArgumentParser,
+    amount,
+    did_you_mean,
+    duration,
+    names_of,
+    natural,
+    positive,
+    seconds,
+    share,
+    size,
+)
+from passes.choices import ALLOTMENTS, AXES, GOALS, GRANULARITIES, PLANS, SOLVERS
 
 PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
@@ -14,11 +25,15 @@ PLAN_HELP = (
     " laminar: operators packed on nested blocks of all; assigned: the same with what transfers cost; free: few"
     " operators on any sets; auto: the best of these"
 )
+ALLOTMENTS_HELP = (
+    "on how many accelerators of its stage an operator runs: any (default); stage: all of them; or a number: exactly so"
+    " many, in stages that wide (plans stages, interleaved, v and auto)"
+)
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
     *("plan", "stages", "objective", "microbatches", "max_in_flight", "max_latency", "memory", "max_crossing"),
-    *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate"),
+    *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate", "allotments"),
 )
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
 
@@ -26,6 +41,17 @@ BATCHES = ("mpmd", "torch-csv")
 """The output formats that are for a number of micro-batches."""
 
 UNITS = {"max_latency": "ns", "memory": "B", "max_crossing": "B"}
+
+
+def allotments(text: str) -> str | int:
+    """An argparse type: one of ``ALLOTMENTS``, or a positive integer."""
+    if text in ALLOTMENTS:
+        return text
+    if not text.isdecimal():
+        names = ", ".join(ALLOTMENTS)
+        message = f"expected {names} or a positive integer, got '{text}'{did_you_mean(text, ALLOTMENTS)}"
+        raise argparse.ArgumentTypeError(message)
+    return positive(text)
 
 
 def add_schedule_options(
@@ -56,6 +82,7 @@ def add_schedule_options(
     add("--seed", metavar="N", type=natural, help="seed of the solvers")
     add("--solver", choices=SOLVERS, metavar="NAME", help=f"this engine only: {', '.join(SOLVERS)}")
     add("--granularity", choices=GRANULARITIES, metavar="KIND", help="what is placed: operator or block")
+    add("--allotments", metavar="KIND", type=allotments, help=ALLOTMENTS_HELP)
     add("--chunks", metavar="N", type=positive, help="stages of every block of accelerators")
     add("--replicate", metavar="R", type=positive, help="most copies of an operator")
 
