@@ -19,14 +19,13 @@ from torch import Tensor
 from compiler.runtime.backend import Backend, Place
 from compiler.runtime.clock import now
 from compiler.runtime.job import Read, Value, outputs_file
+from compiler.runtime.sizes import real_size, scale
 from compiler.runtime.torch_operators import Call, Rule, run
 from compiler.runtime.torch_values import (
     Parameters,
     from_bytes,
     initial_value,
     input_value,
-    real_size,
-    scale,
     to_bytes,
 )
 from dialects.programs import Instruction

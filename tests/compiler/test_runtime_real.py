@@ -392,7 +392,7 @@ def test_operators_of_a_group_share_one_tensor() -> None:
 
 
 def test_a_run_that_does_not_fit_is_refused() -> None:
-    from compiler.runtime.fits import check_fits, parameter_bytes, peak_bytes
+    from compiler.runtime.sizes import check_fits, parameter_bytes, peak_bytes
 
     job, programs = placed(**RUNS["chain"])
     # In float32: a with its bias, and the two vectors of d; c with its bias; e.
