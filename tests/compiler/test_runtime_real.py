@@ -35,8 +35,6 @@ accelerator chip { memory = 1 GiB  launch = 0 ns  bandwidth = 10 GB/s  peak bf16
 platform board { accelerators = 6 of chip  link bus { latency = 1 ns  bandwidth = 1 GB/s } }
 """
 
-Sets = Sequence[Sequence[int]]
-
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -67,7 +65,7 @@ def placed(
     names = operator_names(graph)
     for start, (op, name) in enumerate(names.items()):
         found = [sets for prefix, sets in where.items() if name.startswith(prefix)][-1]
-        copies: Sets = [found] if isinstance(found[0], int) else found  # type: ignore[list-item]
+        copies: Any = [found] if isinstance(found[0], int) else found
         op.cost = CostAttr.from_table({len(copies[0]): CostEntry(1000, op.params.value.data)})
         op.slot = SlotAttr.make(copies, 1000 * start)
         if name in sharded:
@@ -342,6 +340,24 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
     job, programs = placed(**RUNS["chain"])
     Board(job).run(tmp_path, programs)
     assert compare(tmp_path, replace(job, settings=replace(job.settings, seed=4))).error > 0.1
+
+
+def test_the_end_of_another_accelerator_is_no_fault_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from compiler.runtime.backend import Place
+    from compiler.runtime.real import RealBackend
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("torch.distributed.all_reduce", fail)
+    monkeypatch.setattr("torch.distributed.all_gather", fail)
+    job, _ = placed(**RUNS["unequal"])
+    backend = RealBackend(Place(job, 1, {(1, 2): None}))  # type: ignore[dict-item]
+    with pytest.raises(ConnectionError, match="closed by peer"):
+        backend.add(torch.zeros(2), (1, 2))
+    with pytest.raises(ConnectionError, match="closed by peer"):
+        backend.gather(torch.zeros(2), [2, 2], (1, 2))
 
 
 def test_relative_errors() -> None:
