@@ -6,5 +6,5 @@
 * :mod:`compiler.runtime.worker`: one of the processes; :mod:`compiler.runtime.engine` runs the program there, with
   what :mod:`compiler.runtime.emulated` or :mod:`compiler.runtime.real` do for each instruction.
 * :mod:`compiler.runtime.reference`: the unpipelined model, which real runs are compared with;
-  :mod:`compiler.runtime.sizes`: whether a real run fits on this machine.
+  :mod:`compiler.runtime.fits`: whether a real run fits on this machine.
 """

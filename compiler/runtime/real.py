@@ -19,8 +19,8 @@ from torch import Tensor
 
 from compiler.runtime.backend import Backend, Place
 from compiler.runtime.clock import now
+from compiler.runtime.fits import real_size, scale
 from compiler.runtime.job import Read, Value, outputs_file
-from compiler.runtime.sizes import real_size, scale
 from compiler.runtime.torch_operators import Call, Rule, run
 from compiler.runtime.torch_values import (
     Parameters,

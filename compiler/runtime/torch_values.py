@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compiler.runtime.fits import width
 from compiler.runtime.job import Job, Operator, Value
-from compiler.runtime.sizes import width
 
 _FLOATS = ("bf16", "f16", "f32", "f64")
 
