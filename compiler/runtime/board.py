@@ -7,6 +7,7 @@ dies or hangs. Nobody waits for anybody here.
 from __future__ import annotations
 
 import os
+import time
 from enum import IntEnum
 from pathlib import Path
 
@@ -36,20 +37,27 @@ NOBODY, SET = -1, -2
 
 
 class Board:
-    """The board in a folder of a run of ``ranks`` ranks."""
+    """The board in a folder of a run of ``ranks`` ranks; made where there is none."""
 
     def __init__(self, folder: Path, ranks: int):
+        with (folder / BOARD).open("ab") as file:
+            file.truncate(ranks * STATE.itemsize)
         self.states: States = np.memmap(folder / BOARD, STATE, "r+", shape=(ranks,))
 
     @classmethod
     def create(cls, folder: Path, ranks: int) -> Board:
         """A new board on which nobody has written."""
-        (folder / BOARD).write_bytes(bytes(ranks * STATE.itemsize))
+        (folder / BOARD).unlink(missing_ok=True)
         return cls(folder, ranks)
 
     def begin(self, rank: int) -> None:
         """This process is a rank now."""
         self.write(rank, -1, Phase.STARTING)
+
+    def gather(self) -> None:
+        """Wait until every rank has begun."""
+        while not self.states["pid"].all():
+            time.sleep(0.005)
 
     def write(self, rank: int, index: int, phase: Phase, peer: int = NOBODY) -> None:
         """Say what a rank is doing from now on."""
