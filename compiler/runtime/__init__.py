@@ -5,4 +5,6 @@
 * :mod:`compiler.runtime.launch`: starts the processes through torchrun, watches them, and leaves none behind.
 * :mod:`compiler.runtime.worker`: one of the processes; :mod:`compiler.runtime.engine` runs the program there, with
   what :mod:`compiler.runtime.emulated` or :mod:`compiler.runtime.real` do for each instruction.
+* :mod:`compiler.runtime.reference`: the unpipelined model, which real runs are compared with;
+  :mod:`compiler.runtime.fits`: whether a real run fits on this machine.
 """

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compiler.runtime.clock import now
 from compiler.runtime.job import Job
 from dialects.programs import Instruction
 
@@ -47,8 +48,15 @@ class Backend(ABC):
     lazy = True
     """Whether the accelerator goes on until what arrives is read; else it waits at the place of the receive."""
 
+    floor = 0
+    """Nothing that comes next may begin before this moment on the clock of the run; the engine raises it."""
+
     def __init__(self, place: Place):
         self.place = place
+
+    def begin(self) -> int:
+        """When the next operator of this accelerator begins if it waits for no other accelerator."""
+        return max(now(), self.floor)
 
     @abstractmethod
     def message(self, x: Instruction) -> torch.Tensor:

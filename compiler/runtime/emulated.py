@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from compiler.runtime.backend import Backend, Place
-from compiler.runtime.clock import now, sleep_until, wall_offset
+from compiler.runtime.clock import sleep_until, wall_offset
 from dialects.programs import Instruction
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class EmulatedBackend(Backend):
         """What leaves as one → its micro-batch and when that may be used."""
         self.came: dict[tuple[int, ...], tuple[int, int]] = {}
         self.idle = 0
-        """Since when this accelerator has nothing to do."""
+        """Until when this accelerator has something to do."""
 
     def message(self, x: Instruction) -> torch.Tensor:
         what = (x.subject, x.result) if self.mode == "buffered" else (x.subject, x.result, x.destination)
@@ -54,13 +54,12 @@ class EmulatedBackend(Backend):
         """Begin a transfer; returns when its value may be used, or has reached the buffer."""
         move = self.moves.get(x[1:4])
         if move is None:
-            return now()
+            return self.begin()
         if self.mode == "overlapped":
-            ready = max(now(), self.ports.get(move.link, 0)) + self.time(move)
+            ready = max(self.begin(), self.ports.get(move.link, 0)) + self.time(move)
             self.ports[move.link] = ready
             return ready
-        self.rest(now() + self.time(move))
-        return self.idle
+        return self.rest(self.time(move))
 
     def landing(self, x: Instruction) -> torch.Tensor:
         return torch.zeros(1, dtype=torch.int64)
@@ -72,13 +71,13 @@ class EmulatedBackend(Backend):
         microbatch, end = self.came.get(x[1:4], (-1, 0))
         if microbatch != x.microbatch:
             time = self.time(move)
-            end = max(ready, self.idle + time) if self.mode == "blocking" else max(ready, self.idle, now()) + time
+            end = max(ready, self.begin() + time) if self.mode == "blocking" else max(ready, self.begin()) + time
             self.came[x[1:4]] = (x.microbatch, end)
         self.idle = end
         return end
 
     def compute(self, x: Instruction) -> None:
-        self.rest(now() + round(self.place.job.operators[x.subject].time * self.factor))
+        self.rest(round(self.place.job.operators[x.subject].time * self.factor))
 
     def copy(self, x: Instruction) -> None:
         """Takes no time."""
@@ -92,7 +91,12 @@ class EmulatedBackend(Backend):
     def time(self, move: Transfer) -> int:
         return round(move.time * self.factor)
 
-    def rest(self, end: int) -> None:
-        """Sleep at work until ``end``."""
-        sleep_until(end)
-        self.idle = end
+    def begin(self) -> int:
+        """An accelerator goes on where it ended, however late its host wakes up."""
+        return max(self.idle, self.floor)
+
+    def rest(self, time: int) -> int:
+        """Work for some time; returns when that ends."""
+        self.idle = self.begin() + time
+        sleep_until(self.idle)
+        return self.idle

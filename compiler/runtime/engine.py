@@ -19,9 +19,12 @@ from compiler.runtime.job import EVENT, Events, Job, Operator, Rows
 from compiler.runtime.messages import Incoming, Key, Outgoing, Posted, Transport, key_of
 from dialects.programs import Instruction
 
+_BLOCKED = 200_000
+"""What takes longer was waiting for another accelerator, ns."""
+
 
 class Engine:
-    """Runs a program from the common ``start`` on, on the clock :func:`compiler.runtime.clock.now`."""
+    """Runs a program from a common start on."""
 
     def __init__(self, job: Job, accelerator: int, rows: Rows, backend: Backend, transport: Transport, board: Board):
         self.job, self.backend, self.transport, self.board = job, backend, transport, board
@@ -42,6 +45,7 @@ class Engine:
     def run(self, start: int) -> Events:
         """Everything, from the common start on; returns when each instruction came, began and was done."""
         self.start = start
+        self.hold(start)
         for at, x in enumerate(self.program):
             self.at = at
             self.post()
@@ -71,24 +75,28 @@ class Engine:
 
     def need(self, keys: Iterator[Key] | tuple[Key, ...]) -> None:
         """Wait until buffers are filled, as far as anything is still to come."""
-        ready, gathers = 0, list[int]()
+        gathers: list[int] = []
         for key in keys:
             for posted in self.incoming.take(key, self.at):
-                ready = max(ready, self.arrival(posted))
+                self.hold(self.arrival(posted))
             if key in self.gathers:
                 gathers.append(self.gathers.pop(key))
-        self.tell(Phase.WORKING)
-        sleep_until(ready)
         for index in sorted(gathers):
             self.gather(index)
+
+    def hold(self, moment: int) -> None:
+        """Nothing begins before this moment."""
+        self.backend.floor = max(self.backend.floor, moment)
 
     def arrival(self, posted: Posted) -> int:
         """Wait for a message; returns from when on it may be used."""
         x = self.program[posted.index]
         self.tell(Phase.WAITING, x.peer)
         posted.handle.wait()
-        ready = max(posted.time, self.backend.arrived(x, posted.tensor))
-        self.record(posted.index, posted.time, ready, ready)
+        self.tell(Phase.WORKING)
+        ready = self.backend.arrived(x, posted.tensor)
+        there = max(posted.time, ready)
+        self.record(posted.index, posted.time, there, there)
         return ready
 
     def gather(self, index: int) -> None:
@@ -105,12 +113,13 @@ class Engine:
         operator = self.job.operators[x.subject]
         self.need(_read(operator, x.microbatch))
         if self.job.settings.paced and operator.source:
-            sleep_until(self.start + int((operator.start + x.microbatch * self.job.period) * self.factor))
+            self.hold(self.start + round((operator.start + x.microbatch * self.job.period) * self.factor))
         among = operator.on(x.microbatch)
         if len(among) > 1:
             self.tell(Phase.WAITING, SET)
-            self.transport.meet(among)
+            self.hold(self.transport.meet(among, self.backend.begin()))
         self.tell(Phase.WORKING)
+        sleep_until(self.backend.begin())
         start = now()
         self.backend.compute(x)
         self.record(self.at, arrive, start)
@@ -123,17 +132,20 @@ class Engine:
 
     def send(self, index: int) -> None:
         x, arrive = self.program[index], now()
-        while (handle := self.outgoing.full(x.peer)) is not None:
+        if (handle := self.outgoing.full(x.peer)) is not None:
             self.tell(Phase.WAITING, x.peer)
             handle.wait()
-        self.tell(Phase.WORKING)
+            self.tell(Phase.WORKING)
         start = now()
+        if start - arrive > _BLOCKED:
+            self.hold(start)
         self.outgoing.sent(x.peer, self.transport.send(self.backend.message(x), x.peer))
         self.record(index, arrive, start)
 
     def receive(self, x: Instruction) -> None:
         if not self.backend.lazy:
             self.need((key_of(x),))
+            sleep_until(self.backend.floor)
 
     def copy(self, x: Instruction) -> None:
         start = now()

@@ -1,18 +1,35 @@
-"""Whether a real run fits: what its processes would hold, counted before any is started."""
+"""Bytes of a real run: of a value, and of all processes, counted before any is started. Nothing here needs torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 from compiler.runtime.job import Job, Operator, Rows, Value
-from compiler.runtime.torch_values import real_size, width
 from dialects.diagnostics import Diagnostic, TaktError
 from dialects.nn.base import ELEMENT_BYTES, ELEMENT_TYPES
 from dialects.programs import COMPUTE, COPY, FREE, RECV
 from dialects.units import show_bytes
 
+_WIDE = ("f64", "i32", "i64")
+
 LIMIT = 4 * 2**30
-"""Bytes that all processes together, and the unpipelined model, may hold in parameters and values."""
+"""Bytes of parameters and values that all processes together, or the unpipelined model, may hold."""
+
+
+def width(element: str) -> int:
+    """Bytes of a number, which is never narrower than in the IR."""
+    return 8 if element in _WIDE else 4
+
+
+def real_size(value: Value) -> int:
+    """Bytes of a value."""
+    return prod(value.shape) * width(value.element)
+
+
+def scale(value: Value) -> int:
+    """Bytes for each byte of the IR."""
+    return real_size(value) // value.size if value.size else 1
 
 
 def check_fits(job: Job, programs: Mapping[int, Rows], limit: int = LIMIT) -> None:
@@ -20,11 +37,11 @@ def check_fits(job: Job, programs: Mapping[int, Rows], limit: int = LIMIT) -> No
 
     Counted are parameters, and values as the programs make and free them; what an operator needs while it runs is not.
     """
-    held = parameter_bytes(job)
-    parameters = sum(held.values())
+    parameters = sum(parameter_bytes(job).values())
     values = sum(peak_bytes(job, rows) for rows in programs.values())
-    whole = max(held.values(), default=0) + sum(real_size(r) for operator in job.operators for r in operator.results)
-    if max(parameters + values, whole) <= limit:
+    # The unpipelined model keeps all that a micro-batch computes.
+    values = max(values, sum(real_size(result) for operator in job.operators for result in operator.results))
+    if parameters + values <= limit:
         return
     message = (
         f"a real run of '{job.name}' would hold {show_bytes(parameters)} of parameters and {show_bytes(values)} of "

@@ -30,8 +30,8 @@ class Transport(Protocol):
 
     def receive(self, tensor: torch.Tensor, accelerator: int) -> Handle: ...
 
-    def meet(self, among: tuple[int, ...]) -> None:
-        """Returns when all of them have called it."""
+    def meet(self, among: tuple[int, ...], moment: int) -> int:
+        """Returns the latest of their moments when all of them have called it."""
 
 
 class Key(NamedTuple):

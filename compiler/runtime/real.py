@@ -8,7 +8,8 @@ the schedule sees to, and so they meet in the same collectives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from compiler.runtime.backend import Backend, Place
 from compiler.runtime.clock import now
+from compiler.runtime.fits import real_size, scale
 from compiler.runtime.job import Read, Value, outputs_file
 from compiler.runtime.torch_operators import Call, Rule, run
 from compiler.runtime.torch_values import (
@@ -25,8 +27,6 @@ from compiler.runtime.torch_values import (
     from_bytes,
     initial_value,
     input_value,
-    real_size,
-    scale,
     to_bytes,
 )
 from dialects.programs import Instruction
@@ -154,7 +154,8 @@ class RealBackend(Backend):
 
     def add(self, part: Tensor, members: Members) -> Tensor:
         """The sum of the parts of all members."""
-        dist.all_reduce(part, group=self.place.groups[members])
+        with _others():
+            dist.all_reduce(part, group=self.place.groups[members])
         return part
 
     def gather(self, part: Tensor, sizes: Sequence[int], members: Members) -> list[Tensor]:
@@ -162,7 +163,8 @@ class RealBackend(Backend):
         padded = part.new_zeros(max(sizes), *part.shape[1:])
         padded[: len(part)] = part
         found = [torch.empty_like(padded) for _ in members]
-        dist.all_gather(found, padded, group=self.place.groups[members])
+        with _others():
+            dist.all_gather(found, padded, group=self.place.groups[members])
         return [one[:size] for one, size in zip(found, sizes, strict=True)]
 
     # --- outputs -----------------------------------------------------------------------------
@@ -180,3 +182,12 @@ class RealBackend(Backend):
                     # A copy, as what is saved would be all the memory that it is a part of.
                     found[output, microbatch] = from_bytes(held.data, value).clone().cpu()
         torch.save(found, outputs_file(folder, self.place.rank))
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    """What fails between accelerators is the end of another one, as a rule: ConnectionError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(str(error)) from error

@@ -80,24 +80,6 @@ def compare(folder: Path, job: Job, tolerance: float = TOLERANCE) -> Comparison:
     return Comparison(compared, worst, tuple(missing), tolerance)
 
 
-def report(found: Comparison, job: Job) -> str:
-    """A line for people: how near the outputs are, or which is farthest off or not there."""
-
-    def called(output: int, microbatch: int, accelerator: int) -> str:
-        v, result = job.outputs[output]
-        name = job.operators[v].results[result].name
-        return f"output '{name}' of micro-batch {microbatch} on accelerator {accelerator}"
-
-    if found.missing:
-        return f"{called(*found.missing[0])} is not there, nor are {len(found.missing) - 1} others"
-    if found.worst is None:
-        return "no operator computes an output of the graph: nothing is compared with the unpipelined model"
-    where = called(found.worst.output, found.worst.microbatch, found.worst.accelerator)
-    if found.agrees:
-        return f"{found.compared} outputs equal those of the unpipelined model, to {found.error:.1e} in {where}"
-    return f"{where} differs from the unpipelined model by {found.error:.1e}, more than {found.tolerance:.0e}"
-
-
 def reference_outputs(job: Job) -> Iterator[dict[int, Tensor]]:
     """The outputs of each micro-batch in turn, by number; without inputs that are passed through."""
     parameters = Parameters(job.settings.seed)

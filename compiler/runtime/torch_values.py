@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compiler.runtime.fits import width
 from compiler.runtime.job import Job, Operator, Value
 
-_WIDE = ("f64", "i32", "i64")
 _FLOATS = ("bf16", "f16", "f32", "f64")
 
 IDS = 100
@@ -26,30 +26,7 @@ IDS = 100
 
 def real_type(element: str) -> torch.dtype:
     """What a type of the language is in a real run."""
-    return torch.float64 if element in _WIDE else torch.float32
-
-
-def width(element: str) -> int:
-    """Bytes of a number in a real run."""
-    return 8 if element in _WIDE else 4
-
-
-def elements(value: Value) -> int:
-    """How many numbers a value has."""
-    count = 1
-    for dimension in value.shape:
-        count *= dimension
-    return count
-
-
-def real_size(value: Value) -> int:
-    """Bytes of a value in a real run."""
-    return elements(value) * width(value.element)
-
-
-def scale(value: Value) -> int:
-    """Bytes in a real run for each byte of the IR."""
-    return real_size(value) // value.size if value.size else 1
+    return torch.float64 if width(element) == 8 else torch.float32
 
 
 def to_bytes(tensor: Tensor) -> Tensor:

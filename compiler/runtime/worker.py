@@ -100,6 +100,7 @@ class TorchTransport:
         everyone = list(range(len(place.job.accelerators)))
         self.rank_of = place.job.rank_of
         self.up, self.down = _group(everyone), _group(everyone)
+        self.offset = wall_offset()
         self.token = torch.zeros(1, device=place.device)
 
     def connect(self, folder: Path) -> None:
@@ -128,13 +129,10 @@ class TorchTransport:
         group = self.down if peer > self.place.rank else self.up
         return _Work(_lost(lambda: dist.irecv(tensor, peer, group=group)))
 
-    def meet(self, among: tuple[int, ...]) -> None:
-        def together() -> None:
-            dist.all_reduce(self.token, group=self.place.groups[among])
-            if self.token.is_cuda:
-                torch.cuda.current_stream().synchronize()
-
-        _lost(together)
+    def meet(self, among: tuple[int, ...], moment: int) -> int:
+        latest = torch.tensor([moment + self.offset], device=self.place.device)
+        _lost(lambda: dist.all_reduce(latest, dist.ReduceOp.MAX, group=self.place.groups[among]))
+        return int(latest.item()) - self.offset
 
 
 class _Work:

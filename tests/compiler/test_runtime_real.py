@@ -35,8 +35,6 @@ accelerator chip { memory = 1 GiB  launch = 0 ns  bandwidth = 10 GB/s  peak bf16
 platform board { accelerators = 6 of chip  link bus { latency = 1 ns  bandwidth = 1 GB/s } }
 """
 
-Sets = Sequence[Sequence[int]]
-
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -67,7 +65,7 @@ def placed(
     names = operator_names(graph)
     for start, (op, name) in enumerate(names.items()):
         found = [sets for prefix, sets in where.items() if name.startswith(prefix)][-1]
-        copies: Sets = [found] if isinstance(found[0], int) else found  # type: ignore[list-item]
+        copies: Any = [found] if isinstance(found[0], int) else found
         op.cost = CostAttr.from_table({len(copies[0]): CostEntry(1000, op.params.value.data)})
         op.slot = SlotAttr.make(copies, 1000 * start)
         if name in sharded:
@@ -252,16 +250,13 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_gives_what_the_unpipelined_model_gives(name: str, tmp_path: Path) -> None:
-    from compiler.runtime.reference import report
-
     job, programs = placed(**RUNS[name])
     board = Board(job)
     found = board.run(tmp_path, programs)
-    assert found.agrees, report(found, job)
+    assert found.agrees, found
     assert found.error < 1e-6
     outputs = sum(len(job.operators[v].on(i)) for v, _ in job.outputs for i in range(job.microbatches))
     assert found.compared == outputs
-    assert report(found, job).startswith(f"{outputs} outputs equal those of the unpipelined model, to ")
     # Nothing is left but the outputs of the graph, where they were computed.
     assert sum(board.left.values()) == outputs
 
@@ -282,7 +277,6 @@ def test_the_runs_have_every_instruction_and_odd_shares(tmp_path: Path) -> None:
 
 def test_a_lost_message_shows(tmp_path: Path) -> None:
     from compiler.runtime.real import LOST
-    from compiler.runtime.reference import report
 
     job, programs = placed(**RUNS["sharded"])
     lost: list[Instruction] = []
@@ -297,9 +291,6 @@ def test_a_lost_message_shows(tmp_path: Path) -> None:
     assert not found.agrees
     assert found.worst is not None
     assert (found.error, found.worst.microbatch) == (float("inf"), 2)
-    assert report(found, job) == (
-        "output 'e' of micro-batch 2 on accelerator 5 differs from the unpipelined model by inf, more than 1e-05"
-    )
 
 
 @pytest.mark.parametrize("name", ["skip", "chain", "sharded"])
@@ -325,7 +316,7 @@ def test_a_message_of_another_micro_batch_shows(name: str, tmp_path: Path) -> No
 
 def test_outputs_that_are_not_there_are_named(tmp_path: Path) -> None:
     from compiler.runtime.job import outputs_file
-    from compiler.runtime.reference import compare, report
+    from compiler.runtime.reference import compare
 
     job, programs = placed(**RUNS["chain"])
     assert Board(job).run(tmp_path, programs).agrees
@@ -333,7 +324,6 @@ def test_outputs_that_are_not_there_are_named(tmp_path: Path) -> None:
     found = compare(tmp_path, job)
     assert found.missing == tuple((0, i, 2) for i in range(4))
     assert not found.agrees
-    assert report(found, job) == "output 'e' of micro-batch 0 on accelerator 2 is not there, nor are 3 others"
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
@@ -342,6 +332,24 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
     job, programs = placed(**RUNS["chain"])
     Board(job).run(tmp_path, programs)
     assert compare(tmp_path, replace(job, settings=replace(job.settings, seed=4))).error > 0.1
+
+
+def test_the_end_of_another_accelerator_is_no_fault_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from compiler.runtime.backend import Place
+    from compiler.runtime.real import RealBackend
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("torch.distributed.all_reduce", fail)
+    monkeypatch.setattr("torch.distributed.all_gather", fail)
+    job, _ = placed(**RUNS["unequal"])
+    backend = RealBackend(Place(job, 1, {(1, 2): None}))  # type: ignore[dict-item]
+    with pytest.raises(ConnectionError, match="closed by peer"):
+        backend.add(torch.zeros(2), (1, 2))
+    with pytest.raises(ConnectionError, match="closed by peer"):
+        backend.gather(torch.zeros(2), [2, 2], (1, 2))
 
 
 def test_relative_errors() -> None:
