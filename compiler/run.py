@@ -237,7 +237,7 @@ class Runner:
         sys.stdout.write(report.text(job, columns, found))
         if compared is None:
             return OK
-        sys.stdout.write(report.agreement(compared))
+        sys.stdout.write(report.agreement(job, compared))
         return OK if compared.agrees else FAILED
 
     def _compared(self, folder: Path, job: Job) -> Comparison | None:

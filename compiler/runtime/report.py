@@ -64,21 +64,27 @@ def text(job: Job, columns: list[Column], found: Measured) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def agreement(found: Comparison) -> str:
+def agreement(job: Job, found: Comparison) -> str:
     """One line on how the outputs of a real run compare with the unpipelined model."""
+
+    def called(output: int, microbatch: int, accelerator: int) -> str:
+        v, result = job.outputs[output]
+        return f"'{job.operators[v].results[result].name}' of micro-batch {microbatch} on accelerator {accelerator}"
+
     bound = f"of at most {found.tolerance:g}"
+    if not found.compared and not found.missing:
+        return "no operator computes an output of the graph: nothing is compared with the unpipelined model\n"
     if found.agrees:
         outputs = counted(found.compared, "output agrees", "outputs agree")
         return f"{outputs} with the unpipelined model: greatest relative error {found.error:.1e} {bound}\n"
     faults: list[str] = []
     if found.missing:
-        output, microbatch, p = found.missing[0]
-        first = f"output {output} of micro-batch {microbatch} on accelerator {p}"
-        faults.append(f"{counted(len(found.missing), 'output is', 'outputs are')} missing, the first {first}")
+        missing = counted(len(found.missing), "output is", "outputs are")
+        faults.append(f"{missing} missing, the first {called(*found.missing[0])}")
     if found.worst is not None and found.error > found.tolerance:
         at = found.worst
-        where = f"in output {at.output} of micro-batch {at.microbatch} on accelerator {at.accelerator}"
-        faults.append(f"the greatest relative error is {found.error:.1e} {bound}, {where}")
+        where = called(at.output, at.microbatch, at.accelerator)
+        faults.append(f"the greatest relative error is {found.error:.1e} {bound}, in {where}")
     return f"outputs differ from the unpipelined model: {'; '.join(faults)}\n"
 
 
