@@ -131,7 +131,9 @@ class Runner:
         check_output(args.trace)
         check_output(args.json)
         if args.collect is not None:
-            return self._collect(Path(args.collect))
+            text, code = self._collect(Path(args.collect))
+            sys.stdout.write(text)
+            return code
         if args.prepare is None:
             check_torch()
         with self._progress():
@@ -141,34 +143,35 @@ class Runner:
                 from compiler.runtime.fits import check_fits
 
                 check_fits(job, programs)
-            return (
-                self._prepare(module, job, programs) if args.prepare is not None else self._run(module, job, programs)
-            )
+            if args.prepare is not None:
+                text, code = self._prepare(module, job, programs), OK
+            else:
+                text, code = self._run(module, job, programs)
+        sys.stdout.write(text)
+        return code
 
-    def _run(self, module: ModuleOp, job: Job, programs: Mapping[int, Rows]) -> int:
+    def _run(self, module: ModuleOp, job: Job, programs: Mapping[int, Rows]) -> tuple[str, int]:
         from compiler.runtime.job import write_job
         from compiler.runtime.launch import launch
         from passes.progress import report
 
         def on_progress(done: int) -> None:
-            report("run", 0, 0, f"{done} of {job.microbatches} micro-batches")
+            report("run", 0, 0, f"{done} of {job.microbatches} micro-batches" if done else "processes start")
 
         with TemporaryDirectory(prefix="takt-run-") as name:
             folder = Path(name)
             write_job(folder, job, programs)
-            report("run", 0, 0, "processes start")
             launch(folder, job, on_progress=on_progress)
             return self._report(folder, module, job)
 
-    def _prepare(self, module: ModuleOp, job: Job, programs: Mapping[int, Rows]) -> int:
+    def _prepare(self, module: ModuleOp, job: Job, programs: Mapping[int, Rows]) -> str:
         from compiler.runtime.elsewhere import check_folder, prepare
 
         folder = Path(self.args.prepare).absolute()
         check_folder(folder)
-        sys.stdout.write(prepare(folder, module, job, programs))
-        return OK
+        return prepare(folder, module, job, programs)
 
-    def _collect(self, folder: Path) -> int:
+    def _collect(self, folder: Path) -> tuple[str, int]:
         from compiler.loading import load_module, read_input
         from compiler.pipeline import new_context
         from compiler.runtime.elsewhere import PROGRAMS, check_finished, check_prepared
@@ -216,8 +219,8 @@ class Runner:
             emulate=not args.real, paced=args.pace, **{name: v for name, v in given.items() if v is not None}
         )
 
-    def _report(self, folder: Path, module: ModuleOp, job: Job) -> int:
-        """Say what a run showed; of a real one, its outputs decide the exit code."""
+    def _report(self, folder: Path, module: ModuleOp, job: Job) -> tuple[str, int]:
+        """What a run showed, and the exit code; of a real one, its outputs decide that."""
         from compiler.runtime import report, trace
         from compiler.runtime.measured import measured, predicted
         from compiler.runtime.recorded import Run
@@ -234,11 +237,10 @@ class Runner:
         if self.args.json is not None:
             outputs = {} if compared is None else report.agreement_data(compared)
             write_output(self.args.json, report.json_text(job, columns, found, outputs))
-        sys.stdout.write(report.text(job, columns, found))
+        text = report.text(job, columns, found)
         if compared is None:
-            return OK
-        sys.stdout.write(report.agreement(job, compared))
-        return OK if compared.agrees else FAILED
+            return text, OK
+        return text + report.agreement(job, compared), OK if compared.agrees else FAILED
 
     def _compared(self, folder: Path, job: Job) -> Comparison | None:
         if job.settings.emulate:
