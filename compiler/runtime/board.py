@@ -7,6 +7,7 @@ dies or hangs. Nobody waits for anybody here.
 from __future__ import annotations
 
 import os
+import time
 from enum import IntEnum
 from pathlib import Path
 
@@ -50,6 +51,11 @@ class Board:
     def begin(self, rank: int) -> None:
         """This process is a rank now."""
         self.write(rank, -1, Phase.STARTING)
+
+    def gather(self) -> None:
+        """Wait until every rank has begun."""
+        while not self.states["pid"].all():
+            time.sleep(0.005)
 
     def write(self, rank: int, index: int, phase: Phase, peer: int = NOBODY) -> None:
         """Say what a rank is doing from now on."""

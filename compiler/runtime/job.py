@@ -181,6 +181,13 @@ def read_program(folder: Path, accelerator: int) -> Rows:
         return programs[str(accelerator)]
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that nobody finds half written."""
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
 def events_file(folder: Path, rank: int) -> Path:
     """Where a rank leaves its events, an array of :data:`EVENT`."""
     return folder / f"events.{rank}.npy"

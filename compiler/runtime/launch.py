@@ -90,6 +90,8 @@ class _Watch:
 
     def fault(self, states: States) -> TaktError | None:
         """What ends a run whose processes are still there."""
+        if exits_file(self.folder).exists():
+            return self.ended()
         if reported := failures(self.folder, self.ranks):
             self.failed_at = self.failed_at or time.monotonic()
             patience = 5 * _GRACE if reported[0].lost else _GRACE

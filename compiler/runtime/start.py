@@ -7,12 +7,14 @@ process that has imported torch before it divides.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import socket
 import sys
 import uuid
 from pathlib import Path
 
-from compiler.runtime.job import exits_file, read_job
+from compiler.runtime.job import exits_file, read_job, write_whole
 from compiler.runtime.parent import die_with_parent
 
 
@@ -20,6 +22,11 @@ def start(folder: Path) -> int:
     """Run all ranks; returns 1 if one of them failed, whose exit codes are then in the folder."""
     # CUDA must not be set up before the process divides; asked for devices, torch otherwise does so.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    # What goes wrong is said by the ranks; to format a message torch would import its compiler, which takes seconds.
+    logging.disable()
+    # All ranks are here, so the name of this machine need not be looked up in a network.
+    if loopback := [name for _, name in socket.if_nameindex() if name.startswith("lo")]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -39,14 +46,14 @@ def start(folder: Path) -> int:
         start_method="fork" if sys.platform == "linux" else "spawn",
     )
     try:
-        elastic_launch(config, run_rank)(str(folder), os.getpid())
+        elastic_launch(config, run_rank)(str(folder), os.getpid(), True)
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        exits_file(folder).write_text(json.dumps(codes), encoding="utf-8")
+        write_whole(exits_file(folder), json.dumps(codes))
         return 1
     return 0
 
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[2]))
-    sys.exit(start(Path(sys.argv[1])))
+    os._exit(start(Path(sys.argv[1])))  # nothing is left to tidy up, and that takes a second

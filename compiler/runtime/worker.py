@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ from compiler.runtime.backend import Backend, Place
 from compiler.runtime.board import Board, Phase
 from compiler.runtime.clock import now, wall_offset
 from compiler.runtime.engine import Engine
-from compiler.runtime.job import Job, events_file, failure_file, read_job, read_program
+from compiler.runtime.job import Job, events_file, failure_file, read_job, read_program, write_whole
 from compiler.runtime.parent import die_with_parent
 from dialects.programs import SEND
 
@@ -36,15 +37,20 @@ _COUNTDOWN = 20_000_000
 """From the moment that all are ready to the common start, ns."""
 
 
-def run_rank(folder: str, parent: int) -> None:
-    """Be the rank that the environment of torchrun says, in a process that ``parent`` started."""
+def run_rank(folder: str, parent: int, together: bool = False) -> None:
+    """Be the rank that the environment of torchrun says, in a process that ``parent`` started.
+
+    ``together``: all ranks divide from one process. They wait for the last of them before they do anything, as the
+    threads of that process begin to answer those that ask: a lock that one of them holds while the process divides,
+    as for looking up a name, is never given back in the copy.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     die_with_parent(parent)
     rank = int(os.environ["RANK"])
     worker = _Worker(Path(folder), rank)
     try:
-        worker.run()
+        worker.run(together)
     except BaseException as error:
         worker.report(error)
         time.sleep(_LINGER)
@@ -56,12 +62,14 @@ class _Worker:
         self.folder, self.rank = folder, rank
         self.engine: Engine | None = None
 
-    def run(self) -> None:
+    def run(self, together: bool) -> None:
         job = read_job(self.folder)
         if (size := int(os.environ["WORLD_SIZE"])) != len(job.accelerators):
             raise ValueError(f"{size} processes were started for {len(job.accelerators)} accelerators")
         board = Board(self.folder, len(job.accelerators))
         board.begin(self.rank)
+        if together:
+            board.gather()
         accelerator = job.accelerators[self.rank]
         device = _join(job)
         place = Place(job, accelerator, _groups(job), device)
@@ -76,15 +84,12 @@ class _Worker:
         dist.destroy_process_group()
 
     def report(self, error: BaseException) -> None:
-        """Leave why this rank fails; renamed into place, so that nobody reads a part of it."""
+        """Leave why this rank fails."""
         index = None if self.engine is None or self.engine.at < 0 else self.engine.at
-        lost = isinstance(error, ConnectionError)
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        lost = isinstance(error, ConnectionError)
         text = json.dumps({"time": time.time(), "message": message, "index": index, "lost": lost})
-        path = failure_file(self.folder, self.rank)
-        part = path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
-        part.rename(path)
+        write_whole(failure_file(self.folder, self.rank), text)
 
 
 class TorchTransport:
@@ -149,7 +154,13 @@ def _lost(act: Callable[[], T]) -> T:
     try:
         return act()
     except RuntimeError as error:
-        raise ConnectionError(str(error).strip().splitlines()[0]) from error
+        raise ConnectionError(_short(str(error))) from error
+
+
+def _short(message: str) -> str:
+    """Without places in the sources of torch and advice."""
+    first = (message.strip().splitlines() or [""])[0]
+    return re.sub(r"^\[[^]]*\] *", "", first).partition(". This is typically")[0]
 
 
 def _join(job: Job) -> str:
@@ -161,7 +172,7 @@ def _join(job: Job) -> str:
     if gpus:
         torch.cuda.set_device(device)
     # The launcher notices a rank that hangs. Without it, as on several machines, this ends the run.
-    patience = timedelta(seconds=60 + 2 * settings.timeout)
+    patience = timedelta(seconds=180 + 2 * settings.timeout)
     _lost(lambda: dist.init_process_group("nccl" if gpus else "gloo", timeout=patience))
     return device
 
