@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from math import isfinite
+from collections.abc import Callable, Iterator
+from math import ceil, isfinite, log10
 from typing import TYPE_CHECKING, Any
 
 from compiler.comparison import Row, table
@@ -25,7 +25,10 @@ ROWS: tuple[tuple[str, Callable[[Figures], float], bool], ...] = (
 """Name, value, and whether it is a time."""
 
 LATE = 1.2
-"""A latency this many times the predicted one is explained."""
+"""A period or a latency this many times the predicted one is explained."""
+
+SHORT = 20_000_000
+"""An emulated period shorter than that, ns, is easily lost in what processes and messages take."""
 
 Column = tuple[str, Figures]
 
@@ -57,11 +60,20 @@ def text(job: Job, columns: list[Column], found: Measured) -> str:
         lines.append(
             f"accelerator {found.critical} is critical: of a period, it waits {waits} and moves values {moves}"
         )
-    if not job.settings.paced and found.latency > LATE * columns[-2][1].latency:
-        lines.append("micro-batches entered as fast as they could, and wait on their way; --pace: a period apart")
-    if not found.steady:
-        lines.append("too few micro-batches for a steady state: the later half was measured; more with --microbatches")
+    lines.extend(_advice(job, columns[-2][1], found))
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _advice(job: Job, said: Figures, found: Measured) -> Iterator[str]:
+    """What to change where a run is far from what was said, or short."""
+    if not found.steady:
+        yield "too few micro-batches for a steady state: the later half was measured; more with --microbatches"
+    if job.settings.emulate and said.period < SHORT and found.period > LATE * said.period:
+        factor = job.settings.scale * 10 ** ceil(log10(SHORT / said.period))
+        short = f"a period of {short_time(round(said.period))} is short beside what processes and messages take here"
+        yield f"{short}: --scale {factor:g} makes all times longer"
+    elif not job.settings.paced and found.latency > LATE * said.latency:
+        yield "micro-batches entered as fast as they could, and wait on their way; --pace: a period apart"
 
 
 def agreement(job: Job, found: Comparison) -> str:
