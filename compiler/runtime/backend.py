@@ -72,7 +72,7 @@ class Backend(ABC):
 
     @abstractmethod
     def compute(self, x: Instruction) -> None:
-        """Run this accelerator's part of an operator; all accelerators of its set do so at once."""
+        """Run this accelerator's part of an operator, to its end; all accelerators of its set do so at once."""
 
     @abstractmethod
     def copy(self, x: Instruction) -> None:

@@ -37,15 +37,17 @@ NOBODY, SET = -1, -2
 
 
 class Board:
-    """The board in a folder of a run of ``ranks`` ranks."""
+    """The board in a folder of a run of ``ranks`` ranks; made where there is none."""
 
     def __init__(self, folder: Path, ranks: int):
+        with (folder / BOARD).open("ab") as file:
+            file.truncate(ranks * STATE.itemsize)
         self.states: States = np.memmap(folder / BOARD, STATE, "r+", shape=(ranks,))
 
     @classmethod
     def create(cls, folder: Path, ranks: int) -> Board:
         """A new board on which nobody has written."""
-        (folder / BOARD).write_bytes(bytes(ranks * STATE.itemsize))
+        (folder / BOARD).unlink(missing_ok=True)
         return cls(folder, ranks)
 
     def begin(self, rank: int) -> None:

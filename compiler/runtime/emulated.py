@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class EmulatedBackend(Backend):
     """An accelerator that sleeps.
 
-    A transfer begins when the sender comes to its first message and its port has finished what it carried before:
-    transfers over one link follow each other. All messages of one transfer of a micro-batch move in parallel, and an
+    A transfer begins when the sender comes to its first message and its port has finished what it carried before, as
+    far as it carries one thing at a time. All messages of one transfer of a micro-batch move in parallel, and an
     all-gather at their end is part of their time. Where transfers are ``blocking``, the sender sleeps meanwhile, and
     the receiver from when both ends are there on; where they are ``buffered``, the sender sleeps once for all that
-    read a value, and then each receiver. Ports of receivers are not watched.
+    read a value, and then each receiver. Ports of receivers, and wires, are not watched.
     """
 
     def __init__(self, place: Place):
@@ -34,8 +34,8 @@ class EmulatedBackend(Backend):
         self.eager, self.lazy = self.mode != "blocking", self.mode == "overlapped"
         self.moves = {(t.subject, t.result, t.destination): t for t in job.moves}
         self.offset = wall_offset()
-        self.ports: dict[str, int] = {}
-        """Link → until when it carries what this accelerator sent before."""
+        self.ports: dict[str, list[int]] = {t.link: [0] * t.lanes for t in job.moves if t.lanes}
+        """Link → until when each of its lanes carries what this accelerator sent before."""
         self.left: dict[tuple[int, ...], tuple[int, int]] = {}
         """What leaves as one → its micro-batch and when that may be used."""
         self.came: dict[tuple[int, ...], tuple[int, int]] = {}
@@ -55,11 +55,12 @@ class EmulatedBackend(Backend):
         move = self.moves.get(x[1:4])
         if move is None:
             return self.begin()
-        if self.mode == "overlapped":
-            ready = max(self.begin(), self.ports.get(move.link, 0)) + self.time(move)
-            self.ports[move.link] = ready
-            return ready
-        return self.rest(self.time(move))
+        if self.mode != "overlapped":
+            return self.rest(self.time(move))
+        lanes = self.ports.get(move.link, [0])
+        ready = max(self.begin(), min(lanes)) + self.time(move)
+        lanes[lanes.index(min(lanes))] = ready
+        return ready
 
     def landing(self, x: Instruction) -> torch.Tensor:
         return torch.zeros(1, dtype=torch.int64)

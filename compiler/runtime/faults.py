@@ -47,9 +47,10 @@ class Faults:
     def __init__(self, job: Job, programs: Mapping[int, Rows]):
         self.job, self.programs = job, programs
         self.rank_of = job.rank_of
-        longest = max((op.start + op.time for op in job.operators), default=0)
-        asleep = longest * job.settings.scale / 1e9 if job.settings.emulate else 0
-        self.timeout = job.settings.timeout + asleep
+        asleep = job.period + max(op.start + op.time for op in job.operators)
+        asleep += max((move.time for move in job.moves), default=0)
+        sleeps = job.settings.emulate or job.settings.paced
+        self.timeout = job.settings.timeout + (asleep * max(1.0, job.settings.scale) / 1e9 if sleeps else 0)
 
     # --- what is wrong -------------------------------------------------------------------------
 

@@ -86,13 +86,18 @@ class Operator:
 
 @dataclass(frozen=True)
 class Transfer:
-    """How long it takes to bring a value to a destination, and over which level of the network."""
+    """How long it takes to bring a value to a destination, and over which level of the network.
+
+    An accelerator sends ``lanes`` transfers over that level at a time; 0: its wires lead to different places, and
+    are not watched.
+    """
 
     subject: int
     result: int
     destination: int
     time: int
     link: str
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,9 @@ class Settings:
     """How to run.
 
     ``emulate``: operators sleep their time and messages arrive after theirs, else real tensors. ``paced``:
-    micro-batches enter at least a period apart. ``ahead``: receives that a process posts before it needs them.
-    ``timeout``: seconds without progress after which the run is given up. ``scale``: factor of all emulated times.
+    micro-batches enter at least a period apart. ``ahead``: receives that a process posts before it needs them, and
+    sends to one accelerator that may be on their way at a time (at least one). ``timeout``: seconds without progress
+    after which the run is given up. ``scale``: factor of all emulated times.
     """
 
     emulate: bool = True

@@ -32,6 +32,7 @@ class Transport(Protocol):
 
     def meet(self, among: tuple[int, ...], moment: int) -> int:
         """Returns the latest of their moments when all of them have called it."""
+        ...
 
 
 class Key(NamedTuple):

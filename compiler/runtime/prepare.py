@@ -124,12 +124,13 @@ class _Reading:
 
     def moves(self) -> tuple[Transfer, ...]:
         found: list[Transfer] = []
+        lanes = {x.name: x.capacity if x.topology == "switch" else 0 for x in self.view.platform.links}
         for move in self.view.moves:
             known = self.destinations.get((move.producer, move.result), [])
             target = _shortest(move.targets)
             if target in known:
                 number = 1 + known.index(target)
-                found.append(Transfer(move.producer, move.result, number, move.time, move.link))
+                found.append(Transfer(move.producer, move.result, number, move.time, move.link, lanes[move.link]))
         return tuple(found)
 
     def output(self, value: SSAValue) -> tuple[int, int]:

@@ -86,8 +86,9 @@ class _Worker:
     def report(self, error: BaseException) -> None:
         """Leave why this rank fails."""
         index = None if self.engine is None or self.engine.at < 0 else self.engine.at
-        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        lost = isinstance(error, ConnectionError)
+        message = f"{type(error).__name__}: {_short(str(error))}" if str(error) else type(error).__name__
+        # A backend may exchange tensors itself, and see the end of another rank as torch reports it.
+        lost = isinstance(error, ConnectionError | dist.DistError) or "gloo" in str(error)
         text = json.dumps({"time": time.time(), "message": message, "index": index, "lost": lost})
         write_whole(failure_file(self.folder, self.rank), text)
 
@@ -127,12 +128,12 @@ class TorchTransport:
     def send(self, tensor: torch.Tensor, accelerator: int) -> _Work:
         peer = self.rank_of[accelerator]
         group = self.up if peer > self.place.rank else self.down
-        return _Work(_lost(lambda: dist.isend(tensor, peer, group=group)))
+        return _Work(_lost(lambda: dist.isend(tensor, peer, group=group)), self.place.device)
 
     def receive(self, tensor: torch.Tensor, accelerator: int) -> _Work:
         peer = self.rank_of[accelerator]
         group = self.down if peer > self.place.rank else self.up
-        return _Work(_lost(lambda: dist.irecv(tensor, peer, group=group)))
+        return _Work(_lost(lambda: dist.irecv(tensor, peer, group=group)), self.place.device)
 
     def meet(self, among: tuple[int, ...], moment: int) -> int:
         latest = torch.tensor([moment + self.offset], device=self.place.device)
@@ -141,12 +142,15 @@ class TorchTransport:
 
 
 class _Work:
-    def __init__(self, work: dist.Work | None):
+    def __init__(self, work: dist.Work | None, device: str):
         assert work is not None
-        self.work = work
+        self.work, self.device = work, device
 
     def wait(self) -> None:
+        """NCCL's own wait keeps the device waiting, not this process."""
         _lost(self.work.wait)
+        if self.device != "cpu":
+            torch.cuda.current_stream().synchronize()
 
 
 def _lost(act: Callable[[], T]) -> T:

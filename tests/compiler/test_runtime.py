@@ -23,7 +23,18 @@ from compiler.runtime.board import SET, Board, Phase
 from compiler.runtime.clock import now
 from compiler.runtime.engine import Engine
 from compiler.runtime.faults import Failure, Faults
-from compiler.runtime.job import Job, Rows, Settings, events_file, read_job, read_program, write_job
+from compiler.runtime.job import (
+    Job,
+    Operator,
+    Rows,
+    Settings,
+    Transfer,
+    Value,
+    events_file,
+    read_job,
+    read_program,
+    write_job,
+)
 from compiler.runtime.launch import launch
 from compiler.runtime.prepare import job_of
 from dialects.diagnostics import TaktError
@@ -369,6 +380,63 @@ def test_paced_micro_batches_enter_a_period_apart(tmp_path: Path):
     starts = events[p]["start"][(programs[p][:, 0] == COMPUTE) & (programs[p][:, 1] == first)]
     assert all(t >= i * job.period for i, t in enumerate(starts))
     assert starts[-1] < 5 * job.period
+
+
+# --- emulated accelerators -------------------------------------------------------------------
+
+
+def emulated(mode: str, accelerator: int, lanes: int = 1, floor: int = 0) -> Any:
+    """Operator 0 of 4 ms, whose result goes to destinations 1 (in 6 ms) and 2 (in 2 ms), over one link."""
+    pytest.importorskip("torch")
+    from compiler.runtime.emulated import EmulatedBackend
+
+    one = Operator("a", "op", {}, 0, 4_000_000, ((0,),), (), (Value("a", (8,), "i8", 8),))
+    moves = (Transfer(0, 0, 1, 6_000_000, "node", lanes), Transfer(0, 0, 2, 2_000_000, "node", lanes))
+    job = Job("j", "p", mode, 1, 1, 1, (0, 1), (one,), (), (), moves, {}, Settings())  # pyright: ignore
+    backend = EmulatedBackend(Place(job, accelerator, {}))
+    backend.floor = floor or now()
+    return backend
+
+
+def send(destination: int, microbatch: int = 0) -> Instruction:
+    return Instruction(SEND, 0, 0, destination, microbatch, 1)
+
+
+def moment(backend: Any, tensor: Any) -> float:
+    """When a token may be used, in ms after the floor."""
+    return round((int(tensor.item()) - backend.offset - backend.floor) / 1e6, 3)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("mode", "lanes", "leaves", "idle"),
+    [
+        # After 4 ms of computing: one transfer after the other, both at once, ...
+        ("overlapped", 1, [10, 10, 12, 18], 4),
+        ("overlapped", 2, [10, 10, 6, 12], 4),
+        # ... the sender standing still, and the sender copying once for both, and once for the next micro-batch.
+        ("blocking", 1, [10, 10, 12, 18], 18),
+        ("buffered", 1, [10, 10, 10, 16], 16),
+    ],
+)
+def test_when_what_is_sent_may_be_used(mode: str, lanes: int, leaves: list[int], idle: int):
+    backend = emulated(mode, 0, lanes)
+    backend.compute(Instruction(COMPUTE, 0, 0, 0, 0))
+    assert now() >= backend.floor + 4_000_000
+    sent = [backend.message(x) for x in (send(1), send(1), send(2), send(1, 1))]
+    assert [moment(backend, tensor) for tensor in sent] == leaves
+    assert (backend.begin() - backend.floor) / 1e6 == idle
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("mode", "ready"), [("overlapped", [3, 3]), ("blocking", [6, 6]), ("buffered", [9, 9])])
+def test_when_what_arrives_may_be_used(mode: str, ready: list[int]):
+    import torch
+
+    backend = emulated(mode, 1)
+    token = torch.tensor([backend.floor + 3_000_000 + backend.offset])  # it left 3 ms later
+    found = [backend.arrived(Instruction(RECV, 0, 0, 1, 0, 0), token) for _ in range(2)]
+    assert [(moment - backend.floor) / 1e6 for moment in found] == ready
 
 
 # --- who is to blame -------------------------------------------------------------------------
