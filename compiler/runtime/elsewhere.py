@@ -9,7 +9,6 @@ from pathlib import Path
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.output import print_ir
-from compiler.runtime.board import Board
 from compiler.runtime.job import JOB, Job, Rows, events_file, write_job
 from dialects.diagnostics import Diagnostic, TaktError
 
@@ -31,7 +30,6 @@ def check_folder(folder: Path) -> None:
 def prepare(folder: Path, module: ModuleOp, job: Job, programs: Mapping[int, Rows]) -> str:
     """Write all that the processes need to ``folder``; returns how they are started, for people."""
     write_job(folder, job, programs)
-    Board.create(folder, len(job.accelerators))
     (folder / PROGRAMS).write_text(print_ir(module), encoding="utf-8")
     ranks, name = len(job.accelerators), shlex.quote(str(folder))
     return (
