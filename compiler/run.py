@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
     from compiler.diagnostics import SourceCache
-    from compiler.runtime.job import Job, Settings
+    from compiler.runtime.job import Job, Rows, Settings
     from compiler.runtime.reference import Comparison
 
 MOST_PROCESSES = 64
@@ -63,7 +63,7 @@ exit codes:
 def build_parser() -> ArgumentParser:
     """The options of ``taktc run``."""
     parser = ArgumentParser("taktc run", USAGE, DESCRIPTION, EPILOG)
-    parser.add_argument("input", metavar="MODEL", help=".takt model or .mlir IR of any level; - is stdin")
+    parser.add_argument("input", nargs="?", metavar="MODEL", help=".takt model or .mlir IR of any level; - is stdin")
     add = parser.add_argument_group("input").add_argument
     add("--platform", metavar="FILE", help=".takt file with the platform, when the model has none")
     add("--set", metavar="NAME=VALUE", type=assignment, action="append", default=[], help="set a model parameter")
@@ -78,6 +78,8 @@ def build_parser() -> ArgumentParser:
     add("--ahead", metavar="N", type=positive, help="receives that are posted before they are needed (4)")
     add("--scale", metavar="X", type=amount, help="factor of all times of an emulated run (1)")
     add("--timeout", metavar="S", type=seconds, help="seconds without progress after which a run is given up (60)")
+    add("--prepare", metavar="DIR", help="only write what the processes need, for torchrun on several machines")
+    add("--collect", metavar="DIR", help="only report on a run that was prepared there, and started")
     add = parser.add_argument_group("output").add_argument
     add("--trace", metavar="FILE", help="write schedule and run as one trace for Perfetto")
     add("--json", metavar="FILE", help="write the figures as JSON")
@@ -89,6 +91,12 @@ def build_parser() -> ArgumentParser:
 
 def check_usage(parser: ArgumentParser, args: argparse.Namespace) -> None:
     """End with a usage error when options do not fit together."""
+    if args.input is None and args.collect is None:
+        parser.error("no input: give a .takt model, .mlir IR, or - for stdin")
+    if args.collect is not None and (args.input is not None or args.prepare is not None):
+        parser.error("--collect reports on a run that was prepared before; it takes no model and prepares none")
+    if args.prepare is not None and (args.trace is not None or args.json is not None):
+        parser.error("--prepare runs nothing: --trace and --json are for --collect")
     names = [name for name, _ in args.set]
     for name in names:
         if names.count(name) > 1:
@@ -116,24 +124,64 @@ class Runner:
 
     def run(self) -> int:
         """Compile, run and report; returns the exit code."""
-        from compiler.runtime.job import write_job
         from compiler.runtime.prepare import job_of
 
+        args = self.args
         self.options.check()
-        check_output(self.args.trace)
-        check_output(self.args.json)
-        check_torch()
-        with self._progress(), TemporaryDirectory(prefix="takt-run-") as name:
-            folder = Path(name)
+        check_output(args.trace)
+        check_output(args.json)
+        if args.collect is not None:
+            text, code = self._collect(Path(args.collect))
+            sys.stdout.write(text)
+            return code
+        if args.prepare is None:
+            check_torch()
+        with self._progress():
             module = self._programs()
             job, programs = job_of(module, self._settings())
             if not job.settings.emulate:
                 from compiler.runtime.fits import check_fits
 
                 check_fits(job, programs)
+            if args.prepare is not None:
+                text, code = self._prepare(module, job, programs), OK
+            else:
+                text, code = self._run(module, job, programs)
+        sys.stdout.write(text)
+        return code
+
+    def _run(self, module: ModuleOp, job: Job, programs: Mapping[int, Rows]) -> tuple[str, int]:
+        from compiler.runtime.job import write_job
+        from compiler.runtime.launch import launch
+        from passes.progress import report
+
+        def on_progress(done: int) -> None:
+            report("run", 0, 0, f"{done} of {job.microbatches} micro-batches" if done else "processes start")
+
+        with TemporaryDirectory(prefix="takt-run-") as name:
+            folder = Path(name)
             write_job(folder, job, programs)
-            compared = self._launch(folder, job)
-            return self._report(folder, module, job, compared)
+            launch(folder, job, on_progress=on_progress)
+            return self._report(folder, module, job)
+
+    def _prepare(self, module: ModuleOp, job: Job, programs: Mapping[int, Rows]) -> str:
+        from compiler.runtime.elsewhere import check_folder, prepare
+
+        folder = Path(self.args.prepare).absolute()
+        check_folder(folder)
+        return prepare(folder, module, job, programs)
+
+    def _collect(self, folder: Path) -> tuple[str, int]:
+        from compiler.loading import load_module, read_input
+        from compiler.pipeline import new_context
+        from compiler.runtime.elsewhere import PROGRAMS, check_finished, check_prepared
+        from compiler.runtime.job import read_job
+
+        check_prepared(folder)
+        job = read_job(folder)
+        check_finished(folder, job)
+        module = load_module(new_context(), read_input(str(folder / PROGRAMS), self.sources), sources=self.sources)
+        return self._report(folder, module, job)
 
     def _programs(self) -> ModuleOp:
         """The module at level ``programs``, for the micro-batches of the run."""
@@ -171,30 +219,15 @@ class Runner:
             emulate=not args.real, paced=args.pace, **{name: v for name, v in given.items() if v is not None}
         )
 
-    def _launch(self, folder: Path, job: Job) -> Comparison | None:
-        """Run the job; of a real run, returns how its outputs compare."""
-        from compiler.runtime.launch import launch
-        from passes.progress import report
-
-        def on_progress(done: int) -> None:
-            report("run", 0, 0, f"{done} of {job.microbatches} micro-batches")
-
-        report("run", 0, 0, "processes start")
-        launch(folder, job, on_progress=on_progress)
-        if job.settings.emulate:
-            return None
-        from compiler.runtime.reference import compare
-
-        report("run", 0, 0, "outputs are compared")
-        return compare(folder, job)
-
-    def _report(self, folder: Path, module: ModuleOp, job: Job, compared: Comparison | None) -> int:
+    def _report(self, folder: Path, module: ModuleOp, job: Job) -> tuple[str, int]:
+        """What a run showed, and the exit code; of a real one, its outputs decide that."""
         from compiler.runtime import report, trace
         from compiler.runtime.measured import measured, predicted
         from compiler.runtime.recorded import Run
         from compiler.runtime.replayed import replayed
         from compiler.view import view_of
 
+        compared = self._compared(folder, job)
         run = Run.read(folder)
         found = measured(run)
         replay = None if job.settings.emulate else replayed(module, run)
@@ -204,11 +237,20 @@ class Runner:
         if self.args.json is not None:
             outputs = {} if compared is None else report.agreement_data(compared)
             write_output(self.args.json, report.json_text(job, columns, found, outputs))
-        sys.stdout.write(report.text(job, columns, found))
+        text = report.text(job, columns, found)
         if compared is None:
-            return OK
-        sys.stdout.write(report.agreement(compared))
-        return OK if compared.agrees else FAILED
+            return text, OK
+        return text + report.agreement(job, compared), OK if compared.agrees else FAILED
+
+    def _compared(self, folder: Path, job: Job) -> Comparison | None:
+        if job.settings.emulate:
+            return None
+        from compiler.runtime.reference import compare
+        from passes.progress import report
+
+        check_torch()
+        report("run", 0, 0, "outputs are compared")
+        return compare(folder, job)
 
     def _progress(self) -> AbstractContextManager[None]:
         if self.args.quiet or not sys.stderr.isatty():

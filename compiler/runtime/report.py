@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from math import isfinite
+from collections.abc import Callable, Iterator
+from math import ceil, isfinite, log10
 from typing import TYPE_CHECKING, Any
 
 from compiler.comparison import Row, table
@@ -25,7 +25,10 @@ ROWS: tuple[tuple[str, Callable[[Figures], float], bool], ...] = (
 """Name, value, and whether it is a time."""
 
 LATE = 1.2
-"""A latency this many times the predicted one is explained."""
+"""A period or a latency this many times the predicted one is explained."""
+
+SHORT = 20_000_000
+"""An emulated period shorter than that, ns, is easily lost in what processes and messages take."""
 
 Column = tuple[str, Figures]
 
@@ -57,28 +60,43 @@ def text(job: Job, columns: list[Column], found: Measured) -> str:
         lines.append(
             f"accelerator {found.critical} is critical: of a period, it waits {waits} and moves values {moves}"
         )
-    if not job.settings.paced and found.latency > LATE * columns[-2][1].latency:
-        lines.append("micro-batches entered as fast as they could, and wait on their way; --pace: a period apart")
-    if not found.steady:
-        lines.append("too few micro-batches for a steady state: the later half was measured; more with --microbatches")
+    lines.extend(_advice(job, columns[-2][1], found))
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def agreement(found: Comparison) -> str:
+def _advice(job: Job, said: Figures, found: Measured) -> Iterator[str]:
+    """What to change where a run is far from what was said, or short."""
+    if not found.steady:
+        yield "too few micro-batches for a steady state: the later half was measured; more with --microbatches"
+    if job.settings.emulate and said.period < SHORT and found.period > LATE * said.period:
+        factor = job.settings.scale * 10 ** ceil(log10(SHORT / said.period))
+        short = f"a period of {short_time(round(said.period))} is short beside what processes and messages take here"
+        yield f"{short}: --scale {factor:g} makes all times longer"
+    elif not job.settings.paced and found.latency > LATE * said.latency:
+        yield "micro-batches entered as fast as they could, and wait on their way; --pace: a period apart"
+
+
+def agreement(job: Job, found: Comparison) -> str:
     """One line on how the outputs of a real run compare with the unpipelined model."""
+
+    def called(output: int, microbatch: int, accelerator: int) -> str:
+        v, result = job.outputs[output]
+        return f"'{job.operators[v].results[result].name}' of micro-batch {microbatch} on accelerator {accelerator}"
+
     bound = f"of at most {found.tolerance:g}"
+    if not found.compared and not found.missing:
+        return "no operator computes an output of the graph: nothing is compared with the unpipelined model\n"
     if found.agrees:
         outputs = counted(found.compared, "output agrees", "outputs agree")
         return f"{outputs} with the unpipelined model: greatest relative error {found.error:.1e} {bound}\n"
     faults: list[str] = []
     if found.missing:
-        output, microbatch, p = found.missing[0]
-        first = f"output {output} of micro-batch {microbatch} on accelerator {p}"
-        faults.append(f"{counted(len(found.missing), 'output is', 'outputs are')} missing, the first {first}")
+        missing = counted(len(found.missing), "output is", "outputs are")
+        faults.append(f"{missing} missing, the first {called(*found.missing[0])}")
     if found.worst is not None and found.error > found.tolerance:
         at = found.worst
-        where = f"in output {at.output} of micro-batch {at.microbatch} on accelerator {at.accelerator}"
-        faults.append(f"the greatest relative error is {found.error:.1e} {bound}, {where}")
+        where = called(at.output, at.microbatch, at.accelerator)
+        faults.append(f"the greatest relative error is {found.error:.1e} {bound}, in {where}")
     return f"outputs differ from the unpipelined model: {'; '.join(faults)}\n"
 
 

@@ -80,7 +80,9 @@ def played(monkeypatch: pytest.MonkeyPatch, player: Any) -> list[Job]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "the following arguments are required: MODEL"),
+        ([], "no input: give a .takt model"),
+        (["m.takt", "--collect", "x"], "it takes no model"),
+        (["m.takt", "--prepare", "x", "--trace", "y"], "--prepare runs nothing"),
         (["m.takt", "--emulate", "--real"], "not allowed with argument"),
         (["m.takt", "--real", "--scale", "2"], "--scale is about the times of an emulated run"),
         (["m.takt", "--scale", "0"], "expected a positive number, got '0'"),
@@ -172,6 +174,26 @@ def test_programs_keep_their_number_of_micro_batches(
     assert [job.microbatches for job in played] == [20, 24]
 
 
+def test_a_run_is_prepared_and_collected(
+    taktc: Tool, played: list[Job], player: Any, scheduled: Callable[[int], ModuleOp], ir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new" / "run"
+    fails(taktc("run", "--collect", folder), "no run was prepared in", "--prepare DIR")
+    result = taktc("run", ir, "--prepare", folder, "--scale", "2")
+    assert (result.code, result.err, played) == (0, "", [])
+    assert "--nproc-per-node 3 -m compiler.runtime.worker" in result.out
+    fails(taktc("run", ir, "--prepare", folder), "is not empty")
+    fails(taktc("run", "--collect", folder), "has not finished: nothing is there of rank 0")
+    job = read_job(folder)
+    programs = {p: read_program(folder, p) for p in job.accelerators}
+    for p, events in player(job, programs, {}, True).play().items():
+        np.save(events_file(folder, job.rank_of[p]), events)
+    result = taktc("run", "--collect", folder, "--trace", tmp_path / "t.json")
+    assert result.code == 0
+    assert "period               80 ms     40 ms                50.0 %" in result.out
+    assert (tmp_path / "t.json").is_file()
+
+
 # --- runs ------------------------------------------------------------------------------------
 
 
@@ -225,9 +247,7 @@ def test_outputs_of_a_real_run_decide(
         assert last == "16 outputs agree with the unpipelined model: greatest relative error 3.0e-07 of at most 1e-05"
     else:
         assert result.code == 1
-        assert last.endswith(
-            "relative error is 2.0e-02 of at most 1e-05, in output 0 of micro-batch 5 on accelerator 2"
-        )
+        assert last.endswith("relative error is 2.0e-02 of at most 1e-05, in 'c' of micro-batch 5 on accelerator 2")
 
 
 @pytest.mark.torch

@@ -258,7 +258,22 @@ def test_the_table(module: ModuleOp, play: Play) -> None:
     ]
     assert lines[7].split() == ["critical", "0", "5"]
     assert lines[-2] == "accelerator 5 is critical: of a period, it waits 0.0 % and moves values 0.0 %"
-    assert lines[-1].endswith("--pace: a period apart")
+    assert lines[-1].endswith("--scale 10000 makes all times longer")
+
+
+def test_what_is_far_from_the_prediction_is_explained(module: ModuleOp, play: Play) -> None:
+    lowered = programs(module, 32)
+    last: list[str] = []
+    for scale, paced in ((1.0, True), (2000.0, True), (2000.0, False)):
+        run = play(lowered, slow={5: 3}, scheduled=False, scale=scale, paced=paced)
+        for events in run.events.values():
+            for name in ("arrive", "start", "end"):
+                events[name] *= int(scale)
+        found = measured(run)
+        last.append(report.text(run.job, report.columns_of(predicted(run.job), None, found), found).splitlines()[-1])
+    assert last[0].startswith("a period of 10 us is short beside what processes and messages take here: --scale 10000")
+    assert last[1].startswith("accelerator 5 is critical")
+    assert last[2].endswith("--pace: a period apart")
 
 
 def test_a_real_run_is_compared_with_its_replay(module: ModuleOp, play: Play) -> None:
