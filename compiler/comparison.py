@@ -51,7 +51,7 @@ def compare(module: ModuleOp, microbatches: int) -> tuple[str, bool]:
         *_unless(free.period <= view.period, "the self-timed period is longer than the predicted one"),
     ]
     verdict = [f"disagreement: {fault}" for fault in faults] or ["prediction and simulation agree"]
-    return "\n".join([*_table(rows), *verdict]) + "\n", not faults
+    return "\n".join([*table(rows), *verdict]) + "\n", not faults
 
 
 def _unless(holds: bool, fault: str) -> list[str]:
@@ -62,8 +62,9 @@ def _most(values: Mapping[int, _N]) -> _N | Literal[0]:
     return max(values.values(), default=0)
 
 
-def _table(rows: list[Row]) -> list[str]:
-    widths = [max(len(row[c]) for row in rows) for c in range(4)]
+def table(rows: list[Row]) -> list[str]:
+    """Rows as lines: names on the left, all other cells to the right of their column."""
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
     return [
         f"{name:{widths[0]}}" + "".join(f"  {cell:>{w}}" for cell, w in zip(cells, widths[1:], strict=True))
         for name, *cells in rows

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from compiler.targets.registry import TaktTarget
 
 
+def options_of(args: argparse.Namespace) -> Options:
+    """What the command line chooses about a compilation."""
+    given = {name: getattr(args, name) for name in OPTIONS}
+    return Options(max_memory=given.pop("memory"), copies=given.pop("replicate"), **given)
+
+
 class Driver:
     """One run of ``taktc``."""
 
@@ -33,8 +39,7 @@ class Driver:
         self.args = args
         self.sources = sources
         self.timing = Timing()
-        given = {name: getattr(args, name) for name in OPTIONS}
-        self.options = Options(max_memory=given.pop("memory"), copies=given.pop("replicate"), **given)
+        self.options = options_of(args)
 
     def run(self) -> int:
         """Do what the command line asks for; returns the exit code."""

@@ -61,9 +61,9 @@ def trade_off(module: ModuleOp, axes: tuple[str, ...], options: Options) -> Fron
     On an interrupt, or when work or time are spent, it is the front of what was found so far. Raises
     :class:`dialects.diagnostics.TaktError` when there is no schedule, or none within the limits.
     """
-    instance = read_instance(module, "moldable")
     given: dict[str, Any] = {"plan": "auto"} | options.of("partition-stages")
     asked = PartitionStagesPass(**given)
+    instance = read_instance(module, "moldable", filled=asked.fills(module, asked.plan))
     if options.time_limit is not None:  # all of it: no second pass follows
         asked = replace(asked, time_limit=options.time_limit)
     check_options(instance, asked)

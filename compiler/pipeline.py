@@ -6,6 +6,7 @@ step                  level after     why here
 (front end)           model           everything later needs the graph with types, names and places.
 annotate-costs        moldable        times depend on the operators and the platform, on nothing decided
                                       later; every later choice weighs them.
+restrict-allotments   moldable        (only if asked for) leaves one allotment, before anything weighs the others.
 partition-stages      staged          a stage fixes which accelerators may hold an operator's parameters,
                                       so it must balance known times, and must stand before any operator
                                       gets accelerators of its own.
@@ -40,8 +41,8 @@ from compiler.command_line import UsageError
 from compiler.pass_text import make_pass, option_names
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.levels import verify_level
-from dialects.structure import LEVELS, find_graph
-from passes.choices import Goal, Granularity, Plan, Solver
+from dialects.structure import LEVELS, find_graph, reaches
+from passes.choices import Allotments, Goal, Granularity, Plan, Solver
 from passes.instance import DoesNotFit
 
 PHASES: tuple[tuple[str, str], ...] = (
@@ -86,6 +87,8 @@ class Options:
     granularity: Granularity | None = None
     chunks: int | None = None
     copies: int | None = None
+    allotments: Allotments | int | None = None
+    """Whether operators run on all accelerators of their stages, and if a number, on how many exactly."""
 
     @property
     def whole(self) -> bool:
@@ -97,12 +100,24 @@ class Options:
         """The part of them that the pass ``pass_name`` takes. Both solving passes get half the time."""
         if pass_name == "lower-to-programs":
             return {} if self.microbatches is None else {"microbatches": self.microbatches}
+        if pass_name == "restrict-allotments":
+            return {"to": self.allotments}
         if pass_name not in SOLVING:
             return {}
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         if self.time_limit is not None:
             given["time_limit"] = self.time_limit / 2
+        if isinstance(self.allotments, int):
+            given["allotments"] = "stage"
         return {name: v for name, v in given.items() if v is not None and name in option_names(pass_name)}
+
+    def steps(self, have: str, want: str) -> list[str]:
+        """The passes that take a module from the level ``have`` to ``want``."""
+        begin, end = LEVELS.index(have), LEVELS.index(want)
+        todo = [name for name, level in PHASES if begin < LEVELS.index(level) <= end]
+        if isinstance(self.allotments, int) and begin < LEVELS.index("scheduled") and end >= LEVELS.index("moldable"):
+            todo.insert(todo.count("annotate-costs"), "restrict-allotments")
+        return todo
 
     def check(self) -> None:
         """Raise UsageError for what no pass can do."""
@@ -200,12 +215,12 @@ def run_pipeline(
     Returns the compiled module; ``module`` itself is used up. Raises TaktError when a pass refuses the
     input, when no schedule exists, or when a pass leaves a module that breaks the rules of its level.
     """
-    have, want = LEVELS.index(level_of(module)), LEVELS.index(to)
-    if have > want:
+    have = level_of(module)
+    if not reaches(to, have):
         graph = find_graph(module)
         assert graph is not None
-        raise TaktError(at(graph, f"the input is at level '{LEVELS[have]}' already, past '{to}'"))
-    todo = [name for name, level in PHASES if have < LEVELS.index(level) <= want]
+        raise TaktError(at(graph, f"the input is at level '{have}' already, past '{to}'"))
+    todo = options.steps(have, to)
     while todo:
         if todo[:2] == [*SOLVING]:
             module, todo = partition_and_schedule(context, module, options, observer), todo[2:]

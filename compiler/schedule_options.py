@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from compiler.command_line import ArgumentParser, amount, duration, names_of, natural, positive, seconds, share, size
-from passes.choices import AXES, GOALS, GRANULARITIES, PLANS, SOLVERS
+from compiler.command_line import (
+    ArgumentParser,
+    amount,
+    did_you_mean,
+    duration,
+    names_of,
+    natural,
+    positive,
+    seconds,
+    share,
+    size,
+)
+from passes.choices import ALLOTMENTS, AXES, GOALS, GRANULARITIES, PLANS, SOLVERS
 
 PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
@@ -14,11 +25,15 @@ PLAN_HELP = (
     " laminar: operators packed on nested blocks of all; assigned: the same with what transfers cost; free: few"
     " operators on any sets; auto: the best of these"
 )
+ALLOTMENTS_HELP = (
+    "on how many accelerators of its stage an operator runs: any (default); stage: all of them; or a number: exactly so"
+    " many, in stages that wide (plans stages, interleaved, v and auto)"
+)
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
     *("plan", "stages", "objective", "microbatches", "max_in_flight", "max_latency", "memory", "max_crossing"),
-    *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate"),
+    *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate", "allotments"),
 )
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
 
@@ -28,13 +43,29 @@ BATCHES = ("mpmd", "torch-csv")
 UNITS = {"max_latency": "ns", "memory": "B", "max_crossing": "B"}
 
 
-def add_schedule_options(parser: ArgumentParser) -> None:
-    """Add the options to the parser of ``taktc``."""
+def allotments(text: str) -> str | int:
+    """An argparse type: one of ``ALLOTMENTS``, or a positive integer."""
+    if text in ALLOTMENTS:
+        return text
+    if not text.isdecimal():
+        names = ", ".join(ALLOTMENTS)
+        message = f"expected {names} or a positive integer, got '{text}'{did_you_mean(text, ALLOTMENTS)}"
+        raise argparse.ArgumentTypeError(message)
+    return positive(text)
+
+
+def add_schedule_options(
+    parser: ArgumentParser, microbatches: str = "micro-batches of a step, or of the programs", *, several: bool = True
+) -> None:
+    """Add the options to the parser of ``taktc``, those for ``several`` schedules too.
+
+    ``microbatches`` says what so many are for.
+    """
     add = parser.add_argument_group("schedule").add_argument
     add("--plan", choices=PLANS, metavar="PLAN", help=PLAN_HELP)
     add("--stages", metavar="N", type=positive, help="number of stages (default: chosen)")
     add("--objective", choices=GOALS, metavar="KIND", help="what is made small: period (default), step or latency")
-    add("--microbatches", metavar="M", type=positive, help="micro-batches of a step, or of the programs")
+    add("--microbatches", metavar="M", type=positive, help=microbatches)
     add("--max-in-flight", metavar="N", type=positive, help="most micro-batches begun and not finished")
     add("--max-latency", metavar="TIME", type=duration, help="longest latency, such as 30ms")
     add("--memory", metavar="SIZE", type=size, help="most bytes on an accelerator, such as 60GiB")
@@ -43,29 +74,28 @@ def add_schedule_options(parser: ArgumentParser) -> None:
     add(
         "--gap", metavar="SHARE", type=share, help="stop when the period is proven this close to the least, such as 1%%"
     )
-    add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
+    if several:
+        add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
     add = parser.add_argument_group("search").add_argument
     add("--effort", metavar="W", type=amount, help="work for the solvers; a unit is about a second of one core (10)")
     add("--time-limit", metavar="S", type=seconds, help="seconds for the solvers")
     add("--seed", metavar="N", type=natural, help="seed of the solvers")
     add("--solver", choices=SOLVERS, metavar="NAME", help=f"this engine only: {', '.join(SOLVERS)}")
     add("--granularity", choices=GRANULARITIES, metavar="KIND", help="what is placed: operator or block")
+    add("--allotments", metavar="KIND", type=allotments, help=ALLOTMENTS_HELP)
     add("--chunks", metavar="N", type=positive, help="stages of every block of accelerators")
     add("--replicate", metavar="R", type=positive, help="most copies of an operator")
 
 
 def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> None:
-    """End with a usage error when options do not go together."""
-    if args.objective == "step" and args.microbatches is None:
-        parser.error("--objective step needs --microbatches M: it is the time of a step of M micro-batches")
+    """End with a usage error when options of ``taktc`` do not go together."""
+    check_objective(parser, args)
     counted = args.objective == "step" or args.compile_to == "programs" or args.emit in BATCHES
     if args.microbatches is not None and not counted:
         parser.error(
             "--microbatches is for --objective step, of so many micro-batches, and for --compile-to programs and"
             f" --emit {' and '.join(BATCHES)}, which process so many"
         )
-    if args.gap is not None and args.objective not in (None, "period"):
-        parser.error(f"--gap is about the period, and the objective is the {args.objective}")
     if args.pareto is None:
         return
     if args.emit not in (None, "json", "svg"):
@@ -75,6 +105,14 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
     for option, value in one.items():
         if value is not None:
             parser.error(f"{option} is about one schedule, and --pareto asks for several")
+
+
+def check_objective(parser: ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a usage error when what is asked of the objective does not go together."""
+    if args.objective == "step" and args.microbatches is None:
+        parser.error("--objective step needs --microbatches M: it is the time of a step of M micro-batches")
+    if args.gap is not None and args.objective not in (None, "period"):
+        parser.error(f"--gap is about the period, and the objective is the {args.objective}")
 
 
 def schedule_texts(args: argparse.Namespace) -> dict[str, str]:

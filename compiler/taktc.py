@@ -15,7 +15,7 @@ EARLY = LEVELS[:3]
 """The levels without a schedule."""
 EMITS = ("ast", "model", "mlir", "generic", *TARGETS)
 
-USAGE = "taktc MODEL [--platform FILE] [-o FILE] [--emit KIND] [options]"
+USAGE = "taktc MODEL [--platform FILE] [-o FILE] [--emit KIND] [options]\n       taktc run MODEL [options]"
 DESCRIPTION = "Compile a model to a periodic schedule for pipelined execution."
 
 EPILOG = """\
@@ -33,6 +33,8 @@ examples:
   taktc gpt.takt --platform dgx.takt --dump-phases-to ir   one file a level ...
   taktc ir/gpt.1.moldable.mlir --emit summary              ... and compile on from one of them
   taktc gpt.takt --platform dgx.takt -p annotate-costs     these passes and no others
+  taktc run gpt.takt --platform dgx.takt                   run the schedule with a process an accelerator
+                                                           (taktc run --help)
 
 exit codes:
   0 done; 1 the input is wrong or there is no schedule; 2 wrong usage; 130 interrupted
@@ -120,6 +122,11 @@ def version_text() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``taktc`` with ``argv`` (default: the process's arguments); returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "run":
+        from compiler import run
+
+        return run.main(argv[1:])
     try:
         parser = build_parser()
         args = parser.parse_args(argv)

@@ -17,6 +17,11 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
 
         return AnnotateCostsPass
 
+    def restrict_allotments() -> type[ModulePass]:
+        from passes.restrict_allotments import RestrictAllotmentsPass
+
+        return RestrictAllotmentsPass
+
     def partition_stages() -> type[ModulePass]:
         from passes.partition_stages import PartitionStagesPass
 
@@ -49,6 +54,7 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
 
     return {
         "annotate-costs": annotate_costs,
+        "restrict-allotments": restrict_allotments,
         "partition-stages": partition_stages,
         "schedule-periodic": schedule_periodic,
         "insert-communication": insert_communication,

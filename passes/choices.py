@@ -25,5 +25,9 @@ Granularity = Literal["operator", "block"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 """What is placed as one."""
 
+Allotments = Literal["any", "stage"]
+ALLOTMENTS: tuple[Allotments, ...] = get_args(Allotments)
+"""How many accelerators of its stage an operator runs on: as many as it likes, or all of them."""
+
 AXES = ("period", "in-flight", "latency", "memory", "crossing")
 """The figures of a schedule that a front may be asked for."""

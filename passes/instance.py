@@ -47,6 +47,8 @@ class Instance:
         if isinstance(violation, Excess):
             return at(where, *_exceeded(violation), rule=violation.rule)
         hint = None
+        if violation.rule == "allotments":
+            hint = "with --allotments any operators may run on part of their stage"
         if violation.missing:
             hint = "use more accelerators, accelerators with more memory, a smaller model, or another plan"
         return at(where, violation.message, hint, rule=violation.rule)
@@ -75,10 +77,11 @@ def _exceeded(excess: Excess) -> tuple[str, str]:
     return message, hint
 
 
-def read_instance(module: ModuleOp, level: str, *, or_later: bool = False) -> Instance:
+def read_instance(module: ModuleOp, level: str, *, or_later: bool = False, filled: bool = False) -> Instance:
     """The problem in ``module``, whose graph must be at ``level``; raises :class:`TaktError` when it is not.
 
-    With ``or_later`` the graph may be at a later level as well.
+    With ``or_later`` the graph may be at a later level as well; with ``filled`` operators must run on all accelerators
+    of their stages.
     """
     graph, platform = find_graph(module), find_platform(module)
     if graph is None:
@@ -97,7 +100,8 @@ def read_instance(module: ModuleOp, level: str, *, or_later: bool = False) -> In
     missing = [op for op in operators if op.cost is None]
     if missing:
         raise TaktError([at(op, f"'{op.kind()}' has no cost table", "run annotate-costs first") for op in missing])
-    instance = Instance(graph, platform, operators, _problem(graph, platform, operators))
+    problem = replace(_problem(graph, platform, operators), filled=filled)
+    instance = Instance(graph, platform, operators, problem)
     try:
         instance.problem.check()
     except InvalidProblem as failure:
@@ -171,9 +175,12 @@ def with_copies(problem: Scheduled, copies: int | None) -> Scheduled:
     return replace(problem, copies=problem.accelerators if copies is None else copies)
 
 
-def read_staged(module: ModuleOp) -> tuple[Instance, StagedProblem]:
-    """The instance of a graph at level ``staged``, and the problem with its granted blocks."""
-    instance = read_instance(module, "staged")
+def read_staged(module: ModuleOp, *, filled: bool = False) -> tuple[Instance, StagedProblem]:
+    """The instance of a graph at level ``staged``, and the problem with its granted blocks.
+
+    With ``filled`` every operator must run on all accelerators of its block; TaktError at those that cannot.
+    """
+    instance = read_instance(module, "staged", filled=filled)
     stages = sorted(instance.graph.stages(), key=lambda s: s.index.value.data)
     if [s.index.value.data for s in stages] != list(range(len(stages))):
         raise TaktError(at(instance.graph, "stages must be numbered 0, 1, 2, ... without gaps"))

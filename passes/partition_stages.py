@@ -135,6 +135,10 @@ class PartitionStagesPass(SchedulerPass):
     stages far apart may take turns. With the plan "auto", another objective or a limit, whole
     schedules are made of several partitions, and the blocks of the best one are granted.
 
+    With `allotments` "stage" every operator is weighed on all accelerators of its stage, and stages are as wide
+    as some allotment that all of their operators have; the plans with chunks take widths only that every operator
+    of the model has. The bound that the search is told of stays that of any allotments.
+
     options:
       stages: number of stages (default: as many as the period asks for)
       plan: "auto", the best of all that follow; "stages", each on a block of its own; "shared", where
@@ -180,7 +184,7 @@ class PartitionStagesPass(SchedulerPass):
         )
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        instance = read_instance(op, "moldable")
+        instance = read_instance(op, "moldable", filled=self.fills(op, self.plan))
         check_options(instance, self)
         request = self.asked()
         try:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from passes.choices import Goal, Solver
+from dialects.diagnostics import TaktError, at
+from dialects.structure import find_graph
+from passes.choices import Allotments, Goal, Solver
 from passes.progress import report
 from passes.scheduling.bounds import Bound, best_bound
 from passes.scheduling.budget import Budget, Listener
+from passes.scheduling.families import KEEP_BLOCKS
 from passes.scheduling.objective import Limits, Objective
 from passes.scheduling.portfolio import OPERATOR_PLANS, Candidate, Request
 from passes.scheduling.problem import MemoryProblem
@@ -44,8 +48,21 @@ class SchedulerPass(ModulePass):
     """seed of every random choice"""
     solver: Solver | None = None
     """the only engine wanted (default: any)"""
+    allotments: Allotments = "any"
+    """on how many accelerators of its stage an operator runs: "any" number, or "stage", all of them, as runtimes need
+    that know layers and meshes only (plans "stages", "interleaved" and "v", and "auto", which then asks these alone)"""
     copies: int | None = None
     """most copies of an operator (default: one, and as many as there are accelerators in the plan "replicated")"""
+
+    def fills(self, module: ModuleOp, plan: str) -> bool:
+        """Whether operators must run on all accelerators of their stages; TaktError where ``plan`` cannot do that."""
+        if self.allotments == "any":
+            return False
+        if plan not in ("auto", *KEEP_BLOCKS):
+            able = ", ".join(f"'{name}'" for name in KEEP_BLOCKS)
+            message = f"plan '{plan}' cannot run every operator on all accelerators of its stage; {able} can"
+            raise TaktError(at(find_graph(module) or module, message))
+        return True
 
     def limits(self) -> Limits:
         """The limits given."""

@@ -82,6 +82,10 @@ class SchedulePeriodicPass(SchedulerPass):
     before it is written, memory included: what does not fit or exceeds a limit is an error, never a
     schedule. The limits are written into the schedule.
 
+    With `allotments` "stage" every operator runs on all accelerators of its stage, and one that cannot is an
+    error. The lower bound written down is that of schedules with any allotments, so the gap to it contains what
+    this rule costs.
+
     options:
       plan: "stages", "shared", "pushed", "interleaved" and "v" run each operator at its fastest allotment on its
         block, or on two where it is shared (they differ in how the stages were cut); "replicated" chooses how
@@ -100,7 +104,7 @@ class SchedulePeriodicPass(SchedulerPass):
     plan: Plan = "stages"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        instance, problem = read_staged(op)
+        instance, problem = read_staged(op, filled=self.fills(op, self.plan))
         request = self.request(self.plan)
         bound = bound_of(request.allowing(problem), self.budget(incumbents(0)), request)
         budget = self.budget(incumbents(bound.value))

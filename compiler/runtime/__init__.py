@@ -7,4 +7,11 @@
 * :mod:`compiler.runtime.worker`: one of the processes; :mod:`compiler.runtime.engine` runs the program there, with
   :mod:`compiler.runtime.messages` on their way and what :mod:`compiler.runtime.emulated` or
   :mod:`compiler.runtime.real` do for each instruction (:mod:`compiler.runtime.backend`).
+* :mod:`compiler.runtime.reference`: the unpipelined model, which real runs are compared with;
+  :mod:`compiler.runtime.fits`: whether a real run fits on this machine.
+* :mod:`compiler.runtime.recorded`: what the processes reported; :mod:`compiler.runtime.measured`: figures of it, and
+  those of the schedule; :mod:`compiler.runtime.replayed`: those that the order of the programs makes of measured times.
+* :mod:`compiler.runtime.report`: the table of ``taktc run``; :mod:`compiler.runtime.trace`: schedule and run for
+  Perfetto, with what accelerators waited for (:mod:`compiler.runtime.waits`).
+* :mod:`compiler.runtime.elsewhere`: runs that torchrun starts on several machines.
 """

@@ -58,7 +58,10 @@ class Read:
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator and its ``arguments``; ``start`` is that of micro-batch 0, ``turns`` is where micro-batches run."""
+    """An operator and its ``arguments``; ``start`` is that of micro-batch 0, ``turns`` is where micro-batches run.
+
+    ``params`` are the bytes of parameters on each accelerator, in types of the IR.
+    """
 
     name: str
     kind: str
@@ -69,6 +72,7 @@ class Operator:
     reads: tuple[Read, ...]
     results: tuple[Value, ...]
     group: str | None = None
+    params: int = 0
 
     @property
     def source(self) -> bool:

@@ -118,7 +118,9 @@ class _Reading:
             for r in op.outputs
         )
         arguments = {key: value for key, value in op.arguments().items() if value is not None}
-        return Operator(name, task.kind, arguments, task.start, task.time, task.copies, reads, results, task.group)
+        return Operator(
+            name, task.kind, arguments, task.start, task.time, task.copies, reads, results, task.group, task.params
+        )
 
     def moves(self) -> tuple[Transfer, ...]:
         found: list[Transfer] = []

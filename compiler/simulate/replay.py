@@ -22,19 +22,22 @@ from compiler.view import Accelerators, ScheduleView, view_of
 from dialects.programs import ALL_GATHER, COMPUTE, RECV, SEND, Instruction, ProgramOp
 
 Durations = Callable[[Instruction, Accelerators], int]
-"""How long something takes that moves ``instruction.end - instruction.begin`` bytes among these accelerators, ns."""
+"""How long something takes on these accelerators, ns: an operator runs on them, or ``instruction.end -
+instruction.begin`` bytes move among them."""
 
 
 @dataclass(frozen=True)
 class ReplayReport:
     """A run of ``microbatches`` micro-batches; times in ns.
 
-    ``completed`` is when each micro-batch was finished, ``period`` the mean time between completions over the later
-    half of the run, in whole patterns of copies; ``busy`` how long each accelerator computed.
+    ``begun`` and ``completed`` are when each micro-batch began its first operator and finished its last, ``period`` the
+    mean time between completions over the later half of the run, in whole patterns of copies; ``busy`` how long each
+    accelerator computed.
     """
 
     microbatches: int
     makespan: int
+    begun: tuple[int, ...]
     completed: tuple[int, ...]
     period: Fraction
     busy: Mapping[int, int]
@@ -43,6 +46,11 @@ class ReplayReport:
 def free_moves(instruction: Instruction, among: Accelerators) -> int:
     """Moving takes no time."""
     return 0
+
+
+def scheduled_times(view: ScheduleView) -> Durations:
+    """The times of operators that the schedule counts with."""
+    return lambda instruction, among: view.tasks[instruction.subject].time
 
 
 def link_times(view: ScheduleView) -> Durations:
@@ -66,25 +74,30 @@ def link_times(view: ScheduleView) -> Durations:
     return time
 
 
-def replay(module: ModuleOp, trips: int = 0, durations: Durations | None = None) -> ReplayReport:
+def replay(
+    module: ModuleOp, trips: int = 0, durations: Durations | None = None, operators: Durations | None = None
+) -> ReplayReport:
     """Run the programs of a module; a kernel without end runs ``trips`` trips.
 
-    ``durations`` of messages and all-gathers are those of :func:`link_times` where none are given. Raises
-    :class:`SimulationError` when the programs wait for each other for ever.
+    ``durations`` of messages and all-gathers are those of :func:`link_times` where none are given, and those of
+    ``operators`` those of :func:`scheduled_times`. Raises :class:`SimulationError` when the programs wait for each
+    other for ever.
     """
     view = view_of(module)
     programs = [op for op in module.body.ops if isinstance(op, ProgramOp)]
     if not programs:
         raise SimulationError("machine", "the module holds no programs: run lower-to-programs first")
-    run = _Run(view, programs, trips, link_times(view) if durations is None else durations)
+    run = _Run(view, programs, trips, durations or link_times(view), operators or scheduled_times(view))
     return run.report(run.run())
 
 
 class _Run:
     """Events in order of time; every accelerator has come to one instruction and waits for others or is busy."""
 
-    def __init__(self, view: ScheduleView, programs: Sequence[ProgramOp], trips: int, durations: Durations):
-        self.view, self.durations = view, durations
+    def __init__(
+        self, view: ScheduleView, programs: Sequence[ProgramOp], trips: int, moves: Durations, operators: Durations
+    ):
+        self.view, self.moves, self.operators = view, moves, operators
         first = programs[0]
         trips = trips if first.trips is None else first.trips.value.data
         self.microbatches = first.base.value.data + trips * first.step.value.data
@@ -94,6 +107,7 @@ class _Run:
         self.busy = dict.fromkeys(self.lists, 0)
         self.arrived: dict[tuple[object, ...], set[int]] = {}
         """What accelerators have come to and what needs others too → those that have."""
+        self.begun: list[int | None] = [None] * self.microbatches
         self.completed = [0] * self.microbatches
 
     def unrolled(self, op: ProgramOp, trips: int) -> list[Instruction]:
@@ -125,6 +139,8 @@ class _Run:
                     self.busy[q] += end - now if x.kind == COMPUTE else 0
                     heapq.heappush(events, (end, q))
                 if x.kind == COMPUTE:
+                    if self.begun[x.microbatch] is None:
+                        self.begun[x.microbatch] = now
                     self.completed[x.microbatch] = max(self.completed[x.microbatch], end)
         for p, at in self.at.items():
             if at < len(self.lists[p]):
@@ -145,11 +161,12 @@ class _Run:
         return (SEND, *ends), ends
 
     def time(self, x: Instruction, among: Accelerators) -> int:
-        return self.view.tasks[x.subject].time if x.kind == COMPUTE else self.durations(x, among)
+        return (self.operators if x.kind == COMPUTE else self.moves)(x, among)
 
     def report(self, makespan: int) -> ReplayReport:
         rounds, done = self.view.rounds, sorted(self.completed)
         last = len(done) - 1
         span = max(1, (last // 2) // rounds * rounds) if last > 0 else 0
         period = Fraction(done[last] - done[last - span], span) if span else Fraction(makespan)
-        return ReplayReport(self.microbatches, makespan, tuple(self.completed), period, self.busy)
+        begun = tuple(at or 0 for at in self.begun)
+        return ReplayReport(self.microbatches, makespan, begun, tuple(self.completed), period, self.busy)

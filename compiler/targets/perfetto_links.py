@@ -17,6 +17,7 @@ from compiler.targets.trace_events import MOST_SLICES, NAMES, Event, about, us
 from compiler.view import ScheduleView
 
 PROCESS = 2
+"""The process of the links, where they have one of their own."""
 
 SIDES = ("send", "receive", "port", "wire", "copy out", "copy in")
 """What a track is, in the order in which those of an accelerator stand."""
@@ -46,11 +47,18 @@ class _Track:
 class LinkTracks:
     """What is on the tracks of the links; ``whole`` turns ns of the schedule into those of the trace.
 
-    Numbers of tracks begin after ``base``.
+    Numbers of tracks begin after ``base``; they belong to ``process``.
     """
 
-    def __init__(self, view: ScheduleView, found: list[Instance], whole: Callable[[Fraction], int], base: int):
-        self.view, self.base = view, base
+    def __init__(
+        self,
+        view: ScheduleView,
+        found: list[Instance],
+        whole: Callable[[Fraction], int],
+        base: int,
+        process: int = PROCESS,
+    ):
+        self.view, self.base, self.process = view, base, process
         self.rows: list[tuple[str, list[End]]] = []
         """Name and slices of each track, from the top."""
         self.row_of: dict[End, int] = {}
@@ -105,11 +113,15 @@ class LinkTracks:
         """Names and order of the process and its tracks."""
         if not self.rows:
             return
-        yield about("process_name", PROCESS, 0, name="links")
-        yield about("process_sort_index", PROCESS, 0, sort_index=1)
+        yield about("process_name", self.process, 0, name="links")
+        yield about("process_sort_index", self.process, 0, sort_index=1)
+        yield from self.tracks()
+
+    def tracks(self) -> Iterator[Event]:
+        """Names and order of the tracks alone."""
         for track, (name, _) in enumerate(self.rows, start=self.base + 1):
-            yield about("thread_name", PROCESS, track, name=name)
-            yield about("thread_sort_index", PROCESS, track, sort_index=track)
+            yield about("thread_name", self.process, track, name=name)
+            yield about("thread_sort_index", self.process, track, sort_index=track)
 
     def slices(self) -> Iterator[Event]:
         """One slice an end on each of its tracks."""
@@ -119,7 +131,7 @@ class LinkTracks:
                     "ph": "X",
                     "name": f"{value_of(self.view, self.view.moves[end.transfer])} to {self._targets(end)}",
                     "cat": "transfer",
-                    "pid": PROCESS,
+                    "pid": self.process,
                     "tid": track,
                     "ts": us(end.begin),
                     "dur": us(end.end - end.begin),
@@ -154,7 +166,7 @@ class LinkTracks:
         """Where arrows pass a transfer: the first moment of what leaves, and the last of what arrives."""
         ends = self.ends.get((transfer, microbatch), ())
         return [
-            {"pid": PROCESS, "tid": self.row_of[end], "ts": us(end.end - 1 if end.arrives else end.begin)}
+            {"pid": self.process, "tid": self.row_of[end], "ts": us(end.end - 1 if end.arrives else end.begin)}
             for end in ends
             if end in self.row_of
         ]

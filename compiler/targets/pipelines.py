@@ -55,6 +55,10 @@ class Pipeline:
         """When the stage begins micro-batch 0, ns."""
         return min((t.start for t in self.tasks(stage)), default=0)
 
+    def end(self, stage: int) -> int:
+        """When micro-batch 0 has left the stage, ns."""
+        return max((t.end for t in self.tasks(stage)), default=0)
+
     def crossings(self) -> Iterator[tuple[int, int, int, int]]:
         """Values read in another stage: stage and task that make it, number of the result, stage that reads it.
 
@@ -100,7 +104,9 @@ def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
     operators = tuple(graph.operators())
     members: dict[int, list[int]] = {s.index: [] for s in view.stages}
     for task in view.tasks:
-        assert task.stage is not None, "a scheduled operator has a stage"
+        if task.stage is None:
+            hint = "partition-stages gives every operator one"
+            raise refuse(operators, task, f"'{task.name}' is in no stage, and {target} has stages", hint)
         members[task.stage].append(task.index)
     granted = {s.index: s.granted for s in view.stages}
     used = [s for s in _in_flow(view, members) if members[s]]

@@ -82,21 +82,23 @@ class TorchCsvTarget(TaktTarget):
     name = "torch-csv"
 
     microbatches: int | None = None
-    form: Literal["compute-only", "compute-comms"] = "compute-only"
+    form: Literal["compute-only", "compute-comms", "stages"] = "compute-only"
 
 
 @dataclass(frozen=True)
 class MegatronLayoutTarget(TaktTarget):
-    """The argument of Megatron-core's ``--pipeline-model-parallel-layout``."""
+    """Arguments for Megatron-core: ``--pipeline-model-parallel-layout`` and the degrees that go with it."""
 
     name = "megatron-layout"
 
 
 @dataclass(frozen=True)
 class TorchtitanTarget(TaktTarget):
-    """The lists of modules that torchtitan takes for its pipeline stages."""
+    """Modules of the pipeline stages of torchtitan, ``form`` "python" for its main branch or "toml" up to 0.2.2."""
 
     name = "torchtitan"
+
+    form: Literal["python", "toml"] = "python"
 
 
 @dataclass(frozen=True)

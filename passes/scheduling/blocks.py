@@ -5,6 +5,9 @@ Widths of which each divides the next, up to the group size, and multiples of th
 packed widest first whenever they sum to at most the number of accelerators: after all wider blocks
 there is an aligned place of width ``d`` exactly when ``d`` accelerators are left, since all earlier
 widths are multiples of ``d``.
+
+Where operations must run on all accelerators of their block, blocks are as wide as some allotment, and widths that
+do not nest so stand alone.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ def width_families(problem: MoldableProblem) -> list[tuple[int, ...]]:
     count, group = problem.accelerators, problem.group
     if group == count:
         return [tuple(allotments)]
+    if problem.filled:
+        return _allotments_as_widths(allotments, count, group)
     families: list[tuple[int, ...]] = []
     for chain in divisor_chains(group):
         widths: set[int] = set()
@@ -34,6 +39,30 @@ def width_families(problem: MoldableProblem) -> list[tuple[int, ...]]:
                 widths.add(count)
         families.append(tuple(sorted(widths)))
     return sorted(set(families), key=lambda f: (-len(f), f))
+
+
+def _allotments_as_widths(allotments: Sequence[int], count: int, group: int) -> list[tuple[int, ...]]:
+    """Families of blocks as wide as some allotment; a width that no chain has is a family of its own."""
+    families = [
+        tuple(k for k in allotments if k in chain or k % group == 0 or k == count) for chain in divisor_chains(group)
+    ]
+    nested = {k for family in families for k in family}
+    families += [(k,) for k in allotments if k not in nested]
+    return sorted({family for family in families if family}, key=lambda f: (-len(f), f))
+
+
+def capacity(problem: MoldableProblem, widths: Sequence[int]) -> int:
+    """How many accelerators blocks of ``widths``, a family, may take together: fewer than all where one nests badly."""
+    count, group = problem.accelerators, problem.group
+    if not problem.filled or len(widths) != 1 or group == count:
+        return count
+    (width,) = widths
+    if group % width == 0 or width % group == 0 or width == count:
+        return count
+    number = count // width
+    while pack_blocks([width] * number, count, group) is None:
+        number -= 1
+    return number * width
 
 
 @cache

@@ -27,6 +27,7 @@ from passes.scheduling.blocks import pack_blocks, width_families
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.elementary import area_bound, least
+from passes.scheduling.filled import not_on_every_block
 from passes.scheduling.grains import Granularity, cuttable_orders
 from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.problem import MemoryProblem
@@ -248,7 +249,8 @@ def chunk_stages(
     """The plan of small period with ``chunks`` chunks on every block; within ``tolerance`` of it fewest in flight.
 
     Tried are blocks of one width, of every width, and blocks as wide as the best stages of their own are, for
-    several topological orders. ``laps`` of the plan counts the further rounds. Raises
+    several topological orders. Where blocks are to be filled, only widths are that every operation can run on.
+    ``laps`` of the plan counts the further rounds. Raises
     :class:`InvalidProblem` when no such plan fits.
     """
     budget = budget or Budget()
@@ -310,6 +312,8 @@ def _layouts(
                     continue
                 layout = Layout(shape, chunks, widths, *sums, room)
                 rows.append((_least_load(layout), rank, order, cuts, layout))
+    if problem.filled and not rows:
+        raise InvalidProblem([not_on_every_block(problem)])
     rows.sort(key=lambda row: (row[0], row[1], len(row[4].widths)))
     return ((order, cuts, layout) for _, _, order, cuts, layout in rows)
 

@@ -279,7 +279,7 @@ SOLVERS: dict[str, tuple[str, ...]] = {
 
 
 KEEP_BLOCKS = ("stages", "interleaved", "v")
-"""The plans that can keep blocks of the model whole."""
+"""The plans that can keep blocks of the model whole, and run every operation on all accelerators of its stage."""
 
 BOTH_WAYS = tuple(name for name, (_, engine) in FAMILIES.items() if engine in (_blocks, _copies))
 """The plans whose engine chooses differently where it knows the links; what it finds without them may be better."""

@@ -55,8 +55,11 @@ def _crowded(problem: StagedProblem) -> bool:
 def choose_allotments(problem: StagedProblem) -> list[int]:
     """The fastest allotment of each operation inside what it was granted; of a group the fastest in all.
 
-    Where values take time to move, the widest ones on blocks that are less busy so.
+    Where values take time to move, the widest ones on blocks that are less busy so. Where blocks are to be filled, as
+    many as the block has.
     """
+    if problem.filled:
+        return [len(problem.blocks[home]) for home in problem.homes]
     if not is_linked(problem):
         return _allotments(problem, fastest)
     return calmest(problem, [_allotments(problem, fastest), _allotments(problem, _widest)])

@@ -90,13 +90,19 @@ def cheapest_cuts(
         changes[low + 1] += size
         changes[high + 1] -= size  # the value is there up to the cut before its last reader
     crossing = list(accumulate(changes))
-    clock = list(accumulate((choices.rows[choices.keys[v]][-1][0] for v in line), initial=0))
+    clock = list(accumulate((_at_widest(choices, v) for v in line), initial=0))
     cheapest: dict[int, int] = {}
     for at in cuts[1:-1]:
         stretch = clock[at] * (most - 2) // max(1, clock[-1])
         if stretch not in cheapest or crossing[at] <= crossing[cheapest[stretch]]:
             cheapest[stretch] = at
     return (cuts[0], *sorted(cheapest.values()), cuts[-1])
+
+
+def _at_widest(choices: Choices, v: int) -> int:
+    """Time of operation ``v`` at the widest of the widths that it can run on."""
+    times = (time for time, _ in reversed(choices.rows[choices.keys[v]]))
+    return next((time for time in times if time <= choices.most), 0)
 
 
 class Rates:

@@ -331,7 +331,7 @@ class _Search:
         for count in counts:
             for pieces in self._least(line, count):
                 stages = [Stage(p.begin, p.end, line.widths[p.number], 0) for p in pieces]
-                idle = line.accelerators - sum(s.width for s in stages)
+                idle = line.accelerators + choices.unusable - sum(s.width for s in stages)
                 plan = StagePlan(tuple(positions), line.costs.profile.in_order(stages), 0, idle)
                 if positions != order:
                     plan = in_turns(plan, choices, order)

@@ -197,6 +197,8 @@ class MoldableProblem(Problem):
     """Groups of operations that share parameters: one allotment, one set, parameters stored once."""
     copies: int = field(default=1, kw_only=True)
     """Most copies of an operation, each on a set of its own."""
+    filled: bool = field(default=False, kw_only=True)
+    """Whether every operation runs on all accelerators of the block granted to its stage."""
     network: Network | None = field(default=None, kw_only=True)
     """The links that transfers occupy; None: values are wherever they are read, at no cost."""
 

@@ -86,7 +86,7 @@ def asked(problem: MemoryProblem, request: Request) -> list[str]:
         if problem.copies == 1:
             unwanted.add("replicated")
         names = [name for name in FAMILIES if name not in unwanted]
-        if request.granularity == "block":
+        if request.granularity == "block" or problem.filled:
             names = [name for name in names if name in KEEP_BLOCKS]
     able = [name for name in names if request.solver is None or request.solver in SOLVERS[name]]
     if not able:

@@ -216,6 +216,19 @@ class StagedProblem(MemoryProblem):
                     f" stage {self.homes[v]} grants {len(self.granted(v))}",
                     (v,),
                 )
+            elif self.filled:
+                yield from self._check_filled(v)
+
+    def _check_filled(self, v: int) -> Iterator[Violation]:
+        """Operation ``v`` can run on all accelerators of its stage, and is of one stage only."""
+        operation, stage = self.operations[v], self.homes[v]
+        if v in self.shared:
+            message = f"operation '{operation.name}' is shared by stages {stage} and {self.shared[v]}"
+            yield Violation("allotments", f"{message}: it cannot run on all accelerators of its stage", (v,))
+        elif len(self.blocks[stage]) not in operation.table:
+            runs = ", ".join(map(str, sorted(operation.table)))
+            message = f"operation '{operation.name}' runs on {runs} accelerators"
+            yield Violation("allotments", f"{message}, not on all {len(self.blocks[stage])} of stage {stage}", (v,))
 
     def check_common_blocks(self) -> Iterator[Violation]:
         """The operations of a group fit on what all of them were granted."""
@@ -235,3 +248,6 @@ class StagedProblem(MemoryProblem):
                 yield Violation(
                     "blocks", f"operation '{operation.name}' leaves the block of stage {self.homes[v]}", (v,)
                 )
+            elif self.filled and s.allotments[v] != len(allowed):
+                message = f"operation '{operation.name}' runs on {s.allotments[v]} of the {len(allowed)} accelerators"
+                yield Violation("allotments", f"{message} of stage {self.homes[v]}", (v,))

@@ -17,7 +17,7 @@ micro-batch comes back to that block, whose stages take turns on it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from passes.scheduling.blocks import width_families
+from passes.scheduling.blocks import capacity, width_families
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.elementary import area_bound, least, usable
+from passes.scheduling.filled import Reach, all_by_width, first_unfilled
 from passes.scheduling.grains import Granularity, cuttable_orders
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 from passes.scheduling.recurrence import recurrence_bound
@@ -108,13 +109,15 @@ ByWidth = Callable[[dict[int, int], Sequence[int]], list[int | None]]
 class Choices:
     """Time and parameter bytes of each operation at its fastest allotment, for each of some ``widths``.
 
-    With ``by_width`` at the allotment that this chooses instead; :attr:`allotments` has it for each identity of a table
-    (the first of the operation's ``keys``) and width.
+    With ``by_width`` at the allotment that this chooses instead, and where blocks are to be filled at the width itself;
+    :attr:`allotments` has it for each identity of a table (the first of the operation's ``keys``) and width.
     """
 
     def __init__(self, problem: PeriodicProblem, widths: Sequence[int], by_width: ByWidth = fastest_by_width):
         memory = problem.memory if isinstance(problem, MemoryProblem) else 0
-        self.accelerators, self.memory, self.widths = problem.accelerators, memory, tuple(widths)
+        self.accelerators, self.memory, self.widths = capacity(problem, widths), memory, tuple(widths)
+        self.unusable = problem.accelerators - self.accelerators
+        by_width = all_by_width if problem.filled else by_width
         self.groups = [item for item in problem.items if len(item) > 1]
         self.keys = [(0, 0, True)] * len(problem.operations)
         chosen: dict[tuple[int, int, bool], list[tuple[int, int] | None]] = {}
@@ -150,6 +153,7 @@ class Profile:
         everywhere = range(len(order) + 1) if cuts is None else cuts
         self.cuts = _outside(choices.groups, order, everywhere) if choices.groups else tuple(everywhere)
         self.n, self.accelerators, self.widths = len(self.cuts) - 1, choices.accelerators, choices.widths
+        self.unusable = choices.unusable
         self.room = choices.memory - reserve if choices.memory else None
         self.most = choices.most
         rows = [choices.rows[choices.keys[v]] for v in order]
@@ -207,6 +211,12 @@ def _array(numbers: list[int]) -> Positions:
 
 def cover(profile: Profile, period: int) -> list[Stage] | None:
     """Contiguous stages of at most ``period`` that cover everything, or None when there are none."""
+    reach, choice = _furthest(profile, period)
+    return _trace(profile, reach, choice, len(reach) - 1) if reach[-1] == profile.n else None
+
+
+def _furthest(profile: Profile, period: int) -> tuple[list[int], list[int]]:
+    """How far each number of accelerators reaches, up to the first that reaches the end, and its last stage's width."""
     reach, choice = [0] * (profile.accelerators + 1), [-1] * (profile.accelerators + 1)
     last = [(-1, 0)] * len(profile.widths)
     for q in range(1, profile.accelerators + 1):
@@ -221,8 +231,8 @@ def cover(profile: Profile, period: int) -> list[Stage] | None:
                 best, chosen = last[number][1], number
         reach[q], choice[q] = best, chosen
         if best == profile.n:
-            return _trace(profile, reach, choice, q)
-    return None
+            return reach[: q + 1], choice
+    return reach, choice
 
 
 def _trace(profile: Profile, reach: list[int], choice: list[int], q: int) -> list[Stage]:
@@ -369,7 +379,8 @@ def partition_stages(
     one block only the commonest numbers of blocks are tried); ``reserve`` bytes of
     each accelerator are kept free of parameters. Several topological orders of a branching graph are
     tried. Exact for each of those orders and each family of widths that can be packed on the platform.
-    With ``granularity`` "block" all operations of a block of the model are in one stage.
+    With ``granularity`` "block" all operations of a block of the model are in one stage. Where the problem asks for
+    blocks to be filled, operations are weighed at the width of their stage, and only such stages are made.
     Raises :class:`InvalidProblem` when no partition fits.
     """
     budget = budget or Budget()
@@ -436,7 +447,7 @@ def _best_plan(
             found = _fewer(profile, found, int(max(low, high) * (1 + tolerance)), budget)
     except KeyboardInterrupt:
         budget.stop()
-    idle = profile.accelerators - sum(s.width for s in found)
+    idle = profile.accelerators + profile.unusable - sum(s.width for s in found)
     return StagePlan(tuple(order), profile.in_order(found), _period(found), idle)
 
 
@@ -491,10 +502,21 @@ def no_partition(
                 (),
                 enough - memory,
             )
+    if problem.filled and (reason := first_unfilled(problem, _reaches(problem, granularity))) is not None:
+        return reason
     what = f"{len(problem.operations)} operations"
     if granularity == "block":
         what += f" in {max(len(cuts) for _, cuts in cuttable_orders(problem, granularity)) - 1} whole blocks"
-    return Violation("stages", f"{what} on {problem.accelerators} accelerators cannot be cut into {how_many}")
+    filled = ", each filled by all its operations" if problem.filled else ""
+    return Violation("stages", f"{what} on {problem.accelerators} accelerators cannot be cut into {how_many}{filled}")
+
+
+def _reaches(problem: PeriodicProblem, granularity: Granularity) -> Iterator[Reach]:
+    """How far stages of any length come on every order, on every family of widths."""
+    for order, cuts in cuttable_orders(problem, granularity):
+        for widths in width_families(problem):
+            profile = Profile(Choices(problem, widths), order, 0, cuts)
+            yield Reach(order, profile.cuts, _furthest(profile, profile.most)[0])
 
 
 def _between(granularity: Granularity) -> str:

@@ -1,4 +1,4 @@
-"""Small scheduled modules, written down operator by operator."""
+"""Small scheduled modules, written down operator by operator, and runs of their programs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +10,14 @@ from xdsl.dialects.builtin import IntAttr, IntegerAttr, ModuleOp, StringAttr, Te
 from xdsl.ir import SSAValue
 
 from compiler import compile_model
-from compiler.runtime.job import Job, Rows, Settings
+from compiler.runtime.job import EVENT, Events, Job, Rows, Settings
 from compiler.runtime.prepare import job_of
+from compiler.runtime.recorded import Run
 from dialects.attributes import BlockAttr, CostAttr, CostEntry, ScheduleAttr, SlotAttr, ints
 from dialects.communication import ReserveOp
 from dialects.links import LinkAttr
 from dialects.operators import OpaqueOp
-from dialects.programs import COMPUTE, RECV, Instruction
+from dialects.programs import COMPUTE, RECV, SEND, Instruction
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, StageOp, StateOp, make_platform
 from frontend.source import Source
 from passes.lower_to_programs import lower_to_programs
@@ -145,6 +146,141 @@ def build() -> Callable[..., ModuleOp]:
 
 
 # --- runs ------------------------------------------------------------------------------------
+
+
+class Player:
+    """Works through programs as accelerators without any delay do, and writes down what processes would report.
+
+    Operators begin as scheduled, or as soon as they can; on the accelerators of ``slow`` they take that many times as
+    long. Messages take the time of their transfer.
+    """
+
+    def __init__(self, job: Job, programs: Mapping[int, Rows], slow: Mapping[int, int], scheduled: bool):
+        self.job, self.slow, self.scheduled = job, slow, scheduled
+        self.lists = {p: [Instruction._make(row) for row in rows.tolist()] for p, rows in programs.items()}
+        self.now = dict.fromkeys(self.lists, 0)
+        self.events: dict[int, list[tuple[int, int, int, int]]] = {p: [] for p in self.lists}
+        self.sent: dict[tuple[int, ...], int] = {}
+        self.there: dict[tuple[int, ...], int] = {}
+        self.moves = {(t.subject, t.result, t.destination): t.time for t in job.moves}
+
+    def play(self) -> dict[int, Events]:
+        progress = True
+        while progress:
+            progress = False
+            for p in self.lists:
+                while self.at(p) is not None and self.step(p):
+                    progress = True
+        assert all(self.at(p) is None for p in self.lists), "the programs wait for each other"
+        return {p: np.array(events, dtype=EVENT) for p, events in self.events.items()}
+
+    def at(self, p: int) -> Instruction | None:
+        done = len(self.events[p])
+        return self.lists[p][done] if done < len(self.lists[p]) else None
+
+    def report(self, p: int, start: int, end: int) -> None:
+        self.events[p].append((len(self.events[p]), self.now[p], start, end))
+
+    def step(self, p: int) -> bool:
+        x = self.at(p)
+        assert x is not None
+        if x.kind == COMPUTE:
+            return self.compute(x)
+        message = (*x.buffer, x.microbatch, x.begin, x.end)
+        if x.kind == RECV:
+            if (x.peer, p, *message) not in self.sent:
+                return False
+            end = self.sent[x.peer, p, *message] + self.moves.get(x.buffer, 0)
+            held = (p, *x.buffer, x.microbatch)
+            self.there[held] = max(self.there.get(held, 0), end)
+            self.report(p, end, end)
+            return True
+        if x.kind == SEND:
+            self.sent[p, x.peer, *message] = self.now[p]
+        self.report(p, self.now[p], self.now[p])
+        return True
+
+    def compute(self, x: Instruction) -> bool:
+        operator, i = self.job.operators[x.subject], x.microbatch
+        place = operator.on(i)
+        if any(self.at(p) != x for p in place):
+            return False
+        keys = [(p, r.subject, r.result, r.destination, i - r.distance) for p in place for r in operator.reads]
+        start = max(*(self.now[p] for p in place), *(self.there.get(key, 0) for key in keys), 0)
+        if self.scheduled:
+            start = max(start, operator.start + i * self.job.pattern // self.job.per_pattern)
+        end = start + operator.time * max(self.slow.get(p, 1) for p in place)
+        for p in place:
+            self.report(p, start, end)
+            self.now[p] = end
+        return True
+
+
+@pytest.fixture(scope="session")
+def player() -> type[Player]:
+    return Player
+
+
+@pytest.fixture(scope="session")
+def play() -> Callable[..., Run]:
+    """``play(module, slow={2: 3}, scheduled=False, **settings)`` → a run of its programs; see :class:`Player`."""
+
+    def make(
+        module: ModuleOp, *, slow: Mapping[int, int] | None = None, scheduled: bool = True, **settings: Any
+    ) -> Run:
+        job, programs = job_of(module, Settings(**settings))
+        return Run(job, programs, Player(job, programs, slow or {}, scheduled).play())
+
+    return make
+
+
+# --- traces ----------------------------------------------------------------------------------
+
+
+def _ns(us: float) -> int:
+    found = round(us * 1000)
+    assert abs(us * 1000 - found) < 1e-3
+    return found
+
+
+def _check_trace(events: list[dict[str, Any]]) -> None:
+    """What the format asks for: in time order, slices nest, every track has a name, arrows go from slice to slice."""
+    data = [e for e in events if e["ph"] != "M"]
+    assert [e["ts"] for e in data] == sorted(e["ts"] for e in data)
+    assert all(e["ts"] >= 0 and e.get("dur", 0) >= 0 for e in data)
+    named = [(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"]
+    assert sorted(named) == sorted((e["pid"], e["tid"]) for e in events if e["name"] == "thread_sort_index")
+    assert len({tid for _, tid in named}) == len(named)
+    assert {(e["pid"], e["tid"]) for e in data} <= set(named)
+    slices: dict[int, list[tuple[int, int]]] = {}
+    open_slices: dict[int, list[int]] = {}
+    for e in (e for e in data if e["ph"] == "X"):
+        stack = open_slices.setdefault(e["tid"], [])
+        begin, end = _ns(e["ts"]), _ns(e["ts"]) + _ns(e["dur"])
+        while stack and stack[-1] <= begin:
+            stack.pop()
+        assert not stack or end <= stack[-1], e
+        assert len(stack) == (1 if e["cat"] == "operator" else 0), e
+        stack.append(end)
+        slices.setdefault(e["tid"], []).append((begin, end))
+    starts = {e["id"]: e for e in data if e["ph"] == "s"}
+    ends = {e["id"]: e for e in data if e["ph"] == "f"}
+    assert len(starts) + len(ends) == sum(e["ph"] in "sf" for e in data)
+    assert starts.keys() == ends.keys()
+    for key, start in starts.items():
+        assert start["ts"] <= ends[key]["ts"]
+        assert (start["name"], start["cat"], "e") == (ends[key]["name"], ends[key]["cat"], ends[key]["bp"])
+        for e in (start, ends[key]):
+            assert any(low <= _ns(e["ts"]) < high for low, high in slices[e["tid"]])
+
+
+@pytest.fixture(scope="session")
+def trace_rules() -> Callable[[list[dict[str, Any]]], None]:
+    """Asserts that the events of a trace keep the rules of the format."""
+    return _check_trace
+
+
+# --- runs on processes and threads -----------------------------------------------------------
 
 _FEW = """
 accelerator small {{ memory = 1 GiB  bandwidth = 10 GB/s  launch = 1 us  peak bf16 = 1 TFLOP/s }}

@@ -64,6 +64,15 @@ def test_moving_keeps_both_ends_busy(build: Build, operator: Any):
     assert report.completed[0] == 3 + 4 + 5
 
 
+def test_operators_may_take_other_times_than_scheduled(build: Build, operator: Any):
+    module = chain(build, operator, [3, 5, 2])
+    lower_to_programs(module, 10)
+    report = replay(module, durations=free_moves, operators=lambda x, among: 7 if among == (2,) else 1)
+    assert (report.period, report.busy) == (7, {0: 10, 1: 10, 2: 70})
+    assert (report.begun[0], report.completed[0]) == (0, 1 + 1 + 7)
+    assert list(report.begun) == sorted(report.begun)
+
+
 def test_times_of_links(build: Build, operator: Any):
     def link(name: str, size: int, latency: int, rate: int) -> LinkAttr:
         return LinkAttr(StringAttr(name), IntAttr(size), IntAttr(latency), IntAttr(rate))

@@ -74,6 +74,12 @@ USAGE: list[tuple[tuple[str, ...], str]] = [
     ((*OK, "--objective", "periods"), "did you mean 'period'?"),
     ((*OK, "--objective", "step"), "--objective step needs --microbatches M"),
     ((*OK, "--granularity", "blocks"), "did you mean 'block'?"),
+    (
+        (*OK, "--allotments", "stages"),
+        "expected any, stage or a positive integer, got 'stages' (did you mean 'stage'?)",
+    ),
+    ((*OK, "--allotments", "0"), "expected a positive integer, got '0'"),
+    ((*OK, "-p", "annotate-costs", "--allotments", "2"), "--allotments belongs to the standard pipeline"),
     ((*OK, "--microbatches", "4"), "--microbatches is for --objective step"),
     ((*OK, "--objective", "latency", "--gap", "1%"), "--gap is about the period, and the objective is the latency"),
     ((*OK, "--max-latency", "30"), "'30' has no unit: write 30ms, or s, ms, us, ns"),

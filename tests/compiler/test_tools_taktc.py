@@ -268,6 +268,7 @@ def test_list_passes(taktc: Tool) -> None:
         "insert-communication",
         "lower-to-programs",
         "partition-stages",
+        "restrict-allotments",
         "schedule-periodic",
         "verify-level",
         "verify-schedule",

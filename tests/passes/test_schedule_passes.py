@@ -224,6 +224,60 @@ def test_other_plans_refuse_whole_blocks(plan: Literal["shared", "pushed", "oper
         PartitionStagesPass(plan=plan, granularity="block").apply(CONTEXT, parse(BLOCKS))
 
 
+# --- operators on all accelerators of their stages -----------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(module=modules(), plan=st.sampled_from(["stages", "interleaved", "v", "auto"]))
+def test_filled_stages_pass_the_checker(module: ModuleOp, plan: Any) -> None:
+    free = module.clone()
+    refusal = ""
+    try:
+        PartitionStagesPass(plan=plan, effort=0.1, allotments="stage").apply(CONTEXT, module)
+    except TaktError as refused:
+        refusal = str(refused)
+    if refusal:
+        assert "runs on" in refusal
+        return
+    SchedulePeriodicPass(plan=plan, effort=0.1, allotments="stage").apply(CONTEXT, module)
+    graph = accepted(module)
+    blocks = {stage.index.value.data: stage.accelerators() for stage in graph.stages()}
+    for op in graph.operators():
+        assert op.slot is not None
+        assert op.stage is not None
+        assert op.slot.copies() == (blocks[op.stage.value.data],)
+    PartitionStagesPass(plan="operators").apply(CONTEXT, free)
+    SchedulePeriodicPass(plan="list", effort=0.1).apply(CONTEXT, free)
+    schedule, other = graph.schedule, accepted(free).schedule
+    assert schedule is not None
+    assert other is not None
+    assert schedule.bound.data <= min(schedule.pattern.data, other.pattern.data), "a bound for any allotments"
+
+
+@pytest.mark.parametrize("plan", [*sorted({*PLANS} - {"auto", "stages", "interleaved", "v"}), "operators"])
+def test_other_plans_do_not_fill_stages(plan: Any) -> None:
+    refusal = f"plan '{plan}' cannot run every operator on all accelerators of its stage; 'stages', 'interleaved', 'v'"
+    with pytest.raises(TaktError, match=refusal):
+        PartitionStagesPass(plan=plan, allotments="stage").apply(CONTEXT, parse(CHAIN))
+    if plan != "operators":
+        with pytest.raises(TaktError, match=refusal):
+            SchedulePeriodicPass(plan=plan, allotments="stage").apply(CONTEXT, parse(STAGED))
+
+
+def test_granted_blocks_that_cannot_be_filled_are_refused_at_the_operator() -> None:
+    with pytest.raises(TaktError, match="operation 'a' runs on 1, 2 accelerators, not on all 4 of stage 0") as refused:
+        SchedulePeriodicPass(allotments="stage").apply(CONTEXT, staged_on_four(CHAIN))
+    assert all("--allotments any" in (d.hint or "") for d in refused.value.diagnostics)
+    with pytest.raises(TaktError, match="operation 'b' is shared by stages 0 and 1"):
+        SchedulePeriodicPass(allotments="stage").apply(CONTEXT, parse(STAGED))
+
+
+def staged_on_four(text: str) -> ModuleOp:
+    module = parse(text)
+    PartitionStagesPass(plan="operators").apply(CONTEXT, module)
+    return module
+
+
 def test_chunked_plans_choose_their_blocks() -> None:
     with pytest.raises(TaktError, match="chooses the number of its stages itself"):
         PartitionStagesPass(plan="v", stages=2).apply(CONTEXT, parse(BLOCKS))
