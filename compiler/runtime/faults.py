@@ -61,7 +61,8 @@ class Faults:
             rank = silent[0]
             how = _how(exits[rank])
             place = self.place(rank, int(states[rank]["index"]))
-            return _error(f"{self.name(rank)} died {place} ({how})", "the system may have run out of memory")
+            hint = "the system may have run out of memory" if how == "SIGKILL" else None
+            return _error(f"{self.name(rank)} died {place} ({how})", hint)
         if not reported:
             return None
         first = reported[0]

@@ -9,6 +9,7 @@ import pytest
 from xdsl.dialects.builtin import IntAttr, IntegerAttr, ModuleOp, StringAttr, TensorType, i8, i64
 from xdsl.ir import SSAValue
 
+from compiler import compile_model
 from compiler.runtime.job import EVENT, Events, Job, Rows, Settings
 from compiler.runtime.prepare import job_of
 from compiler.runtime.recorded import Run
@@ -18,6 +19,8 @@ from dialects.links import LinkAttr
 from dialects.operators import OpaqueOp
 from dialects.programs import COMPUTE, RECV, SEND, Instruction
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, StageOp, StateOp, make_platform
+from frontend.source import Source
+from passes.lower_to_programs import lower_to_programs
 
 
 @dataclass
@@ -275,3 +278,60 @@ def _check_trace(events: list[dict[str, Any]]) -> None:
 def trace_rules() -> Callable[[list[dict[str, Any]]], None]:
     """Asserts that the events of a trace keep the rules of the format."""
     return _check_trace
+
+
+# --- runs on processes and threads -----------------------------------------------------------
+
+_FEW = """
+accelerator small {{ memory = 1 GiB  bandwidth = 10 GB/s  launch = 1 us  peak bf16 = 1 TFLOP/s }}
+platform few {{
+  accelerators = {accelerators} of small
+  transfers = {transfers}
+  link node {{ latency = 100 us  bandwidth = 10 GB/s }}
+}}
+"""
+
+
+@pytest.fixture(scope="session")
+def prepare() -> Callable[..., tuple[Job, dict[int, Rows]]]:
+    """``prepare(model, accelerators, microbatches)`` → its job and the programs, on a small platform."""
+
+    def make(model: str, accelerators: int, microbatches: int, transfers: str = "overlapped", **settings: Any):
+        text = model + _FEW.format(accelerators=accelerators, transfers=transfers)
+        module = compile_model(Source("model.takt", text))
+        lower_to_programs(module, microbatches)
+        return job_of(module, Settings(**settings))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def check_events() -> Callable[..., None]:
+    """``check_events(job, programs, events)``: what processes report makes sense."""
+    return _check_events
+
+
+def _check_events(job: Job, programs: Mapping[int, Rows], events: Mapping[int, Any], slack: int = 0) -> None:
+    """Nothing on an accelerator overlaps, and no operator begins before what it reads has ended where it comes from."""
+    ended: dict[tuple[int, int, int], int] = {}
+    for p, rows in programs.items():
+        mine = events[p][rows[:, 0] == COMPUTE]
+        assert (events[p]["arrive"] <= events[p]["start"]).all()
+        assert (events[p]["start"] <= events[p]["end"]).all()
+        assert (mine["start"][1:] >= mine["end"][:-1]).all()
+        assert (events[p]["index"] == np.arange(len(rows))).all()
+        assert (events[p]["end"] > 0).all()
+        computed = rows[rows[:, 0] == COMPUTE].tolist()
+        ended |= {(p, row[1], row[4]): end for row, end in zip(computed, mine["end"].tolist(), strict=True)}
+    for p, rows in programs.items():
+        senders: dict[tuple[int, ...], list[int]] = {}
+        for x in map(Instruction._make, rows.tolist()):
+            if x.kind == RECV:
+                senders.setdefault((*x.buffer, x.microbatch), []).append(x.peer)
+        for x, event in zip(map(Instruction._make, rows.tolist()), events[p], strict=True):
+            for read in job.operators[x.subject].reads if x.kind == COMPUTE else ():
+                i = x.microbatch - read.distance
+                if read.subject >= 0 and i >= 0:
+                    key = (read.subject, read.result, read.destination, i)
+                    for q in senders.get(key, [p]):
+                        assert event["start"] >= ended[q, read.subject, i] - slack
