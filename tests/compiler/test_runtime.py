@@ -40,17 +40,34 @@ model unequal {
 # --- emulated accelerators -------------------------------------------------------------------
 
 
-def emulated(mode: str, accelerator: int, lanes: int = 1, floor: int = 0) -> Any:
+class Clock:
+    """A clock that only sleeping moves on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.time = 10**9
+        monkeypatch.setattr("compiler.runtime.emulated.now", lambda: self.time)
+        monkeypatch.setattr("compiler.runtime.emulated.sleep_until", self.sleep_until)
+
+    def sleep_until(self, moment: int) -> None:
+        self.time = max(self.time, moment)
+
+
+def emulated(mode: str, accelerator: int, clock: Clock, lanes: int = 1) -> Any:
     """Operator 0 of 4 ms, whose result goes to destinations 1 (in 6 ms) and 2 (in 2 ms), over one link."""
-    pytest.importorskip("torch")
     from compiler.runtime.emulated import EmulatedBackend
 
     one = Operator("a", "op", {}, 0, 4_000_000, ((0,),), (), (Value("a", (8,), "i8", 8),))
     moves = (Transfer(0, 0, 1, 6_000_000, "node", lanes), Transfer(0, 0, 2, 2_000_000, "node", lanes))
     job = Job("j", "p", mode, 1, 1, 1, (0, 1), (one,), (), (), moves, {}, Settings())  # pyright: ignore
     backend = EmulatedBackend(Place(job, accelerator, {}))
-    backend.floor = floor or now()
+    backend.floor = clock.time
     return backend
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    pytest.importorskip("torch")
+    return Clock(monkeypatch)
 
 
 def send(destination: int, microbatch: int = 0) -> Instruction:
@@ -74,10 +91,10 @@ def moment(backend: Any, tensor: Any) -> float:
         ("buffered", 1, [10, 10, 10, 16], 16),
     ],
 )
-def test_when_what_is_sent_may_be_used(mode: str, lanes: int, leaves: list[int], idle: int):
-    backend = emulated(mode, 0, lanes)
+def test_when_what_is_sent_may_be_used(clock: Clock, mode: str, lanes: int, leaves: list[int], idle: int):
+    backend = emulated(mode, 0, clock, lanes)
     backend.compute(Instruction(COMPUTE, 0, 0, 0, 0))
-    assert now() >= backend.floor + 4_000_000
+    assert clock.time == backend.floor + 4_000_000
     sent = [backend.message(x) for x in (send(1), send(1), send(2), send(1, 1))]
     assert [moment(backend, tensor) for tensor in sent] == leaves
     assert (backend.begin() - backend.floor) / 1e6 == idle
@@ -85,13 +102,23 @@ def test_when_what_is_sent_may_be_used(mode: str, lanes: int, leaves: list[int],
 
 @pytest.mark.torch
 @pytest.mark.parametrize(("mode", "ready"), [("overlapped", [3, 3]), ("blocking", [6, 6]), ("buffered", [9, 9])])
-def test_when_what_arrives_may_be_used(mode: str, ready: list[int]):
+def test_when_what_arrives_may_be_used(clock: Clock, mode: str, ready: list[int]):
     import torch
 
-    backend = emulated(mode, 1)
+    backend = emulated(mode, 1, clock)
     token = torch.tensor([backend.floor + 3_000_000 + backend.offset])  # it left 3 ms later
     found = [backend.arrived(Instruction(RECV, 0, 0, 1, 0, 0), token) for _ in range(2)]
     assert [(moment - backend.floor) / 1e6 for moment in found] == ready
+
+
+@pytest.mark.torch
+def test_an_operator_takes_its_whole_time_however_late_it_begins(clock: Clock):
+    backend = emulated("overlapped", 0, clock)
+    for late in (0, 1_500_000, 700_000):
+        clock.time += late
+        before = clock.time
+        backend.compute(Instruction(COMPUTE, 0, 0, 0, 0))
+        assert clock.time == before + 4_000_000
 
 
 # --- who is to blame -------------------------------------------------------------------------
