@@ -23,20 +23,37 @@ from xdsl.dialects.builtin import ModuleOp
 from compiler.targets.fragments import Argument, Body, Fragment, Fragments, Read, Result, Value
 from compiler.targets.text import ranges, span_of
 from compiler.view import Accelerators
+from dialects.diagnostics import Diagnostic, TaktError
 
 AXIS = "accelerator"
 """The one axis of every mesh."""
 
 
-def emit(
-    module: ModuleOp, *, microbatches: int | None = None, form: Literal["fragments", "calls"] = "fragments"
-) -> str:
+MOST_LINES = 2_000_000
+"""Longer texts are refused, before they fill the memory."""
+
+Form = Literal["fragments", "calls"]
+
+
+def emit(module: ModuleOp, *, microbatches: int | None = None, form: Form = "fragments") -> str:
     """A scheduled module as MPMD text, for three times the micro-batches in flight unless told: fill, steady, drain.
 
     ``form`` "calls" puts the body of every fragment into a function, as ``lower_to_ifrt`` wants it. Raises
-    :class:`TaktError` where accelerator sets overlap without being equal.
+    :class:`TaktError` where accelerator sets overlap without being equal, and where the text would be too long.
     """
-    return "\n".join(_Text(Fragments(module, microbatches), form == "calls").module()) + "\n"
+    fragments, calls = Fragments(module, microbatches), form == "calls"
+    if (lines := _length(fragments, calls)) > MOST_LINES:
+        hint = "fewer --microbatches make it shorter"
+        hint += "" if calls else ", and so does --emit 'mpmd{form=\"calls\"}'"
+        raise TaktError(Diagnostic(f"the text would have {lines:,} lines, more than {MOST_LINES:,}", hint=hint))
+    return "\n".join(_Text(fragments, calls).module()) + "\n"
+
+
+def _length(fragments: Fragments, calls: bool) -> int:
+    """About the number of lines."""
+    view = fragments.view
+    each = max(map(len, fragments.bodies)) if calls else len(view.tasks)
+    return fragments.microbatches * (each + len(view.moves) + len(view.inputs))
 
 
 class _Text:
@@ -117,7 +134,9 @@ class _Text:
         home, move = value._replace(mesh=self.fragments.home(value)), self.fragments.move(value)
         about = ""
         if move is not None:
-            about = _about(link=move.link, start=self.at(move.start, value.microbatch), time=move.time) + " "
+            i = value.microbatch
+            later = {"landing": self.at(move.landing, i)} if move.landing != move.start else {}
+            about = _about(link=move.link, start=self.at(move.start, i), time=move.time, **later) + " "
         ends = f"({self.type(home)}) -> {self.type(value)}"
         yield f"    {self.name(value)} = mpmd.transfer {about}{self.name(home)} : {ends}"
 

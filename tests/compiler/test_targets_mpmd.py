@@ -311,6 +311,13 @@ def run(step: Step, read: list[Term], terms: Terms) -> list[Term]:
     return [env[v] for v in end.operands]
 
 
+def moment(step: Step) -> int:
+    """When a fragment begins, or a transfer lands that is reserved; in whole ns."""
+    given = step.op.attributes
+    name = next((n for n in ("takt.landing", "takt.start") if n in given), None)
+    return -1 if name is None else int(str(given[name]).split()[0])
+
+
 def check_cuts(view: ScheduleView, fragments: list[Step]) -> None:
     """What a fragment reads is there when it begins, what it makes leaves when it ends; nothing else cuts it."""
     task = {t.name: t for t in view.tasks}
@@ -375,6 +382,9 @@ def test_jaxlib_reads_what_the_schedule_says(context: Any, name: str):
         here = [s for s in steps if s.kind == "fragment" and mesh_of(s.meshes[0]) == mesh]
         assert [(s.microbatch, op) for s in here for op in s.operators] == order_on(view, mesh, microbatches)
     check_cuts(view, [s for s in steps if s.kind == "fragment"])
+    # All of it is in the order of the schedule, transfers through a buffer where they land.
+    moments = [m for s in steps if (m := moment(s)) >= 0]
+    assert moments == sorted(moments)
     # What MPMD calls a stage is unique on a mesh for a micro-batch: its compiler asks for that.
     keys = [(s.meshes, str(s.op.attributes["stage_id"]), s.microbatch) for s in steps if s.kind == "fragment"]
     assert len(set(keys)) == len(keys)
@@ -563,5 +573,20 @@ def test_the_tool_says_where_and_exits_with_1(taktc: Any, examples: Path):
     result = taktc(examples / "research_dag.takt", "--platform", examples / "tiny_board.takt", "--emit", "mpmd")
     assert (result.code, result.out) == (1, "")
     assert "research_dag.takt:22:3: error: 'f' runs on accelerators" in result.err
+
+
+def test_numbers_of_micro_batches_that_make_no_sense_are_refused():
     with pytest.raises(TaktError, match="at least 1"):
         emit(scheduled("unequal"), microbatches=0)
+    with pytest.raises(TaktError, match="more than 2,000,000") as refused:
+        emit(scheduled("unequal"), microbatches=10**9)
+    assert 'form="calls"' in (refused.value.diagnostics[0].hint or "")
+
+
+@pytest.mark.mlir
+def test_names_of_all_alphabets(context: Any, operator: Any, build: Any):
+    names = ["größe", "gr-ße", "größe.0", "x_1"]
+    operators = [operator(n, names[v - 1 : v] if v else [], 10, [[v]], 10 * v) for v, n in enumerate(names)]
+    text = emit(build(operators, pattern=10, accelerators=4, outputs=names), microbatches=2)
+    assert r'takt.name = "gr\C3\B6\C3\9Fe"' in text
+    parsed(context, text)
