@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
 from xdsl.ir import SSAValue
 
 from compiler.pipeline import Options, new_context, run_pipeline
 from compiler.targets.mpmd import emit
 from compiler.view import Accelerators, ScheduleView, view_of
 from dialects.diagnostics import TaktError
+from dialects.links import LinkAttr
 from dialects.operators import OperatorOp
 from dialects.structure import InputOp, NextOp, OutputOp, StateOp, find_graph
 from frontend import Source, load
@@ -83,7 +84,7 @@ COPIES = """model copies {
   input x: tensor<64, i8>
   state s: tensor<64, i8> distance 1
   a = op(x, s) time {1: 20us} output 64 B
-  b = op(a) time {2: 70us} output 64 B
+  b = op(a) time {2: 70001ns} output 64 B
   c = op(b, x) time {1: 20us} output 64 B
   next s = a
   output b, c
@@ -112,7 +113,7 @@ def of_example(name: str, level: str = "scheduled", **parameters: int) -> Module
 
 SCHEDULES: dict[str, tuple[Callable[[], ModuleOp], int]] = {
     "unequal": (lambda: of_text(BOARD + UNEQUAL, stages=3), 5),
-    "buffered": (lambda: of_text(buffered(UNEQUAL), stages=3), 5),
+    "buffered": (lambda: of_text(buffered(CHUNKS), stages=4), 9),
     "no-links": (lambda: of_text(re.sub("link.*", "", BOARD) + UNEQUAL, stages=3), 4),
     "states": (lambda: of_text(BOARD + STATES, stages=3), 7),
     "fewer-than-a-distance": (lambda: of_text(BOARD + STATES, stages=3), 2),
@@ -366,7 +367,10 @@ def check_cuts(view: ScheduleView, fragments: list[Step]) -> None:
 @pytest.mark.mlir
 @every_schedule
 def test_jaxlib_reads_what_the_schedule_says(context: Any, name: str):
-    module, microbatches = scheduled(name), SCHEDULES[name][1]
+    check_text(context, scheduled(name), SCHEDULES[name][1])
+
+
+def check_text(context: Any, module: ModuleOp, microbatches: int) -> None:
     view, terms = view_of(module), Terms()
     read = parsed(context, emit(module, microbatches=microbatches))
     main = main_of(read)
@@ -388,6 +392,41 @@ def test_jaxlib_reads_what_the_schedule_says(context: Any, name: str):
     # What MPMD calls a stage is unique on a mesh for a micro-batch: its compiler asks for that.
     keys = [(s.meshes, str(s.op.attributes["stage_id"]), s.microbatch) for s in steps if s.kind == "fragment"]
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.mlir
+@pytest.mark.parametrize("start", [10, 15, 30, 45])
+def test_other_micro_batches_cut_a_fragment(context: Any, operator: Any, build: Any, start: int):
+    # Micro-batches begin every 20 ns; b is the next that the mesh runs after a, unless it starts a period later.
+    a = operator("a", ["x"], 5, [[0]], 7, results=[8])
+    b = operator("b", ["a"], 5, [[0]], 7 + start, results=[8])
+    c = operator("c", ["b"], 9, [[1]], 12 + start, results=[0])
+    module = build([a, b, c], pattern=20, accelerators=2, inputs={"x": 8}, outputs=["c"])
+    check_text(context, module, 6)
+    assert emit(module, microbatches=6).count("mpmd.fragment<") == (12 if start < 20 else 18)
+
+
+@pytest.mark.mlir
+def test_half_nanoseconds_and_transfers_that_land_later(context: Any, operator: Any, build: Any):
+    # Micro-batches begin every 17.5 ns, b takes 30 on two copies; a leaves at 10 ns, and lands at 30.
+    operators = [
+        operator("a", ["x"], 10, [[0]], 0, results=[8]),
+        operator("d", ["x"], 2, [[0]], 14),
+        operator("b", ["a"], 30, [[1], [2]], 32, results=[8]),
+    ]
+    module = build(
+        operators,
+        pattern=35,
+        pattern_of=2,
+        accelerators=4,
+        inputs={"x": 8},
+        outputs=["b"],
+        links=[LinkAttr(StringAttr("all"), IntAttr(4), IntAttr(2), IntAttr(10**12))],
+        transfers="buffered",
+        moves=[("a", [[1], [2]], "all", 10, 2, 30)],
+    )
+    check_text(context, module, 6)
+    assert "takt.start = 27 : i64, takt.time = 2 : i64, takt.landing = 47" in emit(module, microbatches=2)
 
 
 @pytest.mark.mlir
