@@ -557,7 +557,13 @@ def test_lowered_to_ifrt_control_dependences_are_our_order():
 # --- the text ------------------------------------------------------------------------------------
 
 
-def test_micro_batches_fill_run_steadily_and_drain(taktc: Any):
+def test_the_example_of_the_page_is_what_is_written():
+    model, page = ((EXAMPLES.parent / "docs" / name).read_text(encoding="utf-8") for name in ("ir.md", "outputs.md"))
+    text = emit(of_text(re.findall(r"```takt\n(.*?)```", model, re.DOTALL)[0], stages=2), microbatches=1)
+    assert re.findall(r"```mlir\n(module @mlp.*?)```", page, re.DOTALL) == [text]
+
+
+def test_micro_batches_fill_run_steadily_and_drain():
     module = scheduled("unequal")
     text = emit(module)
     assert max(int(i) for i in re.findall(r"call_counter = (\d+)", text)) == 3 * view_of(module).in_flight - 1
