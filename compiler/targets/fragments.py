@@ -6,10 +6,10 @@ micro-batch is cut where the schedule has something between two of them: an oper
 that takes a result of the stretch away, or one that brings what a later operator reads. Then nothing is sent later,
 and nothing begins later, than it may in the schedule. The cuts are those of the steady state, for all micro-batches.
 
-**Order.** The key of an operator and of a transfer is its time, then its micro-batch, then its place in the graph, as
-in the programs of accelerators; that of a fragment is its first operator's. Everything reads only what has a smaller
-key: so the list of all fragments and transfers, sorted by key, is an order in which values are defined before they are
-read, and in which meshes that work through their parts never wait for each other in a circle.
+**Order.** The key of an operator is its time, then its micro-batch, then its place in the graph; that of a fragment is
+its first operator's. Transfers have such keys too, and come first among what begins at one moment. Everything reads only
+what has a smaller key: so the list of all fragments and transfers, sorted by key, is an order in which values are
+defined before they are read, and in which meshes that work through their parts never wait for each other in a circle.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Fragments:
         return ns * self.view.microbatches + microbatch * self.view.pattern
 
     def _key(self, task: int, microbatch: int) -> Key:
-        return self._time(self.view.tasks[task].start, microbatch), microbatch, task, 0
+        return self._time(self.view.tasks[task].start, microbatch), 1, microbatch, task, 0
 
     def move(self, value: Value) -> Move | None:
         """The reservation that brings a value to its mesh, the earliest if several do; None where there is none."""
@@ -216,10 +216,12 @@ class Fragments:
 
     def _moved(self, value: Value) -> tuple[Key, int]:
         """Key of the transfer that brings a value to its mesh, and when it is there."""
-        move, end = self.move(value), self.view.tasks[value.producer].end
-        moment, ready = (end, end) if move is None else (move.landing, move.ready)
-        key = self._time(moment, value.microbatch), value.microbatch, value.producer, 1 + value.result, value.mesh[0]
-        return key, self._time(ready, value.microbatch)
+        move, task = self.move(value), self.view.tasks[value.producer]
+        moment, ready = (task.end, task.end) if move is None else (move.landing, move.ready)
+        # What its producer takes no time for cannot come before it.
+        late, i = int(moment == task.start), value.microbatch
+        key = self._time(moment, i), late, i, value.producer, 1 + value.result, value.mesh[0]
+        return key, self._time(ready, i)
 
     # --- bodies --------------------------------------------------------------------------------
 
