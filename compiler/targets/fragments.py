@@ -7,8 +7,8 @@ that takes a result of the stretch away, or one that brings what a later operato
 and nothing begins later, than it may in the schedule. The cuts are those of the steady state, for all micro-batches.
 
 **Order.** The key of an operator is its time, then its micro-batch, then its place in the graph; that of a fragment is
-its first operator's. Transfers have such keys too, and come first among what begins at one moment. Everything reads only
-what has a smaller key: so the list of all fragments and transfers, sorted by key, is an order in which values are
+its first operator's. Transfers have such keys too, and come first among what begins at one moment. Everything reads
+only what has a smaller key: so the list of all fragments and transfers, sorted by key, is an order in which values are
 defined before they are read, and in which meshes that work through their parts never wait for each other in a circle.
 """
 

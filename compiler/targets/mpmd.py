@@ -29,7 +29,7 @@ AXIS = "accelerator"
 """The one axis of every mesh."""
 
 
-MOST_LINES = 2_000_000
+MOST_LINES = 1_000_000
 """Longer texts are refused, before they fill the memory."""
 
 Form = Literal["fragments", "calls"]
