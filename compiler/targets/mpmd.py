@@ -28,7 +28,6 @@ from dialects.diagnostics import Diagnostic, TaktError
 AXIS = "accelerator"
 """The one axis of every mesh."""
 
-
 MOST_LINES = 1_000_000
 """Longer texts are refused, before they fill the memory."""
 

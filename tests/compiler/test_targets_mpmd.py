@@ -503,9 +503,10 @@ context.load_all_available_dialects()
 for dialect in (mpmd, sdy, stablehlo):
     dialect.register_dialect(context)
 with context:
-    module = ir.Module.parse(sys.stdin.read())
-    _sdy_mpmd.lower_to_ifrt(module)
-    print(module)
+    for text in sys.stdin.read().split("// -----"):
+        module = ir.Module.parse(text)
+        _sdy_mpmd.lower_to_ifrt(module)
+        print(module, "// -----", sep="\\n")
 """
 
 CALL = re.compile(r"%(\w+)(?::\d+)?, %(\w+) = ifrt.Call @(\S+)::@main\((.*?)\)(?: after %(\w+))? on devices \[(.*?)\]")
@@ -516,11 +517,16 @@ COPY = re.compile(r"%(\w+)(?::\d+)?, %\w+ = ifrt.(?:Reshard|CopyArrays)\((.*?)\)
 def test_lowered_to_ifrt_control_dependences_are_our_order():
     pytest.importorskip("jaxlib")
     pytest.importorskip("jax")
-    module = scheduled("v")
-    view, text = view_of(module), emit(module, microbatches=6, form="calls")
-    lowered = subprocess.run([sys.executable, "-c", LOWER], input=text, capture_output=True, text=True, timeout=60)
-    assert lowered.returncode == 0, lowered.stderr
-    main, *bodies = lowered.stdout.split("\n  module @")
+    names = ("v", "unequal", "interleaved")
+    text = "// -----\n".join(emit(scheduled(name), microbatches=6, form="calls") for name in names)
+    done = subprocess.run([sys.executable, "-c", LOWER], input=text, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for name, lowered in zip(names, done.stdout.split("// -----")[:-1], strict=True):
+        check_control_dependences(view_of(scheduled(name)), lowered, 6)
+
+
+def check_control_dependences(view: ScheduleView, lowered: str, microbatches: int) -> None:
+    main, *bodies = lowered.split("\n  module @")
     operators = {b.split(" ", 1)[0]: re.findall(r'takt.name = "(.*?)"', b) for b in bodies}
     # The micro-batch of every value: that of what it is computed from.
     of = {f"arg{n}": int(i) for n, i in re.findall(r"%arg(\d+): [^{]*{[^}]*takt.microbatch = (\d+)", main)}
@@ -549,7 +555,7 @@ def test_lowered_to_ifrt_control_dependences_are_our_order():
             order += [(i, name) for name in operators[body]]
         assert not follows
         mesh = tuple(accelerators[int(d)] for d in devices.split(", "))
-        assert order == order_on(view, mesh, 6)
+        assert order == order_on(view, mesh, microbatches)
 
 
 # --- the text ------------------------------------------------------------------------------------
