@@ -43,7 +43,7 @@ def emit(module: ModuleOp, *, microbatches: int | None = None, form: Form = "fra
     fragments, calls = Fragments(module, microbatches), form == "calls"
     if (lines := _length(fragments, calls)) > MOST_LINES:
         hint = "fewer --microbatches make it shorter"
-        hint += "" if calls else ", and so does --emit 'mpmd{form=\"calls\"}'"
+        hint += "" if calls else ", and so does --emit 'mpmd{form=calls}'"
         raise TaktError(Diagnostic(f"the text would have {lines:,} lines, more than {MOST_LINES:,}", hint=hint))
     return "\n".join(_Text(fragments, calls).module()) + "\n"
 

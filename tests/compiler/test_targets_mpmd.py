@@ -629,7 +629,7 @@ def test_numbers_of_micro_batches_that_make_no_sense_are_refused():
         emit(scheduled("unequal"), microbatches=0)
     with pytest.raises(TaktError, match="more than 1,000,000") as refused:
         emit(scheduled("unequal"), microbatches=10**9)
-    assert 'form="calls"' in (refused.value.diagnostics[0].hint or "")
+    assert "form=calls" in (refused.value.diagnostics[0].hint or "")
 
 
 @pytest.mark.mlir
