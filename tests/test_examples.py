@@ -118,9 +118,7 @@ class Texts(Observer):
         self.texts[level_of(module)] = print_ir(module, locations=True)
 
 
-@pytest.fixture(scope="module", params=PLATFORMS)
-def compiled(request: pytest.FixtureRequest) -> Compiled:
-    name: str = request.param
+def compiled_example(name: str) -> Compiled:
     observer = Texts()
     module = load(example(name), platform=example(PLATFORMS[name]))
     observer.ran("front end", module, 0.0)
@@ -128,7 +126,20 @@ def compiled(request: pytest.FixtureRequest) -> Compiled:
     return Compiled(module, view_of(module), observer.texts)
 
 
-def test_schedule_passes_the_checker(compiled: Compiled) -> None:
+@pytest.mark.parametrize("name", PLATFORMS)
+def test_an_example(name: str) -> None:
+    """All in one, so that an example is compiled once whatever number of processes run the tests."""
+    compiled = compiled_example(name)
+    passes_the_checker(compiled)
+    time_triggered_simulation_agrees_exactly(compiled)
+    self_timed_simulation_is_no_slower(compiled)
+    programs_do_not_hang(compiled)
+    read_back = {level: parse_ir(new_context(), text, f"{level}.mlir") for level, text in compiled.texts.items()}
+    dumps_re_enter_at_every_level(compiled, read_back)
+    compiling_on_from_a_dump_gives_the_same_schedule(compiled, read_back)
+
+
+def passes_the_checker(compiled: Compiled) -> None:
     assert check_level(compiled.module, "scheduled") == []
     assert compiled.view.bound <= compiled.view.period
 
@@ -147,20 +158,20 @@ def test_decoding_is_bound_by_its_recurrence() -> None:
     assert periods[1] < periods[0] * Fraction(6, 10)
 
 
-def test_time_triggered_simulation_agrees_exactly(compiled: Compiled) -> None:
+def time_triggered_simulation_agrees_exactly(compiled: Compiled) -> None:
     report = time_triggered(compiled.view)
     assert report.steady
     assert report.period == compiled.view.period
     assert report.latency_min == report.latency_max == compiled.view.latency
 
 
-def test_self_timed_simulation_is_no_slower(compiled: Compiled) -> None:
+def self_timed_simulation_is_no_slower(compiled: Compiled) -> None:
     report = self_timed(compiled.view)
     assert report.steady
     assert report.period <= compiled.view.period
 
 
-def test_programs_do_not_hang(compiled: Compiled) -> None:
+def programs_do_not_hang(compiled: Compiled) -> None:
     """Every level is verified on the way, the programs by a replay in which a send waits for its receive."""
     module = run_pipeline(new_context(), compiled.module.clone(), to="programs")
     assert level_of(module) == "programs"
@@ -172,13 +183,7 @@ def test_programs_do_not_hang(compiled: Compiled) -> None:
     }
 
 
-@pytest.fixture(scope="module")
-def read_back(compiled: Compiled) -> dict[str, ModuleOp]:
-    """The module of every level, from its text."""
-    return {level: parse_ir(new_context(), text, f"{level}.mlir") for level, text in compiled.texts.items()}
-
-
-def test_dumps_re_enter_at_every_level(compiled: Compiled, read_back: dict[str, ModuleOp]) -> None:
+def dumps_re_enter_at_every_level(compiled: Compiled, read_back: dict[str, ModuleOp]) -> None:
     assert list(read_back) == list(LEVELS[:4])
     for level, module in read_back.items():
         assert level_of(module) == level
@@ -186,6 +191,6 @@ def test_dumps_re_enter_at_every_level(compiled: Compiled, read_back: dict[str, 
         assert check_level(module) == []
 
 
-def test_compiling_on_from_a_dump_gives_the_same_schedule(compiled: Compiled, read_back: dict[str, ModuleOp]) -> None:
+def compiling_on_from_a_dump_gives_the_same_schedule(compiled: Compiled, read_back: dict[str, ModuleOp]) -> None:
     module = run_pipeline(new_context(), read_back["moldable"].clone())
     assert print_ir(module) == print_ir(compiled.module)
