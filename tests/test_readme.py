@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands run, and print what it shows.
+"""The README and the page of outputs tell the truth: their commands run, and print what they show.
 
 Blocks of code by language: ``console`` holds commands (``$ ...``) and exactly what they print, ``sh``
 commands alone, ``takt`` models that must load, ``python`` programs. Of commands, those of takt's tools
@@ -26,6 +26,7 @@ from frontend import Source, load
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+OUTPUTS = ROOT / "docs" / "outputs.md"
 UPDATE = "TAKT_UPDATE_README" in os.environ
 TOOLS = {"taktc": taktc.main, "takt-opt": takt_opt.main}
 ELSEWHERE = {
@@ -63,9 +64,9 @@ def tool_of(step: str) -> str:
     return step.split()[0].rsplit("/", 1)[-1]
 
 
-def commands() -> Iterator[tuple[str, str | None]]:
-    """Every command of the README, with the output it shows (None where it shows none)."""
-    for kind, text in re.findall(r"^```(sh|console)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL):
+def commands(page: Path) -> Iterator[tuple[str, str | None]]:
+    """Every command of a page, with the output it shows (None where it shows none)."""
+    for kind, text in re.findall(r"^```(sh|console)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
         if kind == "sh":
             joined = text.replace("\\\n", " ")
             yield from ((line, None) for line in joined.splitlines() if line and not line.startswith("#"))
@@ -107,10 +108,11 @@ def shell(command: str, text: str = "") -> str:
     return subprocess.run(["bash", "-c", command], input=text, capture_output=True, text=True, check=True).stdout
 
 
-def test_commands_run_and_print_what_is_shown(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = README.read_text()
+def replayed(page: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, int]:
+    """Run the commands of a page and compare what they print; returns the page as it should be, and how many ran."""
+    text = page.read_text()
     ran = 0
-    for command, shown in commands():
+    for command, shown in commands(page):
         for step in steps(command):
             if step in ELSEWHERE or (needs_torch(step) and find_spec("torch") is None):
                 continue
@@ -123,6 +125,13 @@ def test_commands_run_and_print_what_is_shown(workspace: Path, capsys: pytest.Ca
                 text = text.replace(f"$ {command}\n{shown}", f"$ {command}\n{printed}", 1)
             else:
                 assert printed == shown, command
+    if UPDATE:
+        page.write_text(text)
+    return text, ran
+
+
+def test_commands_run_and_print_what_is_shown(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, ran = replayed(README, capsys)
     assert ran >= 8
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert pictures
@@ -132,8 +141,11 @@ def test_commands_run_and_print_what_is_shown(workspace: Path, capsys: pytest.Ca
             (ROOT / picture).write_bytes(drawn)
         assert drawn == (ROOT / picture).read_bytes()
         assert len(drawn) < 500_000
-    if UPDATE:
-        README.write_text(text)
+
+
+def test_commands_of_the_page_of_outputs(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, ran = replayed(OUTPUTS, capsys)
+    assert ran
 
 
 def test_models_load() -> None:
