@@ -88,10 +88,13 @@ def _latest(rotation: Rotation, period: int) -> int:
 def _relax(starts: list[int], edges: Edges, late: Sequence[int], limit: int) -> bool:
     """Raise ``starts`` to the least that keep ``edges``; false when one would be later than ``limit``.
 
-    Bellman-Ford with a queue: where differences contradict each other, starts grow until they reach the limit.
+    Bellman-Ford with a queue: where differences contradict each other, a start grows by way of a path longer than
+    there are nodes, long before it reaches the limit.
     """
     queue = deque(late)
     waiting = [False] * len(starts)
+    steps = [0] * len(starts)
+    """Differences on the path by which each start was raised."""
     for node in queue:
         waiting[node] = True
     while queue:
@@ -100,7 +103,8 @@ def _relax(starts: list[int], edges: Edges, late: Sequence[int], limit: int) -> 
         for v, length in edges[u]:
             if starts[u] + length > starts[v]:
                 starts[v] = starts[u] + length
-                if starts[v] > limit:
+                steps[v] = steps[u] + 1
+                if starts[v] > limit or steps[v] > len(starts):
                     return False
                 if not waiting[v]:
                     waiting[v] = True

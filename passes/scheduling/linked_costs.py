@@ -211,6 +211,8 @@ class Sums:
 class _Crossing:
     """Bands of one width and one choice of allotments: at each level what enters and leaves, and what stays inside."""
 
+    rates: Rates
+    profile: Profile
     time: Band
     enters: list[Band]
     leaves: list[Band]
@@ -223,7 +225,8 @@ class StageCosts:
 
     Both ends of what crosses a border have the stage's own width here, or with ``cautious`` the width that makes it
     dearest; what crosses several borders is priced as if it crossed the next one only. A plan is priced exactly once
-    it is known.
+    it is known. Costs ``like`` these, of the same order and at least as great a limit, leave only the difference to be
+    worked out: values that are now read in another number of ``stages``.
     """
 
     def __init__(
@@ -236,13 +239,20 @@ class StageCosts:
         limit: int,
         stages: Mapping[object, int],
         cautious: bool = False,
+        like: StageCosts | None = None,
     ):
         self.network, self.profile, self.widths = network, profiles[0], profiles[0].widths
         self.n = self.profile.n
         self._values = values_of(problem, network, order, self.profile.cuts, stages)
         self._longest = 2 * limit + 2
         """Longer transfers count as long as this: they fit in no period tried, and sums stay within 64 bits."""
+        self._tables: dict[tuple[int, int, int], Band] = {}
         self._rules: list[list[_Crossing]] = []
+        if like is not None:
+            self._longest = like._longest
+            changed = [(a, b) for a, b in zip(like._values, self._values, strict=True) if a.stages != b.stages]
+            self._rules = [[self._again(c, n, limit, changed) for c in found] for n, found in enumerate(like._rules)]
+            return
         partners = (min(self.widths), max(self.widths)) if cautious else ()
         for number, width in enumerate(self.widths):
             seen: list[list[int]] = []
@@ -254,7 +264,6 @@ class StageCosts:
                     rates = Rates(network, width, allotments, partners)
                     found.append(self._crossing(profile, number, rates, limit))
             self._rules.append(found)
-        self._tables: dict[tuple[int, int, int], Band] = {}
 
     def table(self, number: int, entry: int, leave: int) -> Band:
         """``[i, t]``: the least period of ``[i, i + 1 + t)`` at ``widths[number]`` between borders of these levels."""
@@ -284,8 +293,9 @@ class StageCosts:
             return np.maximum(c.time, -(-(into + out) // first.capacity))
         return np.maximum(c.time, np.maximum(-(-into // first.capacity), -(-out // second.capacity)))
 
-    def _crossing(self, profile: Profile, number: int, rates: Rates, limit: int) -> _Crossing:
-        n, levels = self.n, len(self.network.levels)
+    def _time(self, profile: Profile, number: int, limit: int) -> Band:
+        """What the operations of every stage take."""
+        n = self.n
         ends = profile.extend_all(number, min(limit, profile.most))
         positions = np.arange(n + 1)
         length = max(1, int((ends - positions).max()))
@@ -293,12 +303,46 @@ class StageCosts:
         there = positions[:, None] + 1 + np.arange(length)
         time = sums[np.minimum(there, n)] - sums[:, None]
         time[there > ends[:, None]] = NEVER // 4
+        return time
+
+    def _crossing(self, profile: Profile, number: int, rates: Rates, limit: int) -> _Crossing:
+        levels, time = len(self.network.levels), self._time(profile, number, limit)
         enters, leaves = [Sums() for _ in range(levels)], [Sums() for _ in range(levels)]
         received, sent = Sums(), Sums()
         for value in self._values:
             self._add(value, rates, enters, leaves, received, sent)
-        bands = [s.band(n, length) for s in (*enters, *leaves, received, sent)]
-        return _Crossing(time, bands[:levels], bands[levels : 2 * levels], bands[-2], bands[-1])
+        bands = [s.band(self.n, time.shape[1]) for s in (*enters, *leaves, received, sent)]
+        return _Crossing(rates, profile, time, bands[:levels], bands[levels : 2 * levels], bands[-2], bands[-1])
+
+    def _again(self, c: _Crossing, number: int, limit: int, changed: Sequence[tuple[Value, Value]]) -> _Crossing:
+        """What ``c`` is under a lower limit, with values read in another number of stages."""
+        time = self._time(c.profile, number, limit)
+        length = time.shape[1]
+        leaves = [band[:, :length] for band in c.leaves]
+        more = [Sums() for _ in leaves]
+        for before, after in changed:
+            self._leave(before, c.rates, more, -1)
+            self._leave(after, c.rates, more, 1)
+        leaves = [band + s.band(self.n, length) if s.found else band for band, s in zip(leaves, more, strict=True)]
+        enters = [band[:, :length] for band in c.enters]
+        return _Crossing(c.rates, c.profile, time, enters, leaves, c.received[:, :length], c.sent[:, :length])
+
+    def _readers(self, value: Value, rates: Rates) -> dict[int, list[tuple[int, Dependence]]]:
+        """The readers of a value by allotment; none where they are with its producer, whatever is cut."""
+        here = rates.allotments[value.readers[0][1].producer]
+        groups: dict[int, list[tuple[int, Dependence]]] = {}
+        for segment, d in value.readers:
+            groups.setdefault(rates.allotments[d.consumer], []).append((segment, d))
+        return {} if set(groups) == {here} and {s for s, _ in value.readers} == {value.home} else groups
+
+    def _leave(self, value: Value, rates: Rates, leaves: list[Sums], sign: int) -> None:
+        """Add what the stages pay that a value leaves, where it is sent once for each stage that reads it."""
+        for members in self._readers(value, rates).values():
+            segments = [s for s, _ in members]
+            for level in range(len(leaves)):
+                price = rates.between(level, members[0][1])
+                out = min(min(price.time, self._longest) * value.stages, self._longest) if price.send else 0
+                leaves[level].add(leaving(value.home, segments, self.n, sign * out))
 
     def _add(
         self, value: Value, rates: Rates, enters: list[Sums], leaves: list[Sums], received: Sums, sent: Sums
@@ -306,11 +350,7 @@ class StageCosts:
         """Add what one value costs the stages that it enters, leaves, or moves inside of."""
         n, buffered = self.n, self.network.mode == "buffered"
         here = rates.allotments[value.readers[0][1].producer]
-        groups: dict[int, list[tuple[int, Dependence]]] = {}
-        for segment, d in value.readers:
-            groups.setdefault(rates.allotments[d.consumer], []).append((segment, d))
-        if set(groups) == {here} and {s for s, _ in value.readers} == {value.home}:
-            return
+        groups = self._readers(value, rates)
         copies = [0] * len(enters)
         for allotment, members in groups.items():
             segments = [s for s, _ in members]
@@ -320,16 +360,15 @@ class StageCosts:
                 time = min(price.time, self._longest)
                 enters[level].add(entering(value.home, segments, n, time if price.receive else 0))
                 copies[level] = max(copies[level], time if price.send else 0)
-                if not buffered:
-                    out = min(time * value.stages, self._longest) if price.send else 0
-                    leaves[level].add(leaving(value.home, segments, n, out))
             if allotment != here:
                 price = rates.inside(d)
                 time = min(price.time, self._longest)
                 received.add(staying(value.home, segments, n, time if price.receive else 0))
                 if self.network.mode == "overlapped":
                     sent.add(staying(value.home, segments, n, time if price.send else 0))
-        if buffered:
+        if not buffered:
+            self._leave(value, rates, leaves, 1)
+        elif groups:
             for level, time in enumerate(copies):
                 if set(groups) == {here}:
                     leaves[level].add(leaving(value.home, [s for s, _ in value.readers], n, time))

@@ -289,11 +289,14 @@ class _Search:
         if line != order and self.stages is not None:
             counts = [*sorted({self.stages - 1, (self.stages + 1) // 2} - {0})]
         reading: dict[object, int] = {}
+        known: dict[bool, StageCosts] = {}
         cautious = False
 
         def solve(counts: Sequence[int | None]) -> tuple[int, StagePlan | None]:
             limit = min(int(self.best.period * (1 + self.tolerance)), longest)
-            costs = StageCosts(self.problem, self.network, choices, profiles, line, limit, reading, cautious)
+            like = known.get(cautious)
+            costs = StageCosts(self.problem, self.network, choices, profiles, line, limit, reading, cautious, like)
+            known.setdefault(cautious, costs)
             self.budget.spend(PRICING * len(line) * len(costs.widths))
             return self._solve(Line(costs, self.budget), counts, choices[0], order, line)
 

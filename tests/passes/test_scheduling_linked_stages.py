@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.data import Cost, Dependence, InvalidProblem, Operation, Solution
 from passes.scheduling.granted import choose_allotments, schedule_blocks
-from passes.scheduling.linked_costs import entering, leaving, staying
+from passes.scheduling.linked_costs import StageCosts, entering, leaving, staying
 from passes.scheduling.linked_loads import load_bound, loads
 from passes.scheduling.linked_stages import partition_linked, priced
 from passes.scheduling.network import COMPUTE, RECEIVE, SEND, Level, Mode, Network, no_network
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem
-from passes.scheduling.stages import StagePlan, partition_stages
+from passes.scheduling.stages import Choices, Profile, StagePlan, partition_stages
 from passes.scheduling.transfers import with_transfers
 
 MODES: tuple[Mode, ...] = ("overlapped", "blocking", "buffered")
@@ -333,3 +333,20 @@ def test_more_positions_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> N
     plan = partition_linked(problem)
     assert [s.end for s in plan.stages] == [3, 6, 9, 12]
     assert plan.period == 32
+
+
+@given(single_width(), st.sampled_from(MODES[:2]), st.booleans(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_costs_like_others_are_those_worked_out_anew(problem: MemoryProblem, mode: Mode, cautious: bool, data: Any):
+    network = slow_network(mode)
+    choices = Choices(problem, [1])
+    order = list(problem.topological)
+    asked: tuple[Any, ...] = (problem, network, [choices], [Profile(choices, order)], order)
+    keys = sorted({network.key(d, ()) for d in problem.dependences if d.bytes}, key=repr)
+    first, second = ({key: data.draw(st.integers(1, 3)) for key in keys} for _ in range(2))
+    low, high = sorted(data.draw(st.lists(st.integers(1, 200), min_size=2, max_size=2)))
+    like = StageCosts(*asked, high, first, cautious)
+    again, anew = StageCosts(*asked, low, second, cautious, like), StageCosts(*asked, low, second, cautious)
+    fits = anew.table(0, 0, 0) <= low
+    assert ((again.table(0, 0, 0) <= low) == fits).all()
+    assert (again.table(0, 0, 0)[fits] == anew.table(0, 0, 0)[fits]).all()
