@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import re
 from collections import Counter
 from itertools import product
@@ -19,7 +17,7 @@ from passes.scheduling.steps.run import run
 from passes.scheduling.steps.zero_bubble import dualpipe_v, zb_h1, zb_h2
 
 ROOT = Path(__file__).parents[2]
-INSTANCES = Path(os.environ.get("TAKT_INSTANCES") or ROOT.parent / "shared" / "instances")
+PYTORCH = ROOT / "../shared/instances/pytorch-pipelining/dualpipev_4rank_10mb.csv"
 
 UNEQUAL = (Stage(0, 7, 5, 3), Stage(0, 10, 14, 9), Stage(0, 6, 13, 0))
 """Times of F, I and W on equal stages, with none of them equal."""
@@ -40,14 +38,6 @@ def idle(known: Known, line: Line, microbatches: int) -> int:
 def peaks(known: Known, line: Line, microbatches: int) -> list[int]:
     """The most bytes that each rank holds."""
     return list(run(line, known.generate(line, microbatches)).peaks)
-
-
-def instances(name: str) -> Path:
-    """The file of another project; the test is skipped without it."""
-    path = INSTANCES / name
-    if not path.is_file():
-        pytest.skip(f"{name} is not in the folder of instances")
-    return path
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -214,8 +204,9 @@ def test_orders_of_figure_3() -> None:
 
 
 def test_dualpipe_v_is_the_schedule_of_pytorch() -> None:
-    path = instances("pytorch-pipelining/dualpipev_4rank_10mb.csv")
-    rows = path.read_text().replace("OVERLAP_F_B", "").splitlines()
+    if not PYTORCH.is_file():
+        pytest.skip("schedules of PyTorch are not in ../shared/instances")
+    rows = PYTORCH.read_text().replace("OVERLAP_F_B", "").splitlines()
     assert [[str(cell) for cell in cells] for cells in dualpipe_v(4, 10)] == [
         re.findall(r"\d+[FBIW]\d+", row) for row in rows
     ]
@@ -225,22 +216,22 @@ def test_1f1b_star_keeps_the_period_and_nothing_less_does() -> None:
     """Among all numbers of activations held by three unequal stages, those of 1F1B* are the least for its period."""
     random = Random(6)
     seen: Counter[tuple[int, ...]] = Counter()
-    for _ in range(12):
+    for _ in range(24):
         stages = tuple(Stage(s, random.randint(1, 9), random.randint(1, 9), random.randint(0, 9)) for s in range(3))
         line = Line(stages, delay=random.randint(0, 2))
-        period = max(stage.work for stage in stages) + random.randint(0, 24)
+        period = max(stage.work for stage in stages) + random.randint(0, 36)
         least = run(line, one_forward_one_backward_star(line, 24, period)).peaks
         seen[least] += 1
         assert steady_time(line, least) <= 12 * period
-        for held in product((1, 2, 3), repeat=3):
+        for held in product((1, 2, 3, 4), repeat=3):
             if held[0] >= held[1] >= held[2] and any(a < b for a, b in zip(held, least, strict=True)):
                 assert steady_time(line, held) > 12 * period, (line, period, held)
-    assert set(seen) == {(1, 1, 1), (2, 1, 1), (2, 2, 1), (3, 2, 1)}, "the stages are of all kinds"
+    assert set(seen) >= {(1, 1, 1), (2, 1, 1), (2, 2, 1), (3, 2, 1)}, "the stages are of all kinds"
 
 
 def steady_time(line: Line, held: tuple[int, ...]) -> int:
     """What twelve further micro-batches cost when each stage holds so many activations: twelve periods, as long runs
-    repeat after one, two or three micro-batches."""
+    repeat after one to four micro-batches."""
 
     def makespan(m: int) -> int:
         orders: list[list[Cell]] = []
@@ -253,23 +244,22 @@ def steady_time(line: Line, held: tuple[int, ...]) -> int:
     return makespan(36) - makespan(24)
 
 
+def test_1f1b_star_is_the_groups_of_its_paper_without_delays() -> None:
+    random = Random(7)
+    for _ in range(50):
+        works = [random.randint(1, 20) for _ in range(random.randint(1, 8))]
+        period = max(works) + random.randint(0, 40)
+        groups, load = [0] * len(works), period
+        for stage in reversed(range(len(works))):
+            load += works[stage]
+            fits = load <= period
+            groups[stage] = max(groups[stage + 1 :], default=0) + (not fits)
+            load = load if fits else works[stage]
+        line = Line(tuple(Stage(s, work, 0, 0) for s, work in enumerate(works)))
+        assert run(line, one_forward_one_backward_star(line, 10, period)).peaks == tuple(groups)
+
+
 def test_1f1b_star_refuses_a_period_that_is_too_short() -> None:
     line = KNOWN["1F1B*"].line(2, Stage(0, 1, 1, 1))
     with pytest.raises(ValueError, match="3 ns in every period of 2 ns"):
         one_forward_one_backward_star(line, 4, 2)
-
-
-def test_twelve_rows_of_the_zero_bubble_paper() -> None:
-    """Bubble rates of 1F1B, ZB-H1 and ZB-H2 to the four digits printed; H2 by span. The benchmark has the others."""
-    path = instances("zero-bubble/iclr24_settings_and_bubble_rates.csv")
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 12
-    for row in rows:
-        times = [int(row[f"T_{letter}_us"]) * 1000 for letter in "FBW"]
-        m = int(row["m_microbatches"])
-        for name, column in (("1F1B", "1F1B"), ("ZB-H1", "ZB_H1"), ("ZB-H2", "ZB_H2")):
-            known = KNOWN[name]
-            line = known.line(int(row["p_stages"]), Stage(0, *times), int(row["T_comm_us"]) * 1000)
-            taken = run(line, known.generate(line, m))
-            assert round(taken.bubble(known.cost(taken)), 4) == float(row[f"bubble_{column}"])

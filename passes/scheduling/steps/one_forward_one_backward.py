@@ -52,22 +52,23 @@ def one_forward_one_backward_star(line: Line, microbatches: int, period: int | N
 
     Beaumont, Eyraud-Dubois, Shilova, "Pipelined Model Parallelism: Complexity Results and Memory Considerations",
     Euro-Par 2021: from the last stage backwards, stages are put into groups as large as fit into the period, and a
-    stage of the g-th group holds g activations. Any schedule of that period holds as many: stages that hold the same
-    number do a forward through all of them and then a backward before the next forward. A delay between ranks of a
-    group counts twice in it, where the paper has links that transfer one thing at a time.
+    stage of the g-th group holds g activations. Why none holds fewer: between two forwards of stage s that are h(s)
+    apart fit a way up to stage t, a way back, and what t does first; so the work of stages s to t, with the delays of
+    both ways, is at most (h(s) - h(t) + 1) periods. The least numbers that satisfy this are those of the groups where
+    there are no delays. Delays are on top here; the paper has links that transfer one thing at a time instead.
 
     Raises ``ValueError`` for a period that a rank's own work exceeds.
     """
     works = [stage.work for stage in line.stages]
-    period = period if period is not None else max(works)
+    period = max(1, *works) if period is None else period
     if max(works) > period:
         raise ValueError(f"a rank works for {max(works)} ns in every period of {period} ns")
     held = [1] * len(works)
-    load = works[-1]
-    for stage in reversed(range(len(works) - 1)):
-        load += works[stage] + 2 * line.delay
-        held[stage] = held[stage + 1] + (load > period)
-        load = works[stage] if load > period else load
+    for first in reversed(range(len(works))):
+        load = works[first]
+        for last in range(first + 1, len(works)):
+            load += works[last] + 2 * line.delay
+            held[first] = max(held[first], held[last] - 1 + -(-load // period))
     return _with_at_most(held, microbatches)
 
 
