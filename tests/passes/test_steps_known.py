@@ -79,11 +79,9 @@ def test_bubble_of_interleaved(chunks: int, stage: Stage) -> None:
         assert idle(known, line, m) * (chunks * m + p - 1) == makespan * (p - 1)
 
 
-@pytest.mark.parametrize(
-    "stage", [Stage(0, 10, 10, 10), Stage(0, 10, 12, 8), Stage(0, 10, 11, 9), Stage(0, 10, 9, 7), Stage(0, 9, 10, 9)]
-)
+@pytest.mark.parametrize("stage", [Stage(0, *times) for times in product((8, 10), (8, 13), (0, 5, 8))])
 def test_idle_time_of_zb_h1_and_zb_h2(stage: Stage) -> None:
-    """(p-1)(F+I-W) and (p-1)(F+I-2W): table 2 of Qi et al.; none in H2 for F = I = W."""
+    """(p-1)(F+I-W) and (p-1)(F+I-2W): table 2 of Qi et al., for W no longer than F and I."""
     for p, m in ENOUGH:
         for name, weights in (("ZB-H1", 1), ("ZB-H2", 2)):
             line = KNOWN[name].line(p, stage)
