@@ -52,10 +52,11 @@ def one_forward_one_backward_star(line: Line, microbatches: int, period: int | N
 
     Beaumont, Eyraud-Dubois, Shilova, "Pipelined Model Parallelism: Complexity Results and Memory Considerations",
     Euro-Par 2021: from the last stage backwards, stages are put into groups as large as fit into the period, and a
-    stage of the g-th group holds g activations. Why none holds fewer: between two forwards of stage s that are h(s)
-    apart fit a way up to stage t, a way back, and what t does first; so the work of stages s to t, with the delays of
-    both ways, is at most (h(s) - h(t) + 1) periods. The least numbers that satisfy this are those of the groups where
-    there are no delays. Delays are on top here; the paper has links that transfer one thing at a time instead.
+    stage of the g-th group holds g activations. Why none holds fewer: if stage s holds h(s), a forward of it leads to
+    one of stage t behind, the backward that t does next to one of s, and that to the forward of s h(s) - h(t) + 1
+    micro-batches after the first. So the work of stages s to t, with the delays of both ways, fits into as many
+    periods. The least numbers for which it does are those of the groups where there are no delays. Delays are on top
+    here; the paper has links that transfer one thing at a time instead.
 
     Raises ``ValueError`` for a period that a rank's own work exceeds.
     """

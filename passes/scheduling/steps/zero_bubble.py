@@ -14,8 +14,8 @@ from passes.scheduling.steps.phases import spelled
 def zb_h1(ranks: int, microbatches: int) -> Orders:
     """Section 2.1, figure 3 (top): ``I`` and ``F`` of 1F1B, and ``W`` late enough that all ranks hold the same.
 
-    Table 2: idle (p-1)(F+I-W) of the makespan (if W <= F, I), p activations held; section 2.3: on rank s (from 0) p-s of them, and s
-    of what ``I`` leaves for ``W``.
+    Table 2: idle (p-1)(F+I-W) of the makespan if W <= F and W <= I, p activations held; section 2.3: on rank s (from 0)
+    p-s of them, and s of what ``I`` leaves for ``W``.
     """
     return _by_hand(ranks, microbatches, 1)
 
@@ -23,8 +23,8 @@ def zb_h1(ranks: int, microbatches: int) -> Orders:
 def zb_h2(ranks: int, microbatches: int) -> Orders:
     """Section 2.2, figure 3 (bottom): twice the forwards before the first backward, and ``W`` later still.
 
-    Table 2: idle (p-1)(F+I-2W) of the span (if W <= F, I), 2p-1 activations held; section 2.3: on rank s (from 0) 2(p-s)-1
-    of them, and 2s of what ``I`` leaves for ``W``.
+    Table 2: idle (p-1)(F+I-2W) of the span if W <= F and W <= I, 2p-1 activations held; section 2.3: on rank s (from 0)
+    2(p-s)-1 of them, and 2s of what ``I`` leaves for ``W``.
     """
     return _by_hand(ranks, microbatches, 2)
 
