@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
-from compiler.targets.pipelines import ANY_STAGE, refuse
+from compiler.targets.pipelines import ANY_STAGE, FILLING, default_batch, refuse
 from compiler.targets.text import ranges
 from compiler.view import Accelerators, Move, Task, view_of
 from dialects.diagnostics import TaktError
@@ -106,7 +106,7 @@ class Fragments:
         assert graph is not None
         if microbatches is not None and microbatches < 1:
             raise TaktError(f"{microbatches} micro-batches: there must be at least 1")
-        self.microbatches = microbatches or 3 * max(1, self.view.in_flight)
+        self.microbatches = microbatches or default_batch(self.view)
         self.graph: GraphOp = graph
         self.operators: tuple[OperatorOp, ...] = tuple(graph.operators())
         self.meshes: tuple[Accelerators, ...] = tuple(sorted({c for t in self.view.tasks for c in t.copies}))
@@ -124,17 +124,8 @@ class Fragments:
                     if there != place:
                         message = f"'{task.name}' runs on accelerators {ranges(place)}, and '{other.name}' on"
                         message += f" {ranges(there)}: meshes of mpmd are equal or have no accelerator in common"
-                        raise refuse(self.operators, task, message, self._nearest())
-
-    def _nearest(self) -> str:
-        """The option that makes a schedule with meshes, and changes least."""
-        granted = {s.index: s.granted for s in self.view.stages}
-        blocks = set(granted.values())
-        disjoint = sum(map(len, blocks)) == len({p for block in blocks for p in block})
-        inside = all({*t.copies[0]} <= {*granted.get(t.stage or 0, ())} for t in self.view.tasks)
-        if disjoint and inside and (len(blocks) > 1 or self.view.plan == "stages"):
-            return ANY_STAGE
-        return "use --plan stages, with --allotments stage"
+                        hint = ANY_STAGE if self.view.plan in FILLING else "use --plan stages, with --allotments stage"
+                        raise refuse(self.operators, task, message, hint)
 
     # --- what is read --------------------------------------------------------------------------
 

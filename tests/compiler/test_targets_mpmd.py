@@ -19,6 +19,7 @@ import pytest
 from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
 from xdsl.ir import SSAValue
 
+from compiler.ir_input import parse_ir
 from compiler.pipeline import Options, new_context, run_pipeline
 from compiler.targets.mpmd import emit
 from compiler.view import Accelerators, ScheduleView, view_of
@@ -633,16 +634,18 @@ def test_overlapping_sets_name_the_operator_and_the_nearest_option(operator: Any
     assert found.hint.startswith("--allotments stage ")
 
 
-def test_plans_without_blocks_of_their_own_are_refused(operator: Any, build: Any):
+@pytest.mark.parametrize("plan", ["pushed", "shared", "laminar"])
+def test_plans_that_cannot_fill_stages_are_refused(operator: Any, build: Any, plan: str):
     a = operator("a", [], 10, [[0, 1]], 0, stage=0)
-    b = operator("b", ["a"], 10, [[1, 2]], 10, stage=1)
-    for stages in ([[0, 1], [1, 2]], [[0, 1], [2]]):
-        with pytest.raises(TaktError) as refused:
-            emit(build([a, b], pattern=30, accelerators=4, stages=stages))
-        (found,) = refused.value.diagnostics
-        assert "'b' runs on accelerators 1:3, and 'a' on 0:2" in found.message
-        assert found.hint is not None
-        assert found.hint.startswith("use --plan stages")
+    b = operator("b", ["a"], 10, [[1]], 10, stage=0)
+    c = operator("c", ["b"], 10, [[2]], 20, stage=1)
+    module = build([a, b, c], pattern=30, accelerators=4, stages=[[0, 1], [2]])
+    text = str(module).replace('plan "stages"', f'plan "{plan}"')
+    with pytest.raises(TaktError) as refused:
+        emit(parse_ir(new_context(), text, "m.mlir"))
+    (found,) = refused.value.diagnostics
+    assert "'b' runs on accelerators 1:2, and 'a' on 0:2" in found.message
+    assert found.hint == "use --plan stages, with --allotments stage"
 
 
 def test_copies_that_overlap_each_other_are_refused(operator: Any, build: Any):
