@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
-from compiler.targets.pipelines import ANY_STAGE, FILLING, default_batch, refuse
+from compiler.targets.pipelines import ANY_STAGE, default_batch, refuse, with_plan
 from compiler.targets.text import ranges
 from compiler.view import Accelerators, Move, Task, view_of
 from dialects.diagnostics import TaktError
@@ -124,8 +124,7 @@ class Fragments:
                     if there != place:
                         message = f"'{task.name}' runs on accelerators {ranges(place)}, and '{other.name}' on"
                         message += f" {ranges(there)}: meshes of mpmd are equal or have no accelerator in common"
-                        hint = ANY_STAGE if self.view.plan in FILLING else "use --plan stages, with --allotments stage"
-                        raise refuse(self.operators, task, message, hint)
+                        raise refuse(self.operators, task, message, with_plan(self.view, ANY_STAGE))
 
     # --- what is read --------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ from dialects.diagnostics import TaktError, at
 from dialects.operators import OperatorOp
 from dialects.structure import find_graph
 
-FILLING = ("stages", "interleaved", "v")
-"""The plans that take ``--allotments stage``."""
+KEEPING = ("stages", "interleaved", "v")
+"""The plans that take ``--allotments`` and ``--granularity``."""
 ANY_STAGE = "--allotments stage gives every operator of a stage all accelerators of the stage"
 
 
@@ -61,6 +61,11 @@ class Pipeline:
     def refuse(self, task: Task, message: str, hint: str | None = None) -> TaktError:
         """An error about an operator."""
         return refuse(self.operators, task, message, hint)
+
+
+def with_plan(view: ScheduleView, hint: str) -> str:
+    """A hint that begins with ``--allotments`` or ``--granularity``, with a plan before it that takes them."""
+    return hint if view.plan in KEEPING else f"--plan stages {hint}"
 
 
 def default_batch(view: ScheduleView) -> int:
@@ -139,4 +144,4 @@ def _check(
         if block[0] not in place:
             message = f"'{task.name}' runs on accelerators {ranges(place)}, without accelerator {block[0]}"
             message += f" that leads {ranges(block)}: {target} has whole stages only"
-            raise refuse(operators, task, message, ANY_STAGE if view.plan in FILLING else "use --plan stages")
+            raise refuse(operators, task, message, ANY_STAGE if view.plan in KEEPING else "use --plan stages")
