@@ -250,7 +250,7 @@ def test_chunks_fill_their_blocks(
     except InvalidProblem as refused:
         (violation,) = refused.violations
         assert memory or not common
-        assert memory or "in this plan each must be able to run on every block" in violation.message
+        assert memory or "in this plan, unlike 'stages', each must be able to run on every one" in violation.message
         return
     assert {len(block) for block in plan.blocks} <= common
     assert check_filled(plan.staged(replace(problem, memory=0))).period == plan.period
