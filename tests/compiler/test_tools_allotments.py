@@ -161,7 +161,7 @@ def test_the_operator_that_fits_no_stage_is_named() -> None:
         ("stages", "operation 'b' runs on 4 accelerators, and what comes before it leaves 3 of 4"),
         (
             "interleaved",
-            "operation 'a' runs on 1 accelerators, most others on blocks of 4: in this plan, unlike 'stages', each must",
+            "operation 'a' runs on 1 accelerators, most others on blocks of 4: in this plan, unlike 'stages', each",
         ),
     ):
         with pytest.raises(TaktError, match=message) as refused:
