@@ -1,4 +1,4 @@
-"""Passes as text: reading ``name{option=value ...},name``, and describing passes for people."""
+"""Passes and targets as text: reading ``name{option=value ...},name``, and describing passes for people."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import textwrap
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import pairwise
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from xdsl.passes import ModulePass
 from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
 from xdsl.utils.exceptions import ArgSpecParseError
+from xdsl.utils.target import Target
 
 from compiler.command_line import UsageError, did_you_mean
 
 PassFactories = Mapping[str, Callable[[], type[ModulePass]]]
+TargetFactories = Mapping[str, Callable[[], type[Target]]]
+_Named = TypeVar("_Named", ModulePass, Target)
 
 
 def own_passes() -> PassFactories:
@@ -60,22 +63,33 @@ def parse_passes(text: str, passes: PassFactories) -> tuple[ModulePass, ...]:
     try:
         specs = list(parse_pipeline(text))
     except ArgSpecParseError as error:  # a BaseException in xDSL 0.74
-        raise UsageError(_syntax_message(error, text)) from None
-    return tuple(_from_spec(find_pass(spec.name, passes), spec) for spec in specs)
+        message = f"bad pipeline '{text}', {_syntax_message(error)}"
+        raise UsageError(f'{message}; write PASS{{option=value option="text"}},PASS') from None
+    return tuple(_from_spec(find_pass(spec.name, passes), spec, "pass") for spec in specs)
 
 
-def _syntax_message(error: ArgSpecParseError, text: str) -> str:
+def parse_target(text: str, targets: TargetFactories) -> Target:
+    """The target that ``name`` or ``name{option=value}`` asks for; UsageError, naming it and the option, if none."""
+    try:
+        specs = list(parse_pipeline(text))
+    except ArgSpecParseError as error:
+        message = f"bad target '{text}', {_syntax_message(error)}"
+        raise UsageError(f"{message}; write TARGET{{option=value}}") from None
+    name = specs[0].name if len(specs) == 1 else text
+    if name not in targets:
+        raise UsageError(f"there is no target '{name}'{did_you_mean(name, targets)}")
+    return _from_spec(targets[name](), specs[0], "target")
+
+
+def _syntax_message(error: ArgSpecParseError) -> str:
     # Lines: a title, the place, the text, carets, the message below them.
     lines = str(error).splitlines()
     column = lines[1].rpartition(":")[2] if len(lines) > 1 else "1"
-    reason = lines[4].strip() if len(lines) > 4 else "not a pipeline"
-    return (
-        f"bad pipeline '{text}', at character {column}: {reason[:1].lower()}{reason[1:]}; "
-        'write PASS{option=value option="text"},PASS'
-    )
+    reason = lines[4].strip() if len(lines) > 4 else "this cannot be read"
+    return f"at character {column}: {reason[:1].lower()}{reason[1:]}"
 
 
-def _from_spec(cls: type[ModulePass], spec: ArgSpec) -> ModulePass:
+def _from_spec(cls: type[_Named], spec: ArgSpec, kind: str) -> _Named:
     spec = spec.normalize_parameter_names()
     hints = get_type_hints(cls)
     options = [f.name for f in dataclasses.fields(cls) if f.init]
@@ -83,7 +97,7 @@ def _from_spec(cls: type[ModulePass], spec: ArgSpec) -> ModulePass:
     for name, value in spec.parameters.items():
         if name not in options:
             shown = [_dashed(o) for o in options]
-            raise UsageError(f"pass '{cls.name}' has no option '{_dashed(name)}'{did_you_mean(_dashed(name), shown)}")
+            raise UsageError(f"{kind} '{cls.name}' has no option '{_dashed(name)}'{did_you_mean(_dashed(name), shown)}")
         values[name] = _floats(value, hints[name])
     for name in values:
         try:  # one at a time, to know which one is wrong
@@ -92,12 +106,12 @@ def _from_spec(cls: type[ModulePass], spec: ArgSpec) -> ModulePass:
                 cls.from_spec(ArgSpec(cls.name, {**required, name: values[name]}))
         except ValueError:
             given = ",".join(str(v).lower() if isinstance(v, bool) else str(v) for v in values[name])
-            expected = f"option '{_dashed(name)}' of pass '{cls.name}' takes {show_type(hints[name])}"
+            expected = f"option '{_dashed(name)}' of {kind} '{cls.name}' takes {show_type(hints[name])}"
             raise UsageError(f"{expected}, not '{given}'" if given else f"{expected}, and got no value") from None
     try:
         return cls.from_spec(ArgSpec(cls.name, values))
     except ValueError as error:
-        raise UsageError(f"pass '{cls.name}': {error}") from None
+        raise UsageError(f"{kind} '{cls.name}': {error}") from None
 
 
 def _floats(value: tuple[Any, ...], hint: Any) -> tuple[Any, ...]:

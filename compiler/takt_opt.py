@@ -12,17 +12,14 @@ from typing import cast
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import PassPipeline
-from xdsl.utils.target import Target
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from compiler.command_line import (
     FAILED,
     OK,
     ArgumentParser,
-    UsageError,
     assignment,
     check_output,
-    did_you_mean,
     guarded,
     print_diagnostics,
     write_output,
@@ -30,7 +27,15 @@ from compiler.command_line import (
 from compiler.diagnostics import Renderer, SourceCache
 from compiler.loading import Format, Input, load_module, read_input
 from compiler.output import Reporter, Timing, print_ir
-from compiler.pass_text import all_passes, find_pass, list_passes, parse_passes, pass_help
+from compiler.pass_text import (
+    TargetFactories,
+    all_passes,
+    find_pass,
+    list_passes,
+    parse_passes,
+    parse_target,
+    pass_help,
+)
 from compiler.pipeline import run_pass, verify
 from compiler.targets import TARGETS
 from compiler.targets.registry import REGISTRY
@@ -137,9 +142,7 @@ class TaktOptMain(xDSLOptMain):
         if args.pass_help:
             sys.stdout.write(pass_help(find_pass(args.pass_help, self.available_passes)))
             return OK
-        name = args.target.split("{")[0]
-        if name not in self.available_targets:
-            raise UsageError(f"there is no target '{name}'{did_you_mean(name, self.available_targets)}")
+        self.wanted = parse_target(args.target, cast(TargetFactories, self.available_targets))
         self.setup_pipeline()
         check_output(args.output_file)
         given = read_input(args.input_file, self.sources, cast(Format | None, args.frontend), unclear="mlir")
@@ -189,19 +192,8 @@ class TaktOptMain(xDSLOptMain):
         if self.args.target == "mlir":
             return print_ir(prog, generic=self.args.print_op_generic, locations=self.args.print_debuginfo)
         stream = StringIO()
-        self.make_target().emit(self.ctx, prog, stream)
+        self.wanted.emit(self.ctx, prog, stream)
         return stream.getvalue()
-
-    def make_target(self) -> Target:
-        """The target of ``-t``, with its options; UsageError when they are wrong."""
-        from xdsl.utils.arg_spec import parse_spec
-        from xdsl.utils.exceptions import ArgSpecParseError
-
-        try:
-            spec = parse_spec(self.args.target)
-            return self.available_targets[spec.name]().from_spec(spec)  # pyright: ignore
-        except (ArgSpecParseError, ValueError) as error:
-            raise UsageError(f"bad target '{self.args.target}': {str(error).splitlines()[0]}") from None
 
 
 def split_input(given: Input) -> list[Input]:

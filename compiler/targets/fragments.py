@@ -2,14 +2,16 @@
 
 A *mesh* is a set of accelerators that runs something; meshes are equal or disjoint. A *fragment* runs as a whole: what
 it reads is there when it begins, what it makes leaves when it ends. So a stretch of operators that a mesh runs for one
-micro-batch is cut where the schedule has something between two of them: an operator of another micro-batch, a transfer
-that takes a result of the stretch away, or one that brings what a later operator reads. Then nothing is sent later,
-and nothing begins later, than it may in the schedule. The cuts are those of the steady state, for all micro-batches.
+micro-batch is cut before an operator where the schedule has something earlier: an operator of another micro-batch, a
+transfer that takes a result of the stretch away before the operator ends, or one that brings what the operator reads.
+Then nothing is sent later than it may in the schedule, and nothing begins later, but for operators without time that
+stand in the course of another. The cuts are those of the steady state, for all micro-batches.
 
-**Order.** The key of an operator is its time, then its micro-batch, then its place in the graph; that of a fragment is
-its first operator's. Transfers have such keys too, and come first among what begins at one moment. Everything reads
-only what has a smaller key: so the list of all fragments and transfers, sorted by key, is an order in which values are
-defined before they are read, and in which meshes that work through their parts never wait for each other in a circle.
+**Order.** The key of an operator is its time, then whether it takes any, then its micro-batch, then its place in the
+graph; that of a fragment is its first operator's. Transfers have such keys too, and come first among what begins at one
+moment. Everything reads only what has a smaller key: so the list of all fragments and transfers, sorted by key, is an
+order in which values are defined before they are read, and in which meshes that work through their parts never wait for
+each other in a circle.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Literal, NamedTuple
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
-from compiler.targets.pipelines import ANY_STAGE, refuse
+from compiler.targets.pipelines import ANY_STAGE, default_batch, refuse, with_plan
 from compiler.targets.text import ranges
 from compiler.view import Accelerators, Move, Task, view_of
 from dialects.diagnostics import TaktError
@@ -104,7 +106,7 @@ class Fragments:
         assert graph is not None
         if microbatches is not None and microbatches < 1:
             raise TaktError(f"{microbatches} micro-batches: there must be at least 1")
-        self.microbatches = microbatches or 3 * max(1, self.view.in_flight)
+        self.microbatches = microbatches or default_batch(self.view)
         self.graph: GraphOp = graph
         self.operators: tuple[OperatorOp, ...] = tuple(graph.operators())
         self.meshes: tuple[Accelerators, ...] = tuple(sorted({c for t in self.view.tasks for c in t.copies}))
@@ -122,17 +124,7 @@ class Fragments:
                     if there != place:
                         message = f"'{task.name}' runs on accelerators {ranges(place)}, and '{other.name}' on"
                         message += f" {ranges(there)}: meshes of mpmd are equal or have no accelerator in common"
-                        raise refuse(self.operators, task, message, self._nearest())
-
-    def _nearest(self) -> str:
-        """The option that makes a schedule with meshes, and changes least."""
-        granted = {s.index: s.granted for s in self.view.stages}
-        blocks = set(granted.values())
-        disjoint = sum(map(len, blocks)) == len({p for block in blocks for p in block})
-        inside = all({*t.copies[0]} <= {*granted.get(t.stage or 0, ())} for t in self.view.tasks)
-        if disjoint and inside and (len(blocks) > 1 or self.view.plan == "stages"):
-            return ANY_STAGE
-        return "use --plan stages, with --allotments stage"
+                        raise refuse(self.operators, task, message, with_plan(self.view, ANY_STAGE))
 
     # --- what is read --------------------------------------------------------------------------
 
@@ -206,7 +198,11 @@ class Fragments:
         return ns * self.view.microbatches + microbatch * self.view.pattern
 
     def _key(self, task: int, microbatch: int) -> Key:
-        return self._time(self.view.tasks[task].start, microbatch), 1, microbatch, task, 0
+        return self._time(self.view.tasks[task].start, microbatch), self._rank(task), microbatch, task, 0
+
+    def _rank(self, task: int) -> int:
+        """What takes no time comes before what does: it has ended by then."""
+        return 2 if self.view.tasks[task].time else 1
 
     def move(self, value: Value) -> Move | None:
         """The reservation that brings a value to its mesh, the earliest if several do; None where there is none."""
@@ -267,42 +263,43 @@ class Fragments:
         """Whether something lies between the last task of a stretch and ``v``."""
         if (stretch[-1], v, turn) not in self._followers:
             return True
-        begin, here = self._key(stretch[0], turn), self._key(v, turn)
+        begin, end = self._key(stretch[0], turn), self._time(self.view.tasks[v].end, turn)
         for read in self.reads[v]:
             if read.kind != "input" and self.home(value := self._value(read, turn, mesh)) != mesh:
                 key, ready = self._moved(value)
                 if ready > begin[0] or key > begin:
                     return True
-        return any(key < here for u in stretch for key in self._departures(u, turn))
+        return any(moment < end for u in stretch for moment in self._departures(u, turn))
 
     @cached_property
     def _followers(self) -> set[tuple[int, int, int]]:
         """``u, v, turn``: a mesh that ran ``u`` for a micro-batch of that turn then runs ``v`` for the same."""
         rounds = self.view.rounds
-        cyclic: dict[Accelerators, list[tuple[int, int, int, int, int]]] = {}
+        cyclic: dict[Accelerators, list[tuple[int, int, int, int, int, int]]] = {}
         for turn in range(rounds):
             for task in self.view.tasks:
                 lag, phase = divmod(self._time(task.start, turn), rounds * self.view.pattern)
                 # In one window the micro-batch is the greater, the smaller its lag.
-                entry = phase, turn - rounds * lag, task.index, turn, lag
+                entry = phase, self._rank(task.index), turn - rounds * lag, task.index, turn, lag
                 cyclic.setdefault(task.set_of(turn), []).append(entry)
         found: set[tuple[int, int, int]] = set()
         for entries in map(sorted, cyclic.values()):
-            for place, (_, _, v, turn, lag) in enumerate(entries):
-                _, _, u, before, passed = entries[place - 1]
+            for place, (*_, v, turn, lag) in enumerate(entries):
+                *_, u, before, passed = entries[place - 1]
                 if before == turn and lag == passed + (place == 0):
                     found.add((u, v, turn))
         return found
 
-    def _departures(self, u: int, turn: int) -> list[Key]:
-        """Keys of the transfers that take results of a task to other meshes."""
+    def _departures(self, u: int, turn: int) -> list[int]:
+        """When the results of a task leave for other meshes."""
         home = self.view.tasks[u].set_of(turn)
-        found: list[Key] = []
+        found: list[int] = []
         for r in range(len(self.operators[u].results)):
             for v, distance in self._readers.get(Read("value", u, r), ()):
                 there = self.view.tasks[v].set_of(turn + distance)
                 if there != home:
-                    found.append(self._moved(Value(u, r, turn, there))[0])
+                    move = self.move(Value(u, r, turn, there))
+                    found.append(self._time(self.view.tasks[u].end if move is None else move.start, turn))
         return found
 
     # --- all of it -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.targets.pipelines import Pipeline, pipeline_of, refuse
+from compiler.targets.pipelines import Pipeline, pipeline_of, refuse, with_plan
 from compiler.targets.text import counted
 from compiler.view import ScheduleView, Task, view_of
 from dialects.diagnostics import Diagnostic, TaktError, at
@@ -182,8 +182,10 @@ def _cut(row: _Row, pipeline: Pipeline) -> Diagnostic | None:
         else:
             side = "first" if part < 0 else "last"
             message = f"{where} and part of {row.name(part)}: {row.target} has that in the {side} stage, {number}"
-        whole = layer or row.one_call(part)
-        return at(row.operators[task.index], message, WHOLE if whole else f"make {row.name(part)} a block: {WHOLE}")
+        hint = with_plan(row.view, WHOLE)
+        if not (layer or row.one_call(part)):
+            hint = f"make {row.name(part)} a block: {hint}"
+        return at(row.operators[task.index], message, hint)
     return None
 
 
@@ -239,7 +241,7 @@ def _uneven(pipeline: Pipeline, target: str, width: int | None) -> Diagnostic | 
             return None
         others = f"{sum(t.allotment == width for t in tasks)} of {len(tasks)} operators on {width}"
         message = f"'{task.name}' runs on {counted(task.allotment, 'accelerator')}, {others}"
-        hint = f"--allotments {width} gives every operator {width}"
+        hint = with_plan(pipeline.view, f"--allotments {width} gives every operator {width}")
     return at(pipeline.operators[task.index], f"{message}: {one_degree}", hint)
 
 
@@ -249,6 +251,6 @@ def _unused(pipeline: Pipeline, target: str, width: int | None) -> Diagnostic | 
         granted, first = len(pipeline.blocks[rank]), pipeline.tasks(stage)[0]
         if granted != width:
             message = f"'{first.name}' runs on {width} of the {granted} accelerators of its stage"
-            hint = f"--allotments {width} has stages of {width}"
+            hint = with_plan(pipeline.view, f"--allotments {width} has stages of {width}")
             return at(pipeline.operators[first.index], f"{message}: the ranks of {target} have one width", hint)
     return None

@@ -8,27 +8,22 @@ with the operator that stands in the way, and with the option that makes a plan 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.targets.text import ranges
 from compiler.view import Accelerators, ScheduleView, Task, view_of
-from dialects.diagnostics import Diagnostic, TaktError, at
+from dialects.diagnostics import TaktError, at
 from dialects.operators import OperatorOp
 from dialects.structure import find_graph
 
+KEEPING = ("stages", "interleaved", "v")
+"""The plans that take ``--allotments`` and ``--granularity``."""
 ANY_STAGE = "--allotments stage gives every operator of a stage all accelerators of the stage"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a rank does at a stretch: a stage for one micro-batch."""
-
-    stage: int
-    microbatch: int
 
 
 @dataclass(frozen=True)
@@ -42,49 +37,40 @@ class Pipeline:
     blocks: tuple[Accelerators, ...]
     """Accelerators of each rank, its leader first."""
 
-    @property
-    def default_batch(self) -> int:
-        """A number of micro-batches with a fill, a steady state and a drain: three times those in flight."""
-        return 3 * self.view.in_flight
-
     def tasks(self, stage: int) -> list[Task]:
         """The operators of a stage, in program order."""
         return [self.view.tasks[v] for v in self.stages[stage]]
 
-    def start(self, stage: int) -> int:
-        """When the stage begins micro-batch 0, ns."""
-        return min((t.start for t in self.tasks(stage)), default=0)
+    @cached_property
+    def spans(self) -> tuple[tuple[Fraction, Fraction], ...]:
+        """For each stage, when it begins micro-batch 0, and when that has left it, ns.
 
-    def end(self, stage: int) -> int:
-        """When micro-batch 0 has left the stage, ns."""
-        return max((t.end for t in self.tasks(stage)), default=0)
-
-    def crossings(self) -> Iterator[tuple[int, int, int, int]]:
-        """Values read in another stage: stage and task that make it, number of the result, stage that reads it.
-
-        Each once for a reading stage, in order of program and stage.
+        A stage without time that the schedule has in the course of another on the same rank begins when that one ends.
         """
-        home = {v: s for s, tasks in enumerate(self.stages) for v in tasks}
-        found: dict[tuple[int, int, int, int], None] = {}
-        for edge in self.view.edges:
-            a, b = home[edge.producer], home[edge.consumer]
-            if a != b:
-                for result in edge.results:
-                    found[a, edge.producer, result, b] = None
-        yield from sorted(found, key=lambda c: (c[1], c[2], c[3]))
-
-    def order(self, microbatches: int) -> list[list[Cell]]:
-        """For each rank, its cells as scheduled: by the time at which they begin."""
         period = self.view.period
-        keyed: list[list[tuple[Fraction, int, int]]] = [[] for _ in self.blocks]
-        for stage, rank in enumerate(self.rank_of):
-            start = self.start(stage)
-            keyed[rank] += [(start + i * period, i, stage) for i in range(microbatches)]
-        return [[Cell(stage, i) for _, i, stage in sorted(found)] for found in keyed]
+        given = [(min(t.start for t in of), max(t.end for t in of)) for of in map(self.tasks, range(len(self.stages)))]
+        found: list[tuple[Fraction, Fraction]] = []
+        for rank, (begin, end) in zip(self.rank_of, given, strict=True):
+            moment = Fraction(begin)
+            if begin == end:
+                others = (span for r, span in zip(self.rank_of, given, strict=True) if r == rank)
+                moment += max(high - low - (begin - low) % period for low, high in others)
+            found.append((moment, max(moment, Fraction(end))))
+        return tuple(found)
 
     def refuse(self, task: Task, message: str, hint: str | None = None) -> TaktError:
         """An error about an operator."""
         return refuse(self.operators, task, message, hint)
+
+
+def with_plan(view: ScheduleView, hint: str) -> str:
+    """A hint that begins with ``--allotments`` or ``--granularity``, with a plan before it that takes them."""
+    return hint if view.plan in KEEPING else f"--plan stages {hint}"
+
+
+def default_batch(view: ScheduleView) -> int:
+    """A number of micro-batches with a fill, a steady state and a drain: three times those in flight."""
+    return 3 * max(1, view.in_flight)
 
 
 def refuse(operators: Sequence[OperatorOp], task: Task, message: str, hint: str | None = None) -> TaktError:
@@ -95,8 +81,8 @@ def refuse(operators: Sequence[OperatorOp], task: Task, message: str, hint: str 
 def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
     """The pipeline of a scheduled module for ``target``, a name for messages.
 
-    Raises :class:`TaktError` for a schedule that is none: stages whose blocks overlap, operators outside the block of
-    their stage or without its leader, copies, and stages that wait for each other in a circle.
+    Raises :class:`TaktError` for a schedule that is none: operators outside the block of their stage or without its
+    leader, copies, and stages that wait for each other in a circle.
     """
     view = view_of(module)
     graph = find_graph(module)
@@ -109,14 +95,14 @@ def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
             raise refuse(operators, task, f"'{task.name}' is in no stage, and {target} has stages", hint)
         members[task.stage].append(task.index)
     granted = {s.index: s.granted for s in view.stages}
-    used = [s for s in _in_flow(view, members) if members[s]]
+    used = [s for s in _in_flow(view, operators, members) if members[s]]
     blocks = list(dict.fromkeys(granted[s] for s in used))
-    _check(view, operators, target, granted, blocks)
+    _check(view, operators, target, granted)
     stages = tuple(tuple(members[s]) for s in used)
     return Pipeline(view, operators, stages, tuple(blocks.index(granted[s]) for s in used), tuple(blocks))
 
 
-def _in_flow(view: ScheduleView, members: dict[int, list[int]]) -> list[int]:
+def _in_flow(view: ScheduleView, operators: Sequence[OperatorOp], members: dict[int, list[int]]) -> list[int]:
     """Stages in a topological order of what they read, earlier ones first where there is a choice."""
     home = {v: s for s, tasks in members.items() for v in tasks}
     after: dict[int, set[int]] = {s: set() for s in members}
@@ -128,9 +114,12 @@ def _in_flow(view: ScheduleView, members: dict[int, list[int]]) -> list[int]:
     while len(order) < len(after):
         ready = [s for s, before in after.items() if s not in order and before <= set(order)]
         if not ready:
-            left = sorted(s for s in after if s not in order)
-            message = f"stages {', '.join(map(str, left))} read from each other in a circle"
-            raise TaktError(Diagnostic(message, hint="--plan stages cuts the model so that they do not"))
+            left = [s for s in after if s not in order]
+            ends = ((home[e.producer], home[e.consumer], e.consumer) for e in view.edges if not e.distance)
+            read = next(v for a, b, v in ends if a != b and a in left and b in left)
+            message = f"'{view.tasks[read].name}' is in one of the stages {', '.join(map(str, left))}"
+            hint = "--plan stages cuts the model so that they do not"
+            raise refuse(operators, view.tasks[read], f"{message}, which read from each other in a circle", hint)
         order.append(min(ready))
     return order
 
@@ -140,15 +129,7 @@ def _check(
     operators: Sequence[OperatorOp],
     target: str,
     granted: dict[int, Accelerators],
-    blocks: Iterable[Accelerators],
 ) -> None:
-    owner: dict[int, Accelerators] = {}
-    for block in blocks:
-        for p in block:
-            other = owner.setdefault(p, block)
-            if other != block:
-                message = f"accelerator {p} is in the blocks {ranges(other)} and {ranges(block)}"
-                raise TaktError(Diagnostic(f"{message}, and {target} knows ranks only", hint="use --plan stages"))
     for task in view.tasks:
         assert task.stage is not None
         block, place = granted[task.stage], task.copies[0]
@@ -161,7 +142,6 @@ def _check(
             )
             raise refuse(operators, task, message, f"{target} has stages on blocks of their own: use --plan stages")
         if block[0] not in place:
-            single = len(view.stages) == 1
             message = f"'{task.name}' runs on accelerators {ranges(place)}, without accelerator {block[0]}"
             message += f" that leads {ranges(block)}: {target} has whole stages only"
-            raise refuse(operators, task, message, "use --plan stages" if single else ANY_STAGE)
+            raise refuse(operators, task, message, ANY_STAGE if view.plan in KEEPING else "use --plan stages")

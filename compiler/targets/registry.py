@@ -7,11 +7,9 @@ from typing import IO, Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.utils.arg_spec import parse_spec
-from xdsl.utils.exceptions import ArgSpecParseError
 from xdsl.utils.target import Target
 
-from compiler.command_line import UsageError, did_you_mean
+from compiler.pass_text import parse_target
 from compiler.targets import emitter
 
 
@@ -123,14 +121,9 @@ REGISTRY: tuple[type[TaktTarget], ...] = (
 
 def make_target(text: str) -> TaktTarget:
     """The target that ``name`` or ``name{option=value}`` asks for; UsageError when there is none such."""
-    by_name = {target.name: target for target in REGISTRY}
-    try:
-        spec = parse_spec(text)
-        if spec.name not in by_name:
-            raise UsageError(f"there is no target '{spec.name}'{did_you_mean(spec.name, by_name)}")
-        return by_name[spec.name].from_spec(spec)
-    except (ArgSpecParseError, ValueError) as error:
-        raise UsageError(f"bad target '{text}': {str(error).splitlines()[0]}") from None
+    found = parse_target(text, {target.name: lambda target=target: target for target in REGISTRY})
+    assert isinstance(found, TaktTarget)
+    return found
 
 
 def for_batch(target: TaktTarget, microbatches: int | None) -> TaktTarget:

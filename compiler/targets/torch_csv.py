@@ -20,11 +20,14 @@ from math import ceil
 
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.targets.pipelines import Pipeline, pipeline_of
+from compiler.targets.pipelines import Pipeline, default_batch, pipeline_of
 from compiler.view import Move, ScheduleView
 from dialects.diagnostics import Diagnostic, TaktError
 
 NAME = "torch-csv"
+
+MOST_CELLS = 1_000_000
+"""Longer schedules are refused, before they fill the memory."""
 
 Result = tuple[int, int]
 """A task and the number of one of its results."""
@@ -40,9 +43,12 @@ def emit(module: ModuleOp, *, microbatches: int | None = None, form: str = "comp
     _check(pipeline)
     if form == "stages":
         return _stages(pipeline)
-    count = pipeline.default_batch if microbatches is None else microbatches
+    count = default_batch(pipeline.view) if microbatches is None else microbatches
     if count < 1:
         raise TaktError(Diagnostic(f"a schedule has one micro-batch or more, not {count}"))
+    if (cells := count * len(pipeline.stages)) > MOST_CELLS:
+        hint = "fewer --microbatches have fewer"
+        raise TaktError(Diagnostic(f"the stages have {cells:,} cells, more than {MOST_CELLS:,}", hint=hint))
     rows: list[list[str]] = [[] for _ in pipeline.blocks]
     for stage, microbatch, is_message in _order(pipeline, count):
         here = pipeline.rank_of[stage]
@@ -61,7 +67,7 @@ def _check(pipeline: Pipeline) -> None:
         if home[edge.producer] > home[edge.consumer]:
             producer, consumer = pipeline.view.tasks[edge.producer], pipeline.view.tasks[edge.consumer]
             message = f"'{consumer.name}' reads '{producer.name}' of an earlier micro-batch from a later stage"
-            hint = f"{NAME} sends to the next stage only: fewer stages (--stages) keep both in one"
+            hint = f"{NAME} sends to the next stage only: --plan stages with fewer --stages keeps both in one"
             raise pipeline.refuse(consumer, message, hint)
 
 
@@ -87,34 +93,34 @@ def _chain(pipeline: Pipeline) -> list[_Step]:
     period, moves = pipeline.view.period, _moves(pipeline)
     steps: list[_Step] = []
     for stage, time in enumerate([*_times(pipeline), 0]):
-        start, late = Fraction(pipeline.start(stage)), Fraction(0)
+        (start, end), late = pipeline.spans[stage], Fraction(0)
         if steps:
             late = max(0, ceil((steps[-1].arrives - start) / period)) * period
-        place, leaves = _message(pipeline, stage, max([pipeline.end(stage), *(m.start for m in moves[stage])]))
+        place, leaves = _message(pipeline, stage, max([end, *(Fraction(m.start) for m in moves[stage])]))
         arrives = max([leaves + time, *(m.ready for m in moves[stage])])
         steps.append(_Step(start + late, place + late, arrives + late))
     return steps
 
 
-def _message(pipeline: Pipeline, stage: int, leaves: int) -> tuple[Fraction, Fraction]:
+def _message(pipeline: Pipeline, stage: int, leaves: Fraction) -> tuple[Fraction, Fraction]:
     """Where the message of micro-batch 0 stands in the order, and from when on it moves, ns.
 
     It moves as scheduled, from ``leaves`` on. But a rank sends and receives between two cells only: so it is sent
     before the sender begins another cell, and received before the cell in the course of which it is to come, since
     otherwise nobody would compute meanwhile. A cell that began before that of the sender comes first.
     """
-    period, start = pipeline.view.period, Fraction(pipeline.start(stage))
-    place = moves = Fraction(leaves)
-    for other, rank in enumerate(pipeline.rank_of):
+    period, start = pipeline.view.period, pipeline.spans[stage][0]
+    place = moves = leaves
+    for other, (rank, (begin, end)) in enumerate(zip(pipeline.rank_of, pipeline.spans, strict=True)):
         if rank == pipeline.rank_of[stage]:
-            wait = (pipeline.start(other) - start) % period
+            wait = (begin - start) % period
             place = min(place, start + (wait if wait or other > stage else period))
         if rank == pipeline.rank_of[min(stage + 1, len(pipeline.stages) - 1)]:
-            begun = leaves - (leaves - pipeline.start(other)) % period
-            end = begun + pipeline.end(other) - pipeline.start(other)
+            begun = leaves - (leaves - begin) % period
+            ended = begun + end - begin
             if begun < start:
-                moves = max(moves, end)
-            elif leaves < end:
+                moves = max(moves, ended)
+            elif leaves < ended:
                 place = min(place, begun)
     return max(start, place), moves
 
@@ -182,7 +188,8 @@ def _stages(pipeline: Pipeline) -> str:
     rows: list[str] = []
     for stage, members in enumerate(pipeline.stages):
         through = [o.name for o in view.outputs if o.producer is None] if stage == last else []
-        kept = [e for e in view.edges if e.distance and home[e.consumer] == stage]
+        # In increasing order: of several distances the greatest is left.
+        kept = sorted((e for e in view.edges if e.distance and home[e.consumer] == stage), key=lambda e: e.distance)
         row = {
             "stage": stage,
             "rank": pipeline.rank_of[stage],

@@ -250,7 +250,7 @@ def anneal(
     best = (loads.overfull, loads.heaviest, list(at))
     level, done = loads.penalty**0.5, 0
     watched = any(option.params for options in choices.options for option in options)
-    hot = heat * target
+    hot = heat * max(1, target)
     while done < steps:
         temperature = hot * COLD ** (done / steps)
         for _ in range(64):

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from passes.scheduling.blocks import pack_blocks, width_families
 from passes.scheduling.budget import Budget
-from passes.scheduling.data import InvalidProblem, Violation
+from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound, least
 from passes.scheduling.filled import not_on_every_block
 from passes.scheduling.grains import Granularity, cuttable_orders
@@ -260,7 +260,6 @@ def chunk_stages(
     area = area_bound(problem).value
     found: list[tuple[int, SharedPlan]] = []
     known: int | None = None
-    torn: list[Violation] = []
     for order, cuts, layout in _layouts(problem, shape, chunks, reserve, granularity, budget):
         low = max(area, _least_load(layout))
         if known is not None and (low >= known * (1 + tolerance) or allowance.spent()):
@@ -275,15 +274,13 @@ def chunk_stages(
             break
         if layout.fits(at) and (known is None or layout.period(at) <= known * (1 + tolerance)):
             plan = _plan(problem, layout, order, [cuts[position] for position in at])
-            if isinstance(plan, Violation):
-                torn.append(plan)
-            elif plan is not None:
+            if plan is not None:
                 found.append((plan.period, plan))
                 known = plan.period if known is None else min(known, plan.period)
                 budget.report(shape, plan.period)
     budget.spend(allowance.used)
     if not found:
-        raise InvalidProblem(torn[:1] or [no_partition(problem, None, reserve, granularity)])
+        raise InvalidProblem([no_partition(problem, None, reserve, granularity)])
     near = [plan for period, plan in found if period <= min(p for p, _ in found) * (1 + tolerance)]
     return min(near, key=lambda plan: (plan.in_flight, plan.period))
 
@@ -291,15 +288,10 @@ def chunk_stages(
 def _layouts(
     problem: MemoryProblem, shape: Shape, chunks: int, reserve: int, granularity: Granularity, budget: Budget
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], Layout]]:
-    """Orders and widths of blocks worth trying, promising ones first."""
-    item = {v: i for i, members in enumerate(problem.items) for v in members}
-    orders = [
-        (order, tuple(p for p in cuts if not 0 < p < len(order) or item[order[p - 1]] != item[order[p]]))
-        for order, cuts in cuttable_orders(problem, granularity)  # not between neighbours that share parameters
-    ]
+    """Orders, their cuts, and widths of blocks worth trying, promising ones first; no cut tears a group apart."""
     staged = _stage_widths(problem, reserve, granularity, budget)
     rows: list[tuple[int, int, tuple[int, ...], tuple[int, ...], Layout]] = []
-    for rank, (order, cuts) in enumerate(orders):
+    for rank, (order, cuts) in enumerate(cuttable_orders(problem, granularity)):
         for family in width_families(problem):
             profile = Profile(Choices(problem, family), order, reserve, cuts)
             room = 2**62 if profile.room is None else profile.room
@@ -311,7 +303,7 @@ def _layouts(
                 if any(t[-1] > profile.most for t in sums[0]):
                     continue
                 layout = Layout(shape, chunks, widths, *sums, room)
-                rows.append((_least_load(layout), rank, order, cuts, layout))
+                rows.append((_least_load(layout), rank, order, profile.cuts, layout))
     if problem.filled and not rows:
         raise InvalidProblem([not_on_every_block(problem)])
     rows.sort(key=lambda row: (row[0], row[1], len(row[4].widths)))
@@ -360,12 +352,10 @@ def _least_load(layout: Layout) -> int:
     return max(1, -(-int(area.sum()) // sum(layout.widths)))
 
 
-def _plan(
-    problem: MemoryProblem, layout: Layout, order: Sequence[int], cuts: Sequence[int]
-) -> SharedPlan | Violation | None:
+def _plan(problem: MemoryProblem, layout: Layout, order: Sequence[int], cuts: Sequence[int]) -> SharedPlan | None:
     """Stages of the chunks that are not empty; chunks of one block that follow each other are one stage.
 
-    None when the blocks cannot be packed; what is broken when operations that share parameters would be torn apart.
+    None when the blocks cannot be packed.
     """
     blocks = pack_blocks(layout.widths, problem.accelerators, problem.group)
     if blocks is None:
@@ -381,9 +371,6 @@ def _plan(
             homes[v] = len(granted) - 1
     given = tuple(blocks[block] for block in granted)
     staged = problem.staged(given, homes)
-    torn = next(staged.check_common_blocks(), None)
-    if torn is not None:
-        return torn
     solution, _ = schedule_blocks(staged)
     laps = len(granted) - len(set(granted))
     return SharedPlan(given, tuple(homes), {}, solution.period, problem.in_flight(solution), laps)

@@ -61,7 +61,7 @@ def not_on_every_block(problem: MemoryProblem) -> Violation:
     tables = [usable(table, count, memory) or usable(table, count) for table in problem.item_tables]
     width = max({k for table in tables for k in table}, key=lambda k: (sum(k in table for table in tables), k))
     (v, *_), table = next(pair for pair in zip(problem.items, tables, strict=True) if width not in pair[1])
-    message = f"most others on blocks of {width}: in this plan each must be able to run on every block"
+    message = f"most others on blocks of {width}: in this plan, unlike 'stages', each must be able to run on every one"
     return Violation("allotments", f"{_runs_on(problem, v, table)}, {message}", (v,))
 
 

@@ -444,7 +444,8 @@ def _best_plan(
             else:
                 found, high = trial, _period(trial)
         if count is None and not budget.spent():
-            found = _fewer(profile, found, int(max(low, high) * (1 + tolerance)), budget)
+            limit = min(int(max(low, high) * (1 + tolerance)), profile.most)
+            found = _fewer(profile, found, limit, budget)
     except KeyboardInterrupt:
         budget.stop()
     idle = profile.accelerators + profile.unusable - sum(s.width for s in found)

@@ -365,6 +365,11 @@ def test_other_orders_of_ranks_are_refused(
     assert refused(taktc, ROW, target, *WHOLE, *options) == [(place, f"{what}: {target} has no such order", hint)]
 
 
+def test_hints_name_a_plan_that_takes_the_option(taktc: Tool) -> None:
+    ((_, _, hint),) = refused(taktc, ROW, "megatron-layout", "--plan", "shared")
+    assert hint == "--plan stages --granularity block keeps every call of a block in one stage"
+
+
 @pytest.mark.parametrize("plan", ["list", "laminar"])
 def test_plans_of_other_structure_are_refused(taktc: Tool, plan: str) -> None:
     ((_, message, hint),) = refused(taktc, ROW, "megatron-layout", "--plan", plan)

@@ -19,6 +19,8 @@ import pytest
 from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
 from xdsl.ir import SSAValue
 
+from compiler.ir_input import parse_ir
+from compiler.output import print_ir
 from compiler.pipeline import Options, new_context, run_pipeline
 from compiler.targets.mpmd import emit
 from compiler.view import Accelerators, ScheduleView, view_of
@@ -190,8 +192,8 @@ def evaluate(module: ModuleOp, microbatches: int, terms: Terms) -> list[tuple[st
 
 def order_on(view: ScheduleView, mesh: Accelerators, microbatches: int) -> list[tuple[int, str]]:
     """What a mesh runs, as scheduled: micro-batch and operator."""
-    all_of_it = [(t.start + i * view.period, i, t.index) for t in view.tasks for i in range(microbatches)]
-    return [(i, view.tasks[v].name) for _, i, v in sorted(all_of_it) if view.tasks[v].set_of(i) == mesh]
+    all_of_it = [(t.start + i * view.period, t.time > 0, i, t.index) for t in view.tasks for i in range(microbatches)]
+    return [(i, view.tasks[v].name) for *_, i, v in sorted(all_of_it) if view.tasks[v].set_of(i) == mesh]
 
 
 def mesh_of(name: str) -> Accelerators:
@@ -327,6 +329,9 @@ def check_cuts(view: ScheduleView, fragments: list[Step]) -> None:
     def start(fragment: Step, number: int = 0) -> Any:
         return task[fragment.operators[number]].start + fragment.microbatch * period
 
+    def end(fragment: Step, number: int = 0) -> Any:
+        return task[fragment.operators[number]].end + fragment.microbatch * period
+
     def arrivals(fragment: Step) -> Iterator[Any]:
         for edge in view.edges:
             if view.tasks[edge.consumer].name in fragment.operators:
@@ -344,15 +349,15 @@ def check_cuts(view: ScheduleView, fragments: list[Step]) -> None:
                 if view.tasks[edge.consumer].set_of(i + edge.distance) != mesh_of(fragment.meshes[0]):
                     for r in edge.results:
                         move = view.carriers[edge].get(r)
-                        yield (producer.end if move is None else move.landing) + i * period
+                        yield (producer.end if move is None else move.start) + i * period
 
     before: dict[str, Step] = {}
     for f in fragments:
         assert all(t <= start(f) for t in arrivals(f))
-        assert all(t > start(f, -1) for t in departures(f))
+        assert all(t >= end(f, -1) for t in departures(f))
         last = before.get(f.meshes[0])
         if last is not None and last.microbatch == f.microbatch:
-            later = any(t <= start(f) for t in departures(last)) or any(t > start(last) for t in arrivals(f))
+            later = any(t < end(f) for t in departures(last)) or any(t > start(last) for t in arrivals(f))
             assert later or any(
                 start(last) < t.start + i * period < start(f)
                 for t in view.tasks
@@ -402,6 +407,36 @@ def test_other_micro_batches_cut_a_fragment(context: Any, operator: Any, build: 
     module = build([a, b, c], pattern=20, accelerators=2, inputs={"x": 8}, outputs=["c"])
     check_text(context, module, 6)
     assert emit(module, microbatches=6).count("mpmd.fragment<") == (12 if start < 20 else 18)
+
+
+@pytest.mark.mlir
+@pytest.mark.parametrize(("leaves", "fragments"), [(17, 3), (20, 2)])
+def test_a_value_that_leaves_in_the_course_of_an_operator_cuts_before_it(
+    context: Any, operator: Any, build: Any, leaves: int, fragments: int
+):
+    # The link has time for a only when b has begun: a leaves then, and not when b has ended at 20.
+    a = operator("a", ["x"], 10, [[0]], 0, results=[8])
+    operators = [a, operator("b", ["a"], 10, [[0]], 10), operator("c", ["a"], 5, [[1]], leaves + 2)]
+    links = [LinkAttr(StringAttr("all"), IntAttr(2), IntAttr(0), IntAttr(4 * 10**9))]
+    rest: dict[str, Any] = {"inputs": {"x": 8}, "links": links, "moves": [("a", [[1]], "all", leaves, 2)]}
+    module = build(operators, pattern=20, accelerators=2, outputs=["c"], **rest)
+    check_text(context, module, 4)
+    assert emit(module, microbatches=1).count("mpmd.fragment<") == fragments
+
+
+@pytest.mark.mlir
+def test_what_takes_no_time_comes_first_of_what_begins_at_one_moment(context: Any, operator: Any, build: Any):
+    # b begins at 0, too: it does not wait for a.
+    operators = [
+        operator("a", ["x"], 30, [[0]], 0, results=[8]),
+        operator("z", ["x"], 0, [[0]], 0, results=[8]),
+        operator("b", ["z"], 30, [[1]], 0, results=[8]),
+    ]
+    module = build(operators, pattern=30, accelerators=2, inputs={"x": 8}, outputs=["a", "b"])
+    check_text(context, module, 3)
+    read = parsed(context, emit(module, microbatches=1))
+    names = [x.operators for x in steps_of(main_of(read)) if x.kind == "fragment"]
+    assert names == [("z",), ("a",), ("b",)]
 
 
 @pytest.mark.mlir
@@ -563,8 +598,11 @@ def check_control_dependences(view: ScheduleView, lowered: str, microbatches: in
 
 def test_the_example_of_the_page_is_what_is_written():
     model, page = ((EXAMPLES.parent / "docs" / name).read_text(encoding="utf-8") for name in ("ir.md", "outputs.md"))
-    text = emit(of_text(re.findall(r"```takt\n(.*?)```", model, re.DOTALL)[0], stages=2), microbatches=1)
+    module = of_text(re.findall(r"```takt\n(.*?)```", model, re.DOTALL)[0], stages=2)
+    text = emit(module, microbatches=1)
     assert re.findall(r"```mlir\n(module @mlp.*?)```", page, re.DOTALL) == [text]
+    (graph,) = re.findall(r"```mlir\n(takt.graph @mlp scheduled.*?)```", model, re.DOTALL)
+    assert graph in re.sub("^  ", "", print_ir(module), flags=re.MULTILINE)
 
 
 def test_micro_batches_fill_run_steadily_and_drain():
@@ -600,16 +638,19 @@ def test_overlapping_sets_name_the_operator_and_the_nearest_option(operator: Any
     assert found.hint.startswith("--allotments stage ")
 
 
-def test_plans_without_blocks_of_their_own_are_refused(operator: Any, build: Any):
+@pytest.mark.parametrize("plan", ["pushed", "shared", "laminar"])
+def test_plans_that_cannot_fill_stages_are_refused(operator: Any, build: Any, plan: str):
     a = operator("a", [], 10, [[0, 1]], 0, stage=0)
-    b = operator("b", ["a"], 10, [[1, 2]], 10, stage=1)
-    for stages in ([[0, 1], [1, 2]], [[0, 1], [2]]):
-        with pytest.raises(TaktError) as refused:
-            emit(build([a, b], pattern=30, accelerators=4, stages=stages))
-        (found,) = refused.value.diagnostics
-        assert "'b' runs on accelerators 1:3, and 'a' on 0:2" in found.message
-        assert found.hint is not None
-        assert found.hint.startswith("use --plan stages")
+    b = operator("b", ["a"], 10, [[1]], 10, stage=0)
+    c = operator("c", ["b"], 10, [[2]], 20, stage=1)
+    module = build([a, b, c], pattern=30, accelerators=4, stages=[[0, 1], [2]])
+    text = str(module).replace('plan "stages"', f'plan "{plan}"')
+    with pytest.raises(TaktError) as refused:
+        emit(parse_ir(new_context(), text, "m.mlir"))
+    (found,) = refused.value.diagnostics
+    assert "'b' runs on accelerators 1:2, and 'a' on 0:2" in found.message
+    assert found.hint is not None
+    assert found.hint.startswith("--plan stages --allotments stage gives")
 
 
 def test_copies_that_overlap_each_other_are_refused(operator: Any, build: Any):

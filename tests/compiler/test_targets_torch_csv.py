@@ -193,6 +193,10 @@ def test_the_default_is_three_times_the_micro_batches_in_flight(build: Build, op
     assert emit(build(ops, 40, 2, stages=[[0], [1]])).splitlines()[0] == ",".join(f"0F{i}" for i in range(6))
 
 
+def test_what_takes_no_time_has_a_batch_too(build: Build, operator: Any):
+    assert emit(build([operator("a", [], 0, [[0]], 0, stage=0)], 40, 1, stages=[[0]])) == "0F0,0F1,0F2\n"
+
+
 def test_neighbours_on_one_rank_send_nothing(build: Build, operator: Any):
     sets = [[0], [1], [1], [0]]
     ops = [operator(f"s{i}", [f"s{i - 1}"] if i else [], 40, [p], 40 * i, stage=i) for i, p in enumerate(sets)]
@@ -245,6 +249,18 @@ def test_a_stage_that_is_early_waits_whole_periods(build: Build, operator: Any):
     assert hang(comms) is None
 
 
+def test_a_stage_without_time_waits_for_the_cell_that_it_stands_in(build: Build, operator: Any):
+    """The rank of z runs c from 110 to 160 every 120: what z makes at 0 and 120 is there at 40 and 160."""
+    ops = [
+        operator("z", [], 0, [[0]], 0, stage=0),
+        *(operator("b", ["z"], 110, [[1]], 0, stage=1), operator("c", ["b"], 50, [[0]], 110, stage=2)),
+    ]
+    module = build(ops, 120, 2, outputs=["c"], stages=[[0], [1], [0]])
+    _, comms = forms(module, 24)
+    ends = self_timed(comms, {0: 0, 1: 110, 2: 50}, {1: 0, 2: 0})
+    assert ends[-1] - ends[3] <= 20 * 120
+
+
 def test_stages_say_what_they_hand_on():
     lines = stages_of(scheduled("skip"))
     assert [x["operators"] for x in lines] == [["a", "b"], ["c", "d"], ["e", "f"]]
@@ -267,13 +283,20 @@ def test_outputs_and_values_of_earlier_micro_batches_are_handed_on(build: Build,
     assert (third["keeps"], third["inputs"], third["returns"]) == ({"a#0": 2}, ["y"], ["a#1", "c", "y"])
 
 
+@pytest.mark.parametrize("distances", [(1, 3), (3, 1)])
+def test_a_value_is_kept_for_the_greatest_distance(distances: tuple[int, int], build: Build, operator: Any):
+    ops = [operator("a", ["s", "t"], 40, [[0]], 0, stage=0)]
+    states = {name: ("a", distance) for name, distance in zip("st", distances, strict=True)}
+    assert [x["keeps"] for x in stages_of(build(ops, 40, 1, stages=[[0]], states=states))] == [{"a": 3}]
+
+
 # --- refusals --------------------------------------------------------------------------------
 
 
 def test_a_plan_of_single_operators_is_refused(taktc: Callable[..., Any], tmp_path: Path, build: Build, operator: Any):
     ops = [operator("a", [], 40, [[0]], 0, stage=0), operator("b", ["a"], 40, [[1]], 40, stage=0)]
     dump = tmp_path / "dump.mlir"
-    dump.write_text(str(build(ops, 40, 2, stages=[[0, 1]])))
+    dump.write_text(str(build(ops, 40, 2, stages=[[0, 1]])).replace('plan "stages"', 'plan "list"'))
     result = taktc(dump, "--compile-from", "scheduled", "--emit", "torch-csv", "--quiet")
     assert result.code == 1
     assert "error: 'b' runs on accelerators 1:2, without accelerator 0 that leads 0:2" in result.err
@@ -297,6 +320,17 @@ def test_copies_and_no_micro_batches_are_refused(build: Build, operator: Any):
     assert emit(one, microbatches=2, form="compute-comms") == "0F0,0F1\n"
     with pytest.raises(TaktError, match="one micro-batch or more, not 0"):
         emit(one, microbatches=0)
+    with pytest.raises(TaktError, match="1,000,001 cells"):
+        emit(one, microbatches=1_000_001)
+
+
+def test_stages_that_read_from_each_other_are_refused(build: Build, operator: Any):
+    ops = [
+        *(operator("a", [], 10, [[0]], 0, stage=0), operator("b", ["a"], 10, [[1]], 10, stage=1)),
+        *(operator("c", [], 10, [[1]], 30, stage=1), operator("d", ["c"], 10, [[0]], 40, stage=0)),
+    ]
+    with pytest.raises(TaktError, match="'b' is in one of the stages 0, 1, which read from each other in a circle"):
+        emit(build(ops, 80, 2, stages=[[0], [1]]))
 
 
 # --- replays ---------------------------------------------------------------------------------

@@ -159,7 +159,10 @@ platform p {{ accelerators = 4 of chip }}
 def test_the_operator_that_fits_no_stage_is_named() -> None:
     for plan, message in (
         ("stages", "operation 'b' runs on 4 accelerators, and what comes before it leaves 3 of 4"),
-        ("interleaved", "operation 'a' runs on 1 accelerators, most others on blocks of 4: in this plan each must"),
+        (
+            "interleaved",
+            "operation 'a' runs on 1 accelerators, most others on blocks of 4: in this plan, unlike 'stages', each",
+        ),
     ):
         with pytest.raises(TaktError, match=message) as refused:
             compile_model(Source("m.takt", MODEL.format(b=4)), options=Options(plan=plan, allotments="stage"))  # pyright: ignore[reportArgumentType]

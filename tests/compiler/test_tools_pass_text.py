@@ -10,6 +10,7 @@ from xdsl.passes import ModulePass
 
 from compiler.command_line import UsageError
 from compiler.pass_text import list_passes, own_passes, parse_passes, pass_help
+from compiler.targets.registry import MpmdTarget, make_target
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,26 @@ def test_pipelines_are_read(text: str, expected: list[ModulePass]) -> None:
 def test_mistakes_name_pass_and_option(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_passes(text, PROBE)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mpdm", "there is no target 'mpdm' (did you mean 'mpmd'?)"),
+        ("", "there is no target ''"),
+        ("mpmd,json", "there is no target 'mpmd,json'"),
+        ("svg{widht=1}", "target 'svg' has no option 'widht' (did you mean 'width'?)"),
+        ("mpmd{form=x}", "option 'form' of target 'mpmd' takes one of fragments, calls, not 'x'"),
+        ("mpmd{microbatches=1.5}", "option 'microbatches' of target 'mpmd' takes an integer, not '1.5'"),
+        ("mpmd{form=calls}x", "bad target 'mpmd{form=calls}x', at character 17"),
+        ("mpmd{form", "bad target 'mpmd{form', at character 10"),
+    ],
+)
+def test_mistakes_name_target_and_option(text: str, message: str) -> None:
+    assert make_target("mpmd{form=calls microbatches=2}") == MpmdTarget(2, "calls")
+    with pytest.raises(UsageError) as caught:
+        make_target(text)
     assert message in str(caught.value)
 
 

@@ -327,3 +327,12 @@ def test_without_a_network_the_plan_packs_nested_blocks() -> None:
     solution, _ = FAMILIES["assigned"][1](problem, request, Budget(work=1.0))
     assert not problem.violations(solution)
     assert solution == FAMILIES["laminar"][1](problem, request, Budget(work=1.0))[0]
+
+
+def test_memory_that_nothing_fits_is_no_fault_of_the_search() -> None:
+    tables = ({1: Cost(3)}, {1: Cost(630, 1000), 4: Cost(157, 250)}, {1: Cost(200, 300)}, {1: Cost(200, 300)})
+    operations = tuple(Operation(f"o{v}", table) for v, table in enumerate(tables))
+    edges = tuple(Dependence(v, v + 1, 1) for v in range(3))
+    problem = MemoryProblem(operations, edges, (), 4, 0, 400, network=flat("overlapped"))
+    solution, _ = schedule_assigned(whole(problem), budget=Budget(work=0.2))
+    assert not fits(problem, solution.sets)

@@ -250,7 +250,7 @@ def test_chunks_fill_their_blocks(
     except InvalidProblem as refused:
         (violation,) = refused.violations
         assert memory or not common
-        assert memory or "in this plan each must be able to run on every block" in violation.message
+        assert memory or "in this plan, unlike 'stages', each must be able to run on every one" in violation.message
         return
     assert {len(block) for block in plan.blocks} <= common
     assert check_filled(plan.staged(replace(problem, memory=0))).period == plan.period
@@ -276,3 +276,9 @@ def test_part_of_a_block_breaks_the_rule() -> None:
     part = Solution(9, (1,), ((0,),), (0,))
     assert [v.message for v in staged.violations(part)] == ["operation 'o0' runs on 1 of the 2 accelerators of stage 0"]
     replace(staged, filled=False).verify(part)
+
+
+def test_no_stage_is_given_what_it_cannot_run_for_free() -> None:
+    # Only 0.5% of the sum of all times lies between the sum and what stands for "cannot run".
+    problem = chain([{1: 1000}, {2: 0}], 3)
+    assert staged_by(problem, partition_stages(problem)).blocks == ((0,), (1, 2))
