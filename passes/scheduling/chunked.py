@@ -31,8 +31,9 @@ from passes.scheduling.filled import not_on_every_block
 from passes.scheduling.grains import Granularity, cuttable_orders
 from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.problem import MemoryProblem
+from passes.scheduling.profiles import Choices, Profile
 from passes.scheduling.shared import SharedPlan
-from passes.scheduling.stages import Choices, Profile, no_partition, partition_stages
+from passes.scheduling.stages import no_partition, partition_stages
 
 Shape = Literal["interleaved", "v"]
 

@@ -10,8 +10,8 @@ from passes.scheduling.data import Solution
 from passes.scheduling.elementary import usable
 from passes.scheduling.linked_loads import calmest, is_linked
 from passes.scheduling.problem import StagedProblem
+from passes.scheduling.profiles import fastest
 from passes.scheduling.retime import aligned, windows
-from passes.scheduling.stages import fastest
 
 
 def schedule_blocks(problem: StagedProblem, *, budget: Budget | None = None) -> tuple[Solution, str]:

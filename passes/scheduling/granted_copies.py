@@ -13,8 +13,8 @@ from passes.scheduling.elementary import usable
 from passes.scheduling.granted import schedule_blocks, stage_order
 from passes.scheduling.linked_loads import crossings, is_linked, with_moves, with_sets
 from passes.scheduling.problem import StagedProblem
+from passes.scheduling.profiles import fastest
 from passes.scheduling.retime import windows
-from passes.scheduling.stages import fastest
 
 ROUNDS = 5
 """How often copies are chosen to make a schedule fit in memory."""

@@ -25,22 +25,14 @@ import numpy as np
 
 from passes.scheduling.blocks import width_families
 from passes.scheduling.budget import Budget
+from passes.scheduling.covers import cover, earliest, fewest
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound, least
 from passes.scheduling.grains import Granularity, cuttable_orders
 from passes.scheduling.problem import PeriodicProblem
+from passes.scheduling.profiles import Choices, Positions, Profile, Stage
 from passes.scheduling.recurrence import recurrence_bound
-from passes.scheduling.stages import (
-    Choices,
-    Positions,
-    Profile,
-    Stage,
-    StagePlan,
-    cover,
-    earliest,
-    fewest,
-    no_partition,
-)
+from passes.scheduling.stages import StagePlan, no_partition
 
 WORK = 4.0
 """Units of work that a search takes at most when the budget does not say."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from passes.scheduling.data import Dependence
 from passes.scheduling.network import Members, Network, Price
 from passes.scheduling.problem import MoldableProblem
-from passes.scheduling.stages import Choices, Profile
+from passes.scheduling.profiles import Choices, Profile
 
 Band = NDArray[Any]
 

@@ -33,8 +33,9 @@ from passes.scheduling.linked_costs import StageCosts, cheapest_cuts, widest_by_
 from passes.scheduling.linked_loads import busiest, is_linked, with_sets
 from passes.scheduling.network import Network
 from passes.scheduling.problem import MemoryProblem
+from passes.scheduling.profiles import Choices, Profile, Stage
 from passes.scheduling.recurrence import recurrence_bound
-from passes.scheduling.stages import Choices, Profile, Stage, StagePlan, better, in_turns, partition_stages
+from passes.scheduling.stages import StagePlan, better, in_turns, partition_stages
 from passes.scheduling.together import gathered
 
 Positions = NDArray[Any]

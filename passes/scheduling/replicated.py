@@ -33,8 +33,9 @@ from passes.scheduling.linked_costs import NEVER, StageCosts, cheapest_cuts, wid
 from passes.scheduling.linked_loads import is_linked, load_bound
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem, StagedProblem
+from passes.scheduling.profiles import Choices, Profile
 from passes.scheduling.recurrence import recurrence_bound
-from passes.scheduling.stages import Choices, Profile, partition_stages
+from passes.scheduling.stages import partition_stages
 
 Positions = NDArray[Any]
 

@@ -20,7 +20,8 @@ from passes.scheduling.linked_stages import partition_linked, priced
 from passes.scheduling.network import Level, Mode, Network
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem, StagedProblem
-from passes.scheduling.stages import Stage, StagePlan, partition_stages
+from passes.scheduling.profiles import Stage
+from passes.scheduling.stages import StagePlan, partition_stages
 
 MODES: tuple[Mode, ...] = ("overlapped", "blocking", "buffered")
 

@@ -17,7 +17,8 @@ from passes.scheduling.data import Cost, Dependence, InvalidProblem, Operation, 
 from passes.scheduling.granted import schedule_blocks
 from passes.scheduling.latency import least_latency, stages_for_step
 from passes.scheduling.problem import MemoryProblem
-from passes.scheduling.stages import Choices, Profile, StagePlan, partition_stages
+from passes.scheduling.profiles import Choices, Profile
+from passes.scheduling.stages import StagePlan, partition_stages
 
 
 def chain(tables: list[dict[int, Cost]], accelerators: int, group: int = 0, memory: int = 0) -> MemoryProblem:

@@ -17,8 +17,8 @@ from passes.scheduling.linked_costs import StageCosts
 from passes.scheduling.linked_loads import load_bound
 from passes.scheduling.network import Level, Mode, Network
 from passes.scheduling.problem import MemoryProblem
+from passes.scheduling.profiles import Choices, Profile
 from passes.scheduling.replicated import replicate_stages
-from passes.scheduling.stages import Choices, Profile
 
 MODES: tuple[Mode, ...] = ("overlapped", "blocking", "buffered")
 

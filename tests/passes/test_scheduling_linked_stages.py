@@ -19,7 +19,8 @@ from passes.scheduling.linked_stages import partition_linked, priced
 from passes.scheduling.network import COMPUTE, RECEIVE, SEND, Level, Mode, Network, no_network
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem
-from passes.scheduling.stages import Choices, Profile, StagePlan, partition_stages
+from passes.scheduling.profiles import Choices, Profile
+from passes.scheduling.stages import StagePlan, partition_stages
 from passes.scheduling.transfers import with_transfers
 
 MODES: tuple[Mode, ...] = ("overlapped", "blocking", "buffered")
