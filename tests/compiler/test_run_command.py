@@ -1,6 +1,8 @@
 """taktc run: usage, errors, exit codes and what it writes. Most runs are played, without processes; one is real."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -150,6 +152,20 @@ def test_an_interrupt_ends_with_130(taktc: Tool, played: list[Job], ir: Path, mo
     monkeypatch.setattr("compiler.runtime.launch.launch", launch)
     result = taktc("run", ir)
     assert (result.code, result.err) == (130, "taktc run: interrupted\n")
+
+
+def test_a_signal_leaves_no_file(taktc: Tool, played: list[Job], ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+
+    def launch(folder: Path, *_: Any, **__: Any) -> None:
+        folders.append(folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("compiler.runtime.launch.launch", launch)
+    before = signal.getsignal(signal.SIGTERM)
+    assert taktc("run", ir).code == 128 + signal.SIGTERM
+    assert not folders[0].exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_too_many_processes(taktc: Tool, played: list[Job], build: Build, operator: Any, tmp_path: Path) -> None:

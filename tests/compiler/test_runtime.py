@@ -165,6 +165,8 @@ def test_of_ranks_that_wait_the_one_they_wait_for_is_named(tmp_path: Path, unequ
     assert "makes no progress" in str(verdict()), "they wait in a circle"
     lines[on_b[1]] = (-1, Phase.STARTING, -1, 60)
     assert verdict() is None, "starting may take longer"
+    lines = dict.fromkeys(lines, (len(programs[a]), Phase.FINISHED, -1, 10))
+    assert str(verdict()).endswith("makes no progress since 10 s after its last instruction")
 
 
 def test_who_is_gone_without_a_word_comes_first(tmp_path: Path, unequal: Prepared):
@@ -177,6 +179,22 @@ def test_who_is_gone_without_a_word_comes_first(tmp_path: Path, unequal: Prepare
     assert "(exit code 7)" in str(faults.died(states, {3: 7}, []))
     assert "rank 1 (accelerator 1) failed at" in str(faults.died(states, {0: 1}, reported))
     assert faults.died(states, {}, []) is None
+
+
+def test_what_does_not_begin_is_started_once_more(tmp_path: Path, unequal: Prepared, monkeypatch: pytest.MonkeyPatch):
+    """Here nothing begins the first time, and the second time all ends at once."""
+    job, programs = unequal
+    write_job(tmp_path, job, programs)
+    (tmp_path / "log").touch()
+    started = [subprocess.Popen([*command], start_new_session=True) for command in (["sleep", "60"], ["false"])]
+    left = list(started)
+    monkeypatch.setattr(launching, "_RESTART", 0.1)
+    monkeypatch.setattr(launching, "_start", lambda folder: left.pop(0))
+    with pytest.raises(TaktError, match=r"what starts the processes of the run ended \(exit code 1\)"):
+        launch(tmp_path, job)
+    assert [process.returncode for process in started] == [-signal.SIGKILL, 1]
+    error = Faults(job, programs).hangs(Board(tmp_path, 4).read(), now() + 10**12)
+    assert "before its first instruction" in str(error)
 
 
 def test_torch_is_asked_for(tmp_path: Path, unequal: Prepared, monkeypatch: pytest.MonkeyPatch):
@@ -225,8 +243,12 @@ def stopped_by(folder: Path, prepared: Prepared, act: Callable[[list[int]], None
 
 
 @pytest.mark.torch
-def test_an_emulated_run_keeps_order_and_pace(tmp_path: Path, prepare: Prepare, check_events: Callable[..., None]):
+def test_an_emulated_run_keeps_order_and_pace(
+    tmp_path: Path, prepare: Prepare, check_events: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+):
     pytest.importorskip("torch")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     job, programs = prepare(UNEQUAL, 4, 12, timeout=20)
     write_job(tmp_path, job, programs)
     seen: list[int] = []
@@ -239,6 +261,7 @@ def test_an_emulated_run_keeps_order_and_pace(tmp_path: Path, prepare: Prepare, 
     assert fill + 11 * job.period < ends[11] < 3 * (fill + 11 * job.period)
     assert seen[-1] == 12
     assert seen == sorted(set(seen))
+    assert not list((tmp_path / "temporary").iterdir())
     assert gone(pids(tmp_path, 4))
 
 
