@@ -154,16 +154,22 @@ class Runner:
     def _run(self, module: ModuleOp, job: Job, programs: Mapping[int, Rows]) -> tuple[str, int]:
         from compiler.runtime.job import write_job
         from compiler.runtime.launch import launch
+        from dialects.diagnostics import Diagnostic, TaktError
         from passes.progress import report
 
         def on_progress(done: int) -> None:
             report("run", 0, 0, f"{done} of {job.microbatches} micro-batches" if done else "processes start")
 
-        with ended_by_signals(), TemporaryDirectory(prefix="takt-run-") as name:
-            folder = Path(name)
-            write_job(folder, job, programs)
-            launch(folder, job, on_progress=on_progress)
-            return self._report(folder, module, job)
+        try:
+            with ended_by_signals(), TemporaryDirectory(prefix="takt-run-") as name:
+                folder = Path(name)
+                write_job(folder, job, programs)
+                launch(folder, job, on_progress=on_progress)
+                return self._report(folder, module, job)
+        except OSError as error:
+            message = f"cannot write what the processes need: {error.strerror or error}"
+            hint = "it is in a folder for temporary files, which the variable TMPDIR names"
+            raise TaktError(Diagnostic(message, hint=hint)) from None
 
     def _prepare(self, module: ModuleOp, job: Job, programs: Mapping[int, Rows]) -> str:
         from compiler.runtime.elsewhere import check_folder, prepare

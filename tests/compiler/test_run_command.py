@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from errno import ENOSPC
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,6 +144,15 @@ def test_a_failed_launch_is_an_error(taktc: Tool, played: list[Job], ir: Path, m
 
     monkeypatch.setattr("compiler.runtime.launch.launch", launch)
     fails(taktc("run", ir), "rank 1 died in compute 1 b of 3", "hint: see above")
+
+
+def test_a_full_disk_is_an_error(taktc: Tool, ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_job(*_: Any) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("compiler.runtime.job.write_job", write_job)
+    monkeypatch.setattr(run, "check_torch", lambda: None)
+    fails(taktc("run", ir), "cannot write what the processes need: No space left on device", "TMPDIR")
 
 
 def test_an_interrupt_ends_with_130(taktc: Tool, played: list[Job], ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
