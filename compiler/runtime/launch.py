@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 
@@ -18,7 +17,7 @@ from compiler.runtime.board import Board, Phase, States
 from compiler.runtime.clock import now
 from compiler.runtime.faults import Faults, failures, how
 from compiler.runtime.job import Job, events_file, exits_file, read_program
-from dialects.diagnostics import Diagnostic, TaktError
+from dialects.diagnostics import TaktError
 
 _POLL = 0.05
 _GRACE = 1.0
@@ -35,11 +34,9 @@ def launch(folder: Path, job: Job, *, on_progress: Callable[[int], None] | None 
     """Run the job in a folder (:func:`compiler.runtime.job.write_job`) on this machine, a process a rank.
 
     Afterwards the folder has the events of every rank. ``on_progress`` is called with the number of micro-batches that
-    all ranks are through with. Raises TaktError when torch is missing, and when a rank dies, fails or makes no progress
-    for ``job.settings.timeout``: it names the rank that is the cause, and its instruction.
+    all ranks are through with. Raises TaktError when a rank dies, fails or makes no progress for
+    ``job.settings.timeout``: it names the rank that is the cause, and its instruction.
     """
-    if find_spec("torch") is None:
-        raise TaktError(Diagnostic("running a schedule needs torch", hint="pip install 'taktc[torch]'"))
     for restart in (_RESTART, None):
         watch = _Watch(folder, job, on_progress)
         process = _start(folder)

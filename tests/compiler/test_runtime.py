@@ -197,13 +197,6 @@ def test_what_does_not_begin_is_started_once_more(tmp_path: Path, unequal: Prepa
     assert "before its first instruction" in str(error)
 
 
-def test_torch_is_asked_for(tmp_path: Path, unequal: Prepared, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(launching, "find_spec", lambda name: None)
-    with pytest.raises(TaktError) as raised:
-        launch(tmp_path, unequal[0])
-    assert raised.value.diagnostics[0].hint == "pip install 'taktc[torch]'"
-
-
 # --- real processes --------------------------------------------------------------------------
 
 
