@@ -2,7 +2,7 @@
 
     python benchmarks/run_emulated.py [--only SECTION ...] [--quick] [--json]
 
-Sections: emulated (eleven kinds of schedules whose operators sleep: period, ratios of periods, latency), real (small
+Sections: emulated (ten kinds of schedules whose operators sleep: period, ratios of periods, latency), real (small
 models with real tensors: outputs against the unpipelined model). Needs torch: pip install -e '.[torch]'. Each run is a
 `taktc run` with processes of its own; periods are those of steady state, so that starting them does not count.
 """
@@ -21,4 +21,4 @@ SECTIONS = ("emulated", "real")
 
 if __name__ == "__main__":
     assert __doc__ is not None
-    sys.exit(run(__doc__.splitlines()[0], SECTIONS, "emulated"))
+    sys.exit(run(__doc__.splitlines()[0], SECTIONS))

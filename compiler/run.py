@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -153,16 +154,22 @@ class Runner:
     def _run(self, module: ModuleOp, job: Job, programs: Mapping[int, Rows]) -> tuple[str, int]:
         from compiler.runtime.job import write_job
         from compiler.runtime.launch import launch
+        from dialects.diagnostics import Diagnostic, TaktError
         from passes.progress import report
 
         def on_progress(done: int) -> None:
             report("run", 0, 0, f"{done} of {job.microbatches} micro-batches" if done else "processes start")
 
-        with TemporaryDirectory(prefix="takt-run-") as name:
-            folder = Path(name)
-            write_job(folder, job, programs)
-            launch(folder, job, on_progress=on_progress)
-            return self._report(folder, module, job)
+        try:
+            with ended_by_signals(), TemporaryDirectory(prefix="takt-run-") as name:
+                folder = Path(name)
+                write_job(folder, job, programs)
+                launch(folder, job, on_progress=on_progress)
+                return self._report(folder, module, job)
+        except OSError as error:
+            message = f"cannot write what the processes need: {error.strerror or error}"
+            hint = "it is in a folder for temporary files, which the variable TMPDIR names"
+            raise TaktError(Diagnostic(message, hint=hint)) from None
 
     def _prepare(self, module: ModuleOp, job: Job, programs: Mapping[int, Rows]) -> str:
         from compiler.runtime.elsewhere import check_folder, prepare
@@ -258,6 +265,21 @@ class Runner:
         from compiler.progress import live_progress
 
         return live_progress()
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind this process, so that it leaves no process and no file, as Ctrl-C does."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_torch() -> None:

@@ -14,4 +14,6 @@
 * :mod:`compiler.runtime.report`: the table of ``taktc run``; :mod:`compiler.runtime.trace`: schedule and run for
   Perfetto, with what accelerators waited for (:mod:`compiler.runtime.waits`).
 * :mod:`compiler.runtime.elsewhere`: runs that torchrun starts on several machines.
+
+Apart from these, :mod:`compiler.runtime.torch_pipelining` loads what ``--emit torch-csv`` writes into torch's runtime.
 """

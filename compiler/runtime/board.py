@@ -46,8 +46,9 @@ class Board:
 
     @classmethod
     def create(cls, folder: Path, ranks: int) -> Board:
-        """A new board on which nobody has written."""
+        """A new board on which nobody has written; OSError where the disk is full, which mapped memory cannot say."""
         (folder / BOARD).unlink(missing_ok=True)
+        (folder / BOARD).write_bytes(bytes(ranks * STATE.itemsize))
         return cls(folder, ranks)
 
     def begin(self, rank: int) -> None:

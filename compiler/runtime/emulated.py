@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from compiler.runtime.backend import Backend, Place
-from compiler.runtime.clock import now, sleep_until, wall_offset
+from compiler.runtime.clock import sleep_until, wall_offset
 from dialects.programs import Instruction
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ class EmulatedBackend(Backend):
         self.left: dict[tuple[int, ...], tuple[int, int]] = {}
         """What leaves as one → its micro-batch and when that may be used."""
         self.came: dict[tuple[int, ...], tuple[int, int]] = {}
-        self.idle = 0
-        """Until when this accelerator has something to do."""
 
     def message(self, x: Instruction) -> torch.Tensor:
         what = (x.subject, x.result) if self.mode == "buffered" else (x.subject, x.result, x.destination)
@@ -72,9 +70,9 @@ class EmulatedBackend(Backend):
         microbatch, end = self.came.get(x[1:4], (-1, 0))
         if microbatch != x.microbatch:
             time = self.time(move)
-            end = max(ready, self.begin() + time) if self.mode == "blocking" else max(ready, self.begin()) + time
+            # The sender sent this at the end of its transfer, which this accelerator came to at its floor.
+            end = max(ready, self.floor + time) if self.mode == "blocking" else max(ready, self.begin()) + time
             self.came[x[1:4]] = (x.microbatch, end)
-        self.idle = end
         return end
 
     def compute(self, x: Instruction) -> None:
@@ -92,12 +90,11 @@ class EmulatedBackend(Backend):
     def time(self, move: Transfer) -> int:
         return round(move.time * self.factor)
 
-    def begin(self) -> int:
-        """Never in the past: what waking up and messages cost the host is part of what is measured."""
-        return max(now(), self.idle, self.floor)
-
     def rest(self, time: int) -> int:
-        """Work for some time; returns when that ends."""
-        self.idle = self.begin() + time
-        sleep_until(self.idle)
-        return self.idle
+        """Work for some time from now on; returns when that ends.
+
+        It never begins in the past: what waking up and messages cost the host is part of what is measured.
+        """
+        end = self.begin() + time
+        sleep_until(end)
+        return end

@@ -19,9 +19,6 @@ from compiler.runtime.job import EVENT, Events, Job, Operator, Rows
 from compiler.runtime.messages import Incoming, Key, Outgoing, Posted, Transport, key_of
 from dialects.programs import Instruction
 
-_BLOCKED = 200_000
-"""What takes longer was waiting for another accelerator, ns."""
-
 
 class Engine:
     """Runs a program from a common start on."""
@@ -45,7 +42,6 @@ class Engine:
     def run(self, start: int) -> Events:
         """Everything, from the common start on; returns when each instruction came, began and was done."""
         self.start = start
-        self.hold(start)
         for at, x in enumerate(self.program):
             self.at = at
             self.post()
@@ -137,13 +133,12 @@ class Engine:
             handle.wait()
             self.tell(Phase.WORKING)
         start = now()
-        if start - arrive > _BLOCKED:
-            self.hold(start)
         self.outgoing.sent(x.peer, self.transport.send(self.backend.message(x), x.peer))
         self.record(index, arrive, start)
 
     def receive(self, x: Instruction) -> None:
         if not self.backend.lazy:
+            self.hold(now())
             self.need((key_of(x),))
             sleep_until(self.backend.floor)
 

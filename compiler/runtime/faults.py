@@ -59,10 +59,10 @@ class Faults:
         silent = [rank for rank in sorted(exits) if all(f.rank != rank for f in reported)]
         if silent:
             rank = silent[0]
-            how = _how(exits[rank])
+            end = how(exits[rank])
             place = self.place(rank, int(states[rank]["index"]))
-            hint = "the system may have run out of memory" if how == "SIGKILL" else None
-            return _error(f"{self.name(rank)} died {place} ({how})", hint)
+            hint = "the system may have run out of memory" if end == "SIGKILL" else None
+            return _error(f"{self.name(rank)} died {place} ({end})", hint)
         if not reported:
             return None
         first = reported[0]
@@ -73,10 +73,12 @@ class Faults:
         """The error for a run that makes no progress, if it makes none."""
         age = (now - states["time"]) / 1e9
         running = states["phase"] != Phase.FINISHED
+        if not running.any():  # they only have to leave
+            running = ~running
         starting = states["phase"] == Phase.STARTING
         stale = running & (age > self.timeout + starting * START_UP)
         busy = stale & (states["phase"] == Phase.WORKING)
-        if not running.any() or not (busy.any() or stale[running].all()):
+        if not (busy.any() or stale[running].all()):
             return None
         rank = self.cause(states, busy if busy.any() else stale)
         place = self.place(rank, int(states[rank]["index"]))
@@ -147,7 +149,8 @@ def _error(message: str, hint: str | None = None) -> TaktError:
     return TaktError(Diagnostic(message, hint=hint))
 
 
-def _how(code: int) -> str:
+def how(code: int) -> str:
+    """What an exit code says, in words."""
     if code >= 0:
         return f"exit code {code}"
     try:

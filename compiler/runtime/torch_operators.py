@@ -77,15 +77,6 @@ def run(call: Call) -> Made:
     return [x.to(real_type(v.element)) for x, v in zip(made, call.operator.results, strict=True)], rule
 
 
-def combine(rule: Rule, parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """A whole result of ``shape`` from all of its parts."""
-    if rule.added:
-        return torch.stack(list(parts)).sum(0).reshape(tuple(shape))
-    if rule.dim is None:
-        return parts[0].reshape(tuple(shape))
-    return torch.cat(list(parts), rule.dim).reshape(tuple(shape))
-
-
 # --- matrix products -------------------------------------------------------------------------
 
 

@@ -1,8 +1,11 @@
 """taktc run: usage, errors, exit codes and what it writes. Most runs are played, without processes; one is real."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
+from errno import ENOSPC
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,6 +146,15 @@ def test_a_failed_launch_is_an_error(taktc: Tool, played: list[Job], ir: Path, m
     fails(taktc("run", ir), "rank 1 died in compute 1 b of 3", "hint: see above")
 
 
+def test_a_full_disk_is_an_error(taktc: Tool, ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_job(*_: Any) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("compiler.runtime.job.write_job", write_job)
+    monkeypatch.setattr(run, "check_torch", lambda: None)
+    fails(taktc("run", ir), "cannot write what the processes need: No space left on device", "TMPDIR")
+
+
 def test_an_interrupt_ends_with_130(taktc: Tool, played: list[Job], ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -150,6 +162,20 @@ def test_an_interrupt_ends_with_130(taktc: Tool, played: list[Job], ir: Path, mo
     monkeypatch.setattr("compiler.runtime.launch.launch", launch)
     result = taktc("run", ir)
     assert (result.code, result.err) == (130, "taktc run: interrupted\n")
+
+
+def test_a_signal_leaves_no_file(taktc: Tool, played: list[Job], ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+
+    def launch(folder: Path, *_: Any, **__: Any) -> None:
+        folders.append(folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("compiler.runtime.launch.launch", launch)
+    before = signal.getsignal(signal.SIGTERM)
+    assert taktc("run", ir).code == 128 + signal.SIGTERM
+    assert not folders[0].exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_too_many_processes(taktc: Tool, played: list[Job], build: Build, operator: Any, tmp_path: Path) -> None:

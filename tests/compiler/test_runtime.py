@@ -45,7 +45,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.time = 10**9
-        monkeypatch.setattr("compiler.runtime.emulated.now", lambda: self.time)
+        monkeypatch.setattr("compiler.runtime.backend.now", lambda: self.time)
         monkeypatch.setattr("compiler.runtime.emulated.sleep_until", self.sleep_until)
 
     def sleep_until(self, moment: int) -> None:
@@ -106,7 +106,8 @@ def test_when_what_arrives_may_be_used(clock: Clock, mode: str, ready: list[int]
     import torch
 
     backend = emulated(mode, 1, clock)
-    token = torch.tensor([backend.floor + 3_000_000 + backend.offset])  # it left 3 ms later
+    clock.time += 3_000_000
+    token = torch.tensor([clock.time + backend.offset])  # it is there 3 ms after the receiver came
     found = [backend.arrived(Instruction(RECV, 0, 0, 1, 0, 0), token) for _ in range(2)]
     assert [(moment - backend.floor) / 1e6 for moment in found] == ready
 
@@ -164,6 +165,8 @@ def test_of_ranks_that_wait_the_one_they_wait_for_is_named(tmp_path: Path, unequ
     assert "makes no progress" in str(verdict()), "they wait in a circle"
     lines[on_b[1]] = (-1, Phase.STARTING, -1, 60)
     assert verdict() is None, "starting may take longer"
+    lines = dict.fromkeys(lines, (len(programs[a]), Phase.FINISHED, -1, 10))
+    assert str(verdict()).endswith("makes no progress since 10 s after its last instruction")
 
 
 def test_who_is_gone_without_a_word_comes_first(tmp_path: Path, unequal: Prepared):
@@ -178,11 +181,20 @@ def test_who_is_gone_without_a_word_comes_first(tmp_path: Path, unequal: Prepare
     assert faults.died(states, {}, []) is None
 
 
-def test_torch_is_asked_for(tmp_path: Path, unequal: Prepared, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(launching, "find_spec", lambda name: None)
-    with pytest.raises(TaktError) as raised:
-        launch(tmp_path, unequal[0])
-    assert raised.value.diagnostics[0].hint == "pip install 'taktc[torch]'"
+def test_what_does_not_begin_is_started_once_more(tmp_path: Path, unequal: Prepared, monkeypatch: pytest.MonkeyPatch):
+    """Here nothing begins the first time, and the second time all ends at once."""
+    job, programs = unequal
+    write_job(tmp_path, job, programs)
+    (tmp_path / "log").touch()
+    started = [subprocess.Popen([*command], start_new_session=True) for command in (["sleep", "60"], ["false"])]
+    left = list(started)
+    monkeypatch.setattr(launching, "_RESTART", 0.1)
+    monkeypatch.setattr(launching, "_start", lambda folder: left.pop(0))
+    with pytest.raises(TaktError, match=r"what starts the processes of the run ended \(exit code 1\)"):
+        launch(tmp_path, job)
+    assert [process.returncode for process in started] == [-signal.SIGKILL, 1]
+    error = Faults(job, programs).hangs(Board(tmp_path, 4).read(), now() + 10**12)
+    assert "before its first instruction" in str(error)
 
 
 # --- real processes --------------------------------------------------------------------------
@@ -224,21 +236,25 @@ def stopped_by(folder: Path, prepared: Prepared, act: Callable[[list[int]], None
 
 
 @pytest.mark.torch
-def test_an_emulated_run_keeps_order_and_pace(tmp_path: Path, prepare: Prepare, check_events: Callable[..., None]):
+def test_an_emulated_run_keeps_order_and_pace(
+    tmp_path: Path, prepare: Prepare, check_events: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+):
     pytest.importorskip("torch")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     job, programs = prepare(UNEQUAL, 4, 12, timeout=20)
     write_job(tmp_path, job, programs)
     seen: list[int] = []
     launch(tmp_path, job, on_progress=seen.append)
     events = {p: np.load(events_file(tmp_path, rank)) for rank, p in enumerate(job.accelerators)}
     check_events(job, programs, events, slack=1_000_000)
-    # The emulated accelerators may make up for delays of their host, but never be ahead.
     last = job.operators[2].turns[0][0]
     ends = events[last]["end"][programs[last][:, 0] == COMPUTE]
     fill = sum(operator.time for operator in job.operators)  # and transfers
     assert fill + 11 * job.period < ends[11] < 3 * (fill + 11 * job.period)
     assert seen[-1] == 12
     assert seen == sorted(set(seen))
+    assert not list((tmp_path / "temporary").iterdir())
     assert gone(pids(tmp_path, 4))
 
 
