@@ -1,0 +1,24 @@
+"""Training steps: the known schedules beside the closed forms and the measured rows of the papers.
+
+    python benchmarks/training.py [--only SECTION ...] [--quick] [--json]
+
+Sections: closed_forms (idle time and activations held of every known schedule, beside what its paper says), zero_bubble
+(the twelve rows of Qi et al., ICLR 2024). Rows of papers are not part of the repository; where they are absent a table
+says so.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from suites.command import run  # noqa: E402
+
+SECTIONS = ("closed_forms", "zero_bubble")
+
+if __name__ == "__main__":
+    assert __doc__ is not None
+    sys.exit(run(__doc__.splitlines()[0], SECTIONS))

@@ -1,0 +1,73 @@
+"""The benchmark of training steps: closed forms, and the rows of the zero-bubble paper."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from suites import zero_bubble
+from suites.instances import ROOT
+from suites.table import Options
+
+from passes.scheduling.steps.known import KNOWN
+
+QUICK = Options(quick=True, seconds=0.2, seed=0)
+
+ROW = {
+    "model": "1.5B",
+    "p_stages": 8,
+    "m_microbatches": 24,
+    "T_F_us": 18522,
+    "T_B_us": 18086,
+    "T_W_us": 9337,
+    "T_comm_us": 601,
+    "layers": 24,
+    "bubble_1F1B": 0.2431,
+    "bubble_1F1B_interleaved": 0.1055,
+    "bubble_ZB_H1": 0.1585,
+    "bubble_ZB_H2": 0.1083,
+    "bubble_ZB_1p": 0.1585,
+    "bubble_ZB_2p": 0.0433,
+}
+"""The first of the twelve rows."""
+
+
+def test_closed_forms_are_met() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--quick", "--only", "closed_forms", "--json"]
+    ((table,),) = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout).values()
+    assert table["notes"] == [f"0 of {len(table['rows'])} rows differ from their formulas on any rank."]
+    assert {row["schedule"] for row in table["rows"]} == set(KNOWN)
+    for row in table["rows"]:
+        assert (row["idle us"], row["held on ranks 0, p-1"]) == (row["by formula"], row["held by formula"])
+
+
+def test_a_row_of_the_zero_bubble_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "zero-bubble"
+    folder.mkdir()
+    text = "\n".join(",".join(map(str, line)) for line in (ROW.keys(), ROW.values()))
+    (folder / "iclr24_settings_and_bubble_rates.csv").write_text(text)
+    monkeypatch.setenv("TAKT_INSTANCES", str(tmp_path))
+    (table,) = zero_bubble.run(QUICK)
+    (row,) = table.as_data()["rows"]
+    assert table.notes[0].startswith("4 of 4")
+    for name in ("1F1B", "1F1B-I", "ZB-H1", "ZB-H2"):
+        assert row[name] == row[f"{name} paper"]
+    assert row["1F1B-I, all waits"] == 0.1090, "what the script behind the paper leaves out"
+    assert (row["ZB-1p paper"], row["ZB-2p paper"]) == (0.1585, 0.0433)
+
+
+def test_the_twelve_rows_of_the_zero_bubble_paper() -> None:
+    if not (ROOT / "../shared/instances/zero-bubble").is_dir():
+        pytest.skip("rows of the paper are not in ../shared/instances")
+    (table,) = zero_bubble.run(Options(quick=False, seconds=0.2, seed=0))
+    assert len(table.rows) == 12
+    assert table.notes[0].startswith("48 of 48")
+
+
+def test_absent_rows_are_said_to_be_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAKT_INSTANCES", str(tmp_path))
+    (table,) = zero_bubble.run(QUICK)
+    assert table.columns == ("skipped",)
