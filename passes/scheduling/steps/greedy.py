@@ -22,19 +22,19 @@ NEVER = 1 << 62
 
 @dataclass(frozen=True)
 class Policy:
-    """What list scheduling leaves open; an entry per rank where there is a sequence."""
+    """What list scheduling leaves open."""
 
     patience: float = 0.0
     """Part of a ``W`` by which it must not make an ``I`` or ``F`` late that is on its way: from 0, whatever is ready
     begins, to 1, nothing is made late."""
     waiting: float = 0.0
     """The same for ``F`` and an ``I`` on its way."""
-    allowance: Sequence[int] | None = None
-    """How long a rank may have been idle, ns, to wait for the sake of either; None: for ever."""
+    allowance: int | None = None
+    """How long a rank may have been idle in all, ns, when it waits for the sake of either; None: for ever."""
     leads: Sequence[int] | None = None
-    """The most micro-batches of a stage that are forward and not back; None: what fits."""
-    backlog: Sequence[int] | None = None
-    """``W`` goes first when more than so many wait on the rank; None: any number waits."""
+    """By stage, the most micro-batches that are forward and not back; None: what fits."""
+    backlog: int | None = None
+    """``W`` goes first when more than so many wait on a rank; None: any number waits."""
     deep: bool = True
     """Of several stages on a rank, ``F`` of the last goes first; else ``F`` of the oldest arrival."""
 
@@ -98,14 +98,14 @@ class _List:
                     back = s
                     break
                 coming = min(coming, arrival)
-        if policy.backlog is not None and self.waiting[rank] > policy.backlog[rank]:
+        if policy.backlog is not None and self.waiting[rank] > policy.backlog:
             return self._weights(rank, now)
         if back >= 0:
             return self._begin("I", back, now)
         ahead, later = self._forward(rank, now)
         if policy.allowance is not None and self.orders[rank]:
             until = coming if ahead >= 0 else min(coming, later)
-            if until - self.first[rank] - self.worked[rank] > policy.allowance[rank]:
+            if until - self.first[rank] - self.worked[rank] > policy.allowance:
                 coming = later = NEVER
         if ahead >= 0 and now + policy.waiting * stages[ahead].forward <= coming:
             return self._begin("F", ahead, now)
@@ -131,7 +131,7 @@ class _List:
 
     def _admits(self, rank: int, s: int, i: int) -> bool:
         """Whether there is room for ``F`` of micro-batch ``i``."""
-        if self.policy.leads is not None and i - self.i[s] >= self.policy.leads[rank]:
+        if self.policy.leads is not None and i - self.i[s] >= self.policy.leads[s]:
             return False
         stages, room = self.line.stages, self.limits[rank] - self.held[rank]
         if len(self.on[rank]) > 1:
