@@ -126,22 +126,31 @@ class _Room:
     def _released(self, s: int, i: int, forwards: Times, backwards: Times) -> int:
         """When memory allows the i-th ``F`` of a stage: the more ``I`` have ended, the fewer ``W`` must have."""
         on = self.on[self.line.stages[s].rank]
-        ended, best = backwards[on[-1]], -NO
-        time, begun = self.line.stages[on[-1]].inputs, forwards[on[0]][0]
-        for back, work in self.releases[s][i]:
-            if ended[back - 1] + time >= best:
+        starts, begun, best = backwards[on[-1]], forwards[on[0]][0], -NO
+        time = self.line.stages[on[-1]].inputs
+        for back, weights, then, work in self.releases[s][i]:
+            ended = starts[back - 1] + time
+            if ended >= best:
                 break
-            best = min(best, max(ended[back - 1] + time, begun + work))
+            if weights:
+                ended = max(ended, starts[weights - 1] + then)
+            best = min(best, max(ended, begun + work))
         return best
 
-    def _releases(self, s: int, i: int) -> list[tuple[int, int]]:
-        """How many ``I`` may have ended before the i-th ``F``, and the rank's work up to then."""
+    def _releases(self, s: int, i: int) -> list[tuple[int, int, int, int]]:
+        """How many ``I`` and ``W`` may have ended before the i-th ``F``, and work up to then.
+
+        Where ``w`` of ``W`` have ended, the last of them began after ``w`` of ``I``. Third comes what the rank works
+        from the start of that ``I`` on, fourth what it works in all.
+        """
         stage = self.line.stages[s]
-        releases: list[tuple[int, int]] = []
+        releases: list[tuple[int, int, int, int]] = []
         for back in range(max(1, i + 1 - self.fit[s]), i + 1):
             weights = self._weights(s, i + 1, back)
             if weights >= 0:
-                releases.append((back, i * stage.forward + back * stage.inputs + weights * stage.weights))
+                then = (back - weights + 1) * stage.inputs + stage.weights
+                work = i * stage.forward + back * stage.inputs + weights * stage.weights
+                releases.append((back, weights, then, work))
                 if weights == 0:
                     break
         return releases

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from passes.scheduling.steps.numbered import Numbered, Numbers
 
-WARM, COLD = 0.3, 0.01
+WARM, COLD = 0.2, 0.01
 """Part of a mean cell's time by which a move may make things worse, in the beginning and in the end."""
 
 FAR = 6

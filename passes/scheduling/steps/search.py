@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from passes.scheduling.steps.bounds import Objective, step_bound
-from passes.scheduling.steps.cells import Cell, Line, Orders, Stage
+from passes.scheduling.steps.cells import Line, Orders, Stage
 from passes.scheduling.steps.greedy import Policy, listed
 from passes.scheduling.steps.improve import improve
-from passes.scheduling.steps.numbered import Numbered
+from passes.scheduling.steps.numbered import Numbered, Numbers
 from passes.scheduling.steps.ramps import first_orders
 
 EFFORT = 3_000_000
@@ -31,6 +31,9 @@ LISTED = 0.6
 
 TRIED = 4
 """Cells that local search works through for the effort of listing one."""
+
+POOL = 3
+"""Orders from which local search starts."""
 
 
 class DoesNotFit(ValueError):
@@ -131,10 +134,10 @@ class _Choice:
 
 def _grid(chunks: bool) -> Iterator[_Choice]:
     """Policies to begin with, those first that are good most often."""
-    for (patience, waiting), idle, (lead, ramp), deep in product(
-        ((0, 0.25), (1, 0.5), (1, 1), (0.5, 0), (0, 0)),
-        (1, 0.5, 64),
-        ((2, False), (1, True), (1, False), (2, True)),
+    for idle, (patience, waiting), (lead, ramp), deep in product(
+        (1.1, 0.5, 64),
+        ((1, 1), (0, 0.25), (1, 0.5), (0.5, 0), (0, 0)),
+        ((2, False), (1, True)),
         (True, False) if chunks else (True,),
     ):
         yield _Choice(patience, waiting, idle, lead, ramp, deep)
@@ -146,31 +149,35 @@ class _Search:
         self.rng, self.seed = random.Random(seed), seed
         self.numbered = Numbered(line, microbatches, objective)
         self.goal = step_bound(line, microbatches, limits, objective)
-        self.cost = 1 << 62
-        self.orders: tuple[tuple[Cell, ...], ...] = ()
+        self.pool: dict[int, Numbers] = {}
+        """The best orders by their cost."""
         self.used = 0
+
+    @property
+    def cost(self) -> int:
+        return min(self.pool, default=1 << 62)
+
+    @property
+    def orders(self) -> Orders:
+        return self.numbered.orders(self.pool[self.cost])
 
     def search(self, effort: int) -> None:
         self._begin()
         self._list(round(effort * LISTED))
         self._improve(effort - self.used)
 
-    def _take(self, orders: Orders) -> bool:
-        """Keep orders if they are the best so far."""
-        numbers = self.numbered.numbers(orders)
+    def _take(self, numbers: Numbers) -> None:
+        """Keep orders if they are among the best so far."""
         self.used += len(self.numbered.cells) // TRIED
         ends = self.numbered.ends(numbers)
-        if ends is None:
-            return False
-        cost = max(self.numbered.costs(numbers, ends))
-        if cost >= self.cost:
-            return False
-        self.cost, self.orders = cost, tuple(map(tuple, orders))
-        return True
+        if ends is not None:
+            self.pool.setdefault(max(self.numbered.costs(numbers, ends)), numbers)
+            if len(self.pool) > POOL:
+                del self.pool[max(self.pool)]
 
     def _begin(self) -> None:
         for orders in first_orders(self.line, self.microbatches, self.limits):
-            self._take(orders)
+            self._take(self.numbered.numbers(orders))
 
     def _list(self, effort: int) -> None:
         """List under the grid, then under changes of the best policy."""
@@ -186,8 +193,8 @@ class _Search:
             cost = found.span if self.objective == "span" else found.makespan
             if best is None or cost <= best[0]:
                 best = cost, choice
-            if cost < self.cost:
-                self._take(found.orders)
+            if len(self.pool) < POOL or cost < max(self.pool):
+                self._take(self.numbered.numbers(found.orders))
 
     def _changed(self, choice: _Choice) -> _Choice:
         """One term of a choice changed."""
@@ -198,7 +205,7 @@ class _Search:
         if term == 1:
             return replace(choice, waiting=round(rng.random(), 2))
         if term == 2:
-            return replace(choice, idle=round(choice.idle * 2 ** rng.uniform(-1.5, 1.5), 3))
+            return replace(choice, idle=round(choice.idle * 2 ** rng.gauss(0, 0.5), 3))
         if term == 3:
             return replace(choice, lead=min(3.0, choice.lead * 2 ** rng.uniform(-0.5, 0.5)))
         if term == 4:
@@ -206,9 +213,9 @@ class _Search:
         return replace(choice, backlog=rng.choice((None, rng.randint(0, 2 * self.line.ranks))))
 
     def _improve(self, effort: int) -> None:
-        """Local search with what effort is left."""
-        tries = effort * TRIED // len(self.numbered.cells)
-        if tries > 0 and self.cost > self.goal:
-            numbers = self.numbered.numbers(self.orders)
-            found = improve(self.numbered, numbers, self.limits, tries, self.goal, self.seed)
-            self._take(self.numbered.orders(found))
+        """Local search with what effort is left, from the best orders in turn."""
+        tries = effort * TRIED // len(self.numbered.cells) // POOL
+        for _, numbers in sorted(self.pool.items()):
+            if tries <= 0 or self.cost <= self.goal:
+                break
+            self._take(improve(self.numbered, numbers, self.limits, tries, self.goal, self.seed))
