@@ -29,13 +29,18 @@ Times = list[list[int]]
 
 def step_bound(line: Line, microbatches: int, limits: Sequence[int] | None, objective: Objective = "makespan") -> int:
     """A time, ns, below which no orders of the step come with at most ``limits`` bytes on the ranks."""
+    return max(rank_bounds(line, microbatches, limits, objective, range(line.ranks)))
+
+
+def rank_bounds(
+    line: Line, microbatches: int, limits: Sequence[int] | None, objective: Objective, ranks: Iterable[int]
+) -> list[int]:
+    """The bounds that some of the ranks give: each on the end of all, or on its own span."""
     room = _Room(line, microbatches, limits)
     if objective == "makespan":
         heads, tails = room.heads(None), room.tails(None)
-        return max(preemptive(room.cells(rank, heads, tails)) for rank in range(line.ranks))
-    return max(
-        preemptive(room.cells(rank, room.heads(rank), room.tails(rank))) for rank in range(line.ranks)
-    )
+        return [preemptive(room.cells(rank, heads, tails)) for rank in ranks]
+    return [preemptive(room.cells(rank, room.heads(rank), room.tails(rank))) for rank in ranks]
 
 
 def preemptive(cells: Iterable[tuple[int, int, int]]) -> int:

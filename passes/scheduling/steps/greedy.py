@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from passes.scheduling.steps.cells import Cell, Line
+from passes.scheduling.steps.cells import Cell, Kind, Line
 
 NEVER = 1 << 62
 
@@ -69,8 +69,12 @@ class _List:
         self.forwards[0] = [0] * microbatches
         self.backwards: list[list[int]] = [[] for _ in stages]
         self.f, self.i, self.w = [0] * len(stages), [0] * len(stages), [0] * len(stages)
-        """Cells begun."""
+        """Cells begun, by stage."""
+        self.begun: dict[Kind, list[int]] = {"F": self.f, "I": self.i, "W": self.w}
+        self.times = {kind: [stage.time(kind) for stage in stages] for kind in self.begun}
+        self.changes = {kind: [stage.change(kind) for stage in stages] for kind in self.begun}
         self.held, self.waiting = [0] * ranks, [0] * ranks
+        """Bytes, and ``I`` without their ``W``."""
         self.free = [0] * ranks
         self.orders: list[list[Cell]] = [[] for _ in range(ranks)]
         self.first = [NEVER] * ranks
@@ -88,31 +92,32 @@ class _List:
     def _decide(self, rank: int, now: int) -> None:
         """Begin what is most urgent, or wait for what is on its way."""
         policy, stages = self.policy, self.line.stages
-        on = self.on[rank]
-        back, coming = -1, NEVER
-        for s in reversed(on):
-            arrivals = self.backwards[s]
-            if self.i[s] < len(arrivals):
-                arrival = arrivals[self.i[s]]
-                if arrival <= now:
-                    back = s
-                    break
-                coming = min(coming, arrival)
         if policy.backlog is not None and self.waiting[rank] > policy.backlog:
-            return self._weights(rank, now)
+            return self._begin("W", self._oldest(rank), now)
+        back, coming = self._backward(rank, now)
         if back >= 0:
             return self._begin("I", back, now)
         ahead, later = self._forward(rank, now)
-        if policy.allowance is not None and self.orders[rank]:
-            until = coming if ahead >= 0 else min(coming, later)
-            if until - self.first[rank] - self.worked[rank] > policy.allowance:
-                coming = later = NEVER
-        if ahead >= 0 and now + policy.waiting * stages[ahead].forward <= coming:
+        until = coming if ahead >= 0 else min(coming, later)
+        if policy.allowance is not None and until - self.first[rank] - self.worked[rank] > policy.allowance:
+            until = NEVER
+        if ahead >= 0 and now + policy.waiting * stages[ahead].forward <= until:
             return self._begin("F", ahead, now)
         if self.waiting[rank]:
             s = self._oldest(rank)
-            if now + policy.patience * stages[s].weights <= min(coming, later if ahead < 0 else coming):
-                return self._begin("W", s, now)
+            if now + policy.patience * stages[s].weights <= until:
+                self._begin("W", s, now)
+
+    def _backward(self, rank: int, now: int) -> tuple[int, int]:
+        """The stage whose ``I`` can begin, or -1, and when the next one arrives, as far as that is known."""
+        coming = NEVER
+        for s in reversed(self.on[rank]):
+            arrivals = self.backwards[s]
+            if self.i[s] < len(arrivals):
+                if arrivals[self.i[s]] <= now:
+                    return s, now
+                coming = min(coming, arrivals[self.i[s]])
+        return -1, coming
 
     def _forward(self, rank: int, now: int) -> tuple[int, int]:
         """The stage whose ``F`` can begin, or -1, and when the next one that has room arrives."""
@@ -142,46 +147,31 @@ class _List:
 
     def _oldest(self, rank: int) -> int:
         """The stage whose ``W`` has waited longest."""
-        return min(
-            (s for s in self.on[rank] if self.w[s] < self.i[s]), key=lambda s: (self.w[s], -s)
-        )
+        return min((s for s in self.on[rank] if self.w[s] < self.i[s]), key=lambda s: (self.w[s], -s))
 
-    def _weights(self, rank: int, now: int) -> None:
-        self._begin("W", self._oldest(rank), now)
-
-    def _begin(self, kind: str, s: int, now: int) -> None:
-        line = self.line
-        stage = line.stages[s]
-        rank = stage.rank
-        if kind == "F":
-            i = self.f[s]
-            self.f[s] = i + 1
-            end = now + stage.forward
-            self.held[rank] += stage.activation
-            if i == 0:
-                self.first[rank] = min(self.first[rank], now)
-            if s + 1 < len(line.stages):
-                self._arrive(self.forwards[s + 1], rank, line.stages[s + 1].rank, end)
-            else:
-                self.backwards[s].append(end)
-        elif kind == "I":
-            i = self.i[s]
-            self.i[s] = i + 1
-            end = now + stage.inputs
-            self.held[rank] += stage.kept - stage.activation
-            self.waiting[rank] += 1
-            if s:
-                self._arrive(self.backwards[s - 1], rank, line.stages[s - 1].rank, end)
-        else:
-            i = self.w[s]
-            self.w[s] = i + 1
-            end = now + stage.weights
-            self.held[rank] -= stage.kept
-            self.waiting[rank] -= 1
-        self.orders[rank].append(Cell(kind, s, i))  # type: ignore[arg-type]
+    def _begin(self, kind: Kind, s: int, now: int) -> None:
+        stages = self.line.stages
+        rank = stages[s].rank
+        end = now + self.times[kind][s]
+        begun = self.begun[kind]
+        self.orders[rank].append(Cell(kind, s, begun[s]))
+        begun[s] += 1
+        self.held[rank] += self.changes[kind][s]
+        self.first[rank] = min(self.first[rank], now)
         self.free[rank] = end
         self.worked[rank] += end - now
         heappush(self.events, (end, rank))
+        if kind == "W":
+            self.waiting[rank] -= 1
+            return
+        if kind == "I":
+            self.waiting[rank] += 1
+            if s:
+                self._arrive(self.backwards[s - 1], rank, stages[s - 1].rank, end)
+        elif s + 1 < len(stages):
+            self._arrive(self.forwards[s + 1], rank, stages[s + 1].rank, end)
+        else:
+            self.backwards[s].append(end)
 
     def _arrive(self, arrivals: list[int], source: int, target: int, end: int) -> None:
         at = end + (self.line.delay if source != target else 0)

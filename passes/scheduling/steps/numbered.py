@@ -18,9 +18,7 @@ class Numbered:
 
     def __init__(self, line: Line, microbatches: int, objective: Objective):
         self.line, self.microbatches, self.objective = line, microbatches, objective
-        self.cells = [
-            Cell(kind, s, i) for s in range(len(line.stages)) for kind in KINDS for i in range(microbatches)
-        ]
+        self.cells = [Cell(kind, s, i) for s in range(len(line.stages)) for kind in KINDS for i in range(microbatches)]
         stages = line.stages
         self.times = [stages[c.stage].time(c.kind) for c in self.cells]
         self.changes = [stages[c.stage].change(c.kind) for c in self.cells]

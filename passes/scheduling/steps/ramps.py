@@ -48,20 +48,23 @@ def _split(cells: Sequence[Cell]) -> Iterator[Cell]:
             yield cell
 
 
+def falling(first: int, count: int) -> list[int]:
+    """``count`` numbers that fall evenly from ``first`` to 1, rounded up."""
+    return [1 + -(-(first - 1) * (count - 1 - k) // max(1, count - 1)) for k in range(count)]
+
+
 def _ramps(line: Line, microbatches: int, limits: Sequence[int] | None) -> Iterator[Orders]:
-    """Ramps from one forward at the first rank to as many as fit, late by their number or by bytes."""
+    """Ramps from one forward at the first rank to what fits; ``W`` wait until all hold as many, or as much as fits."""
     ranks = line.ranks
     room = [_room(line, rank, microbatches, limits) for rank in range(ranks)]
     for lead in sorted({max(1, round(ranks * part / 8)) for part in range(1, 20)} | {2 * ranks - 1}):
-        ahead = [-(-(lead - 1) * (ranks - 1 - rank) // max(1, ranks - 1)) for rank in range(ranks)]
+        held = falling(lead, ranks)
         for rank in range(ranks):
-            ahead[rank] = min(ahead[rank], room[rank] - 1, *ahead[:rank])
-        for full in (False, True):
-            late = [
-                _late(line, rank, ahead[rank], limits, microbatches) if full else max(0, min(lead, room[rank]) - 1 - ahead[rank])
-                for rank in range(ranks)
-            ]
-            orders = [_ramp(rank, microbatches, ahead[rank], late[rank]) for rank in range(ranks)]
+            held[rank] = min(held[rank], room[rank], *held[:rank])
+        even = [max(0, min(lead, room[rank]) - held[rank]) for rank in range(ranks)]
+        full = [_late(line, rank, held[rank], limits, microbatches) for rank in range(ranks)]
+        for late in (even, full):
+            orders = [_ramp(rank, microbatches, held[rank] - 1, late[rank]) for rank in range(ranks)]
             if _fits(line, orders, limits):
                 yield orders
 
@@ -72,13 +75,13 @@ def _room(line: Line, rank: int, microbatches: int, limits: Sequence[int] | None
     return microbatches if limits is None or not bytes else min(microbatches, limits[rank] // bytes)
 
 
-def _late(line: Line, rank: int, ahead: int, limits: Sequence[int] | None, microbatches: int) -> int:
+def _late(line: Line, rank: int, held: int, limits: Sequence[int] | None, microbatches: int) -> int:
     """How many ``W`` may wait on a rank beside so many forwards."""
     stage = line.stages[rank]
-    most = microbatches - ahead
+    most = microbatches - held + 1
     if limits is None or not stage.kept:
         return most
-    return min(most, (limits[rank] - (ahead + 1) * stage.activation) // stage.kept)
+    return min(most, (limits[rank] - held * stage.activation) // stage.kept)
 
 
 def _ramp(rank: int, microbatches: int, ahead: int, late: int) -> list[Cell]:

@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from passes.scheduling.steps.bounds import Objective, step_bound
+from passes.scheduling.steps.bounds import Objective, rank_bounds
 from passes.scheduling.steps.cells import Line, Orders, Stage
 from passes.scheduling.steps.greedy import Policy, listed
 from passes.scheduling.steps.improve import improve
 from passes.scheduling.steps.numbered import Numbered, Numbers
-from passes.scheduling.steps.ramps import first_orders
+from passes.scheduling.steps.ramps import falling, first_orders
 
 EFFORT = 3_000_000
 """Cells to put into orders; a second or so of one core for every million."""
@@ -59,8 +59,10 @@ def schedule_step(
     Backwards are ``I`` and ``W``; they are ``B`` where the two apart would need more memory than there is. The same
     arguments give the same orders: ``effort`` counts cells, not seconds.
 
-    Raises :class:`DoesNotFit` when no orders keep the limits.
+    Raises :class:`DoesNotFit` when no orders keep the limits, ``ValueError`` when there are no micro-batches.
     """
+    if microbatches < 1:
+        raise ValueError("a step has at least one micro-batch")
     if limits is not None:
         _check(line, limits)
     best: tuple[int, Orders] | None = None
@@ -128,7 +130,7 @@ class _Choice:
         stages = len(line.stages)
         mean = sum(stage.work for stage in line.stages) / (3 * stages)
         most = max(1, round(self.lead * stages))
-        leads = [1 + -(-(most - 1) * (stages - 1 - s) // max(1, stages - 1)) if self.ramp else most for s in range(stages)]
+        leads = falling(most, stages) if self.ramp else [most] * stages
         return Policy(self.patience, self.waiting, round(self.idle * mean), leads, self.backlog, self.deep)
 
 
@@ -148,7 +150,9 @@ class _Search:
         self.line, self.microbatches, self.limits, self.objective = line, microbatches, limits, objective
         self.rng, self.seed = random.Random(seed), seed
         self.numbered = Numbered(line, microbatches, objective)
-        self.goal = step_bound(line, microbatches, limits, objective)
+        busiest = max(range(line.ranks), key=line.work)
+        self.goal = max(rank_bounds(line, microbatches, limits, objective, {0, busiest, line.ranks - 1}))
+        """No orders cost less: the bound of the ranks that mostly give the highest."""
         self.pool: dict[int, Numbers] = {}
         """The best orders by their cost."""
         self.used = 0
