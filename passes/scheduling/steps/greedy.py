@@ -138,12 +138,14 @@ class _List:
         """Whether there is room for ``F`` of micro-batch ``i``."""
         if self.policy.leads is not None and i - self.i[s] >= self.policy.leads[s]:
             return False
-        stages, room = self.line.stages, self.limits[rank] - self.held[rank]
-        if len(self.on[rank]) > 1:
-            oldest = self.f[-1]
-            if i > oldest:
-                room -= sum(stages[t].activation for t in self.on[rank] if self.f[t] <= oldest)
-        return stages[s].activation <= room
+        stages = self.line.stages
+        if self.held[rank] + stages[s].activation > self.limits[rank]:
+            return False
+        oldest = self.f[-1]
+        if i == oldest or len(self.on[rank]) == 1:
+            return True
+        reserved = sum(stages[t].activation * max(1, self.f[t] - oldest) for t in self.on[rank])
+        return reserved + stages[s].activation <= self.limits[rank]
 
     def _oldest(self, rank: int) -> int:
         """The stage whose ``W`` has waited longest."""

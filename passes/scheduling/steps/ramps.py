@@ -57,7 +57,7 @@ def _ramps(line: Line, microbatches: int, limits: Sequence[int] | None) -> Itera
     """Ramps from one forward at the first rank to what fits; ``W`` wait until all hold as many, or as much as fits."""
     ranks = line.ranks
     room = [_room(line, rank, microbatches, limits) for rank in range(ranks)]
-    for lead in sorted({max(1, round(ranks * part / 8)) for part in range(1, 20)} | {2 * ranks - 1}):
+    for lead in sorted({max(1, round(ranks * part / 8)) for part in range(2, 20, 2)} | {2 * ranks - 1}):
         held = falling(lead, ranks)
         for rank in range(ranks):
             held[rank] = min(held[rank], room[rank], *held[:rank])
