@@ -135,7 +135,7 @@ def unequal(draw: Callable[..., int]) -> Line:
     return Line(tuple(placed), draw(st.integers(0, 4)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(unequal(), st.integers(1, 8), st.integers(0, 4), st.sampled_from(OBJECTIVES))
 def test_never_behind_1f1b_within_its_memory(line: Line, m: int, more: int, objective: Objective) -> None:
     known = run(line, KNOWN["1F1B"].generate(line, m))
@@ -206,6 +206,11 @@ def test_close_to_the_exact_optimum_on_several_stages_a_rank() -> None:
             assert step_bound(line, m, limits) <= exact <= taken
             worst = max(worst, taken / exact)
     assert worst <= 1.05
+
+
+def test_without_limits_no_rank_is_idle_once_it_has_begun() -> None:
+    line = KNOWN["ZB-V"].line(3, Stage(0, 5, 5, 5), 0)
+    assert found(line, 6, None, "span", QUICK) == 6 * line.work(0)
 
 
 def test_the_same_arguments_give_the_same_orders() -> None:
