@@ -75,18 +75,21 @@ class _Room:
         for s, stage in enumerate(line.stages):
             self.on[stage.rank].append(s)
         self.limits = limits
-        self.fit = [self._fit(s) for s in range(len(line.stages))]
-        """How many micro-batches can be forward at a stage and not back at the last one of its rank."""
+        self.fits = [{t: self._fit(s, t) for t in self.on[stage.rank] if t <= s} for s, stage in enumerate(line.stages)]
+        """How many micro-batches can be forward at a stage and not back at one of its rank up to it."""
         numbers = range(len(line.stages))
         self.delays = [0] + [self._delay(s - 1, s) for s in numbers[1:]]
         self.worked = [[self._worked(s, i) for i in range(self.m)] for s in numbers]
         self.releases = [[self._releases(s, i) for i in range(self.m)] for s in numbers]
 
-    def _fit(self, s: int) -> int:
+    def _fit(self, s: int, t: int) -> int:
+        """One that fills all stages of the rank up to ``s``, and others that fill those up to ``t``."""
         stages = self.line.stages
-        rank = stages[s].rank
-        bytes = sum(stages[t].activation for t in self.on[rank] if t <= s)
-        return self.m if self.limits is None or not bytes else self.limits[rank] // bytes
+        on = self.on[stages[s].rank]
+        one, other = (sum(stages[u].activation for u in on if u <= to) for to in (s, t))
+        if self.limits is None or not other:
+            return self.m
+        return max(0, 1 + (self.limits[stages[s].rank] - one) // other)
 
     def _weights(self, s: int, forwards: int, back: int) -> int:
         """How many ``W`` must have ended when so many ``F`` have begun and ``I`` ended; -1: no number will do."""
@@ -115,8 +118,10 @@ class _Room:
                     head = max(head, forwards[s - 1][i] + stages[s - 1].forward + self.delays[s])
                 if i:
                     head = max(head, forwards[s][i - 1] + stage.forward)
-                if i >= self.fit[s]:
-                    head = max(head, self._released(s, i, forwards, backwards))
+                for t, fit in self.fits[s].items():
+                    if i >= fit:
+                        ended = backwards[t][i - fit] + stages[t].inputs
+                        head = max(head, ended if t < s else self._released(s, i, forwards, backwards))
                 forwards[s][i] = head
             for s in range(last, -1, -1):
                 if s < last:
@@ -130,9 +135,9 @@ class _Room:
 
     def _released(self, s: int, i: int, forwards: Times, backwards: Times) -> int:
         """When memory allows the i-th ``F`` of a stage: the more ``I`` have ended, the fewer ``W`` must have."""
-        on = self.on[self.line.stages[s].rank]
-        starts, begun, best = backwards[on[-1]], forwards[on[0]][0], -NO
-        time = self.line.stages[on[-1]].inputs
+        stages = self.line.stages
+        on, starts, best = self.on[stages[s].rank], backwards[s], -NO
+        time, begun = stages[s].inputs, forwards[on[0]][0]
         for back, weights, then, work in self.releases[s][i]:
             ended = starts[back - 1] + time
             if ended >= best:
@@ -150,7 +155,7 @@ class _Room:
         """
         stage = self.line.stages[s]
         releases: list[tuple[int, int, int, int]] = []
-        for back in range(max(1, i + 1 - self.fit[s]), i + 1):
+        for back in range(max(1, i + 1 - self.fits[s][s]), i + 1):
             weights = self._weights(s, i + 1, back)
             if weights >= 0:
                 then = (back - weights + 1) * stage.inputs + stage.weights
@@ -182,10 +187,9 @@ class _Room:
                     tail = max(tail, backwards[s - 1][i] + stages[s - 1].inputs + self.delays[s])
                 if left:
                     tail = max(tail, backwards[s][i + 1] + stage.inputs)
-                if s == self.on[stage.rank][-1]:
-                    for t in self.on[stage.rank]:
-                        if i + self.fit[t] < m:
-                            tail = max(tail, forwards[t][i + self.fit[t]] + stages[t].forward)
+                for t in self.on[stage.rank]:
+                    if t >= s and i + self.fits[t][s] < m:
+                        tail = max(tail, forwards[t][i + self.fits[t][s]] + stages[t].forward)
                 backwards[s][i] = tail
             for s in range(len(stages) - 1, -1, -1):
                 stage = stages[s]
