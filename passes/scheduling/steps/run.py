@@ -37,7 +37,7 @@ def run(line: Line, orders: Orders) -> Run:
         starts,
         ends,
         tuple(sum(ends[c] - starts[c] for c in cells) for cells in orders),
-        tuple(_peak(line, cells) for cells in orders),
+        tuple(peak(line, cells) for cells in orders),
         tuple(starts[cells[0]] if cells else 0 for cells in orders),
         tuple(ends[cells[-1]] if cells else 0 for cells in orders),
     )
@@ -56,7 +56,7 @@ def _ready(line: Line, rank: int, cell: Cell, ends: dict[Cell, int], whole: set[
     return ready
 
 
-def _peak(line: Line, cells: Sequence[Cell]) -> int:
+def peak(line: Line, cells: Sequence[Cell]) -> int:
     """The most bytes that a rank holds: it does one thing after the other, so the order alone decides."""
     held = peak = 0
     for cell in cells:
