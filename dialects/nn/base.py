@@ -33,8 +33,8 @@ from dialects.attributes import BlockAttr, CostAttr, Ints, SlotAttr, ints, parse
 
 Tensor = TensorType[Attribute]
 
-COMMON = ("params", "group", "block", "cost", "sharded", "stage", "shared", "slot")
-"""Properties every operator has; all others are the operator's own arguments."""
+COMMON = ("of", "params", "group", "block", "cost", "sharded", "stage", "shared", "slot")
+"""Properties every operator has, and what a gradient is ``of``; all others are the operator's own arguments."""
 
 
 @runtime_checkable
@@ -291,6 +291,7 @@ class OperatorOp(IRDLOperation, ABC):
             printer.print_string(" ")
             with printer.in_braces():
                 printer.print_list(given, lambda argument: _print_argument(printer, *argument))
+        self.print_own(printer)
         if self.params.value.data:
             printer.print_string(f" params {self.params.value.data}")
         if self.group is not None:
@@ -314,6 +315,14 @@ class OperatorOp(IRDLOperation, ABC):
         printer.print_op_attributes(self.attributes, print_keyword=True)
         printer.print_string(" : ")
         printer.print_function_type(self.operand_types, self.result_types)
+
+    def print_own(self, printer: Printer) -> None:
+        """Print what only this class of operators has, behind the arguments; here nothing."""
+
+    @classmethod
+    def parse_own(cls, parser: Parser) -> dict[str, Attribute]:
+        """Parse what :meth:`print_own` prints, as properties."""
+        return {}
 
     @classmethod
     def parse(cls, parser: Parser) -> Self:
@@ -341,6 +350,7 @@ class OperatorOp(IRDLOperation, ABC):
         for name, (_, default, required) in signature.items():
             if required and default is None and name not in properties:
                 parser.raise_error(f"'{cls.kind()}' needs the argument '{name}'", start)
+        properties |= cls.parse_own(parser)
         if parser.parse_optional_keyword("params") is not None:
             params = parse_integer(parser)
         if parser.parse_optional_keyword("group") is not None:
