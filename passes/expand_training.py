@@ -12,6 +12,7 @@ from xdsl.passes import ModulePass
 from dialects.diagnostics import TaktError, at
 from dialects.gradients import TrainingAttr, WeightGradientOp
 from dialects.structure import GraphOp, find_graph
+from passes.choices import Optimizer
 from passes.training.differentiate import Backward
 
 MOST_RATIO = 1000.0
@@ -60,7 +61,7 @@ class ExpandTrainingPass(ModulePass):
 
     name = "expand-training"
 
-    optimizer: Literal["adam", "momentum", "sgd", "none"] = "adam"
+    optimizer: Optimizer = "adam"
     precision: Literal["mixed", "full"] = "mixed"
     backward: float = 2.0
 
