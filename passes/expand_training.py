@@ -11,12 +11,10 @@ from xdsl.passes import ModulePass
 
 from dialects.diagnostics import TaktError, at
 from dialects.gradients import TrainingAttr, WeightGradientOp
+from dialects.nn.base import MOST_RATIO
 from dialects.structure import GraphOp, find_graph
 from passes.choices import Optimizer
 from passes.training.differentiate import Backward
-
-MOST_RATIO = 1000.0
-"""No backward pass is that many times as long as its forward pass."""
 
 
 def check(graph: GraphOp) -> None:
@@ -49,7 +47,7 @@ class ExpandTrainingPass(ModulePass):
       precision: "mixed": parameters and gradients as the model writes them, a master copy and what the optimizer
         keeps in 32 bits; "full": all as the model writes them
       backward: the time of I and W together, as a multiple of the forward operator's, where that is written in the
-        model; both get half of it, or one all
+        model and `backward` is not written beside it; both get half of it, or one all
 
     rewrite:
       takt.graph @m model {                            takt.graph @m model training <adam, mixed> {
