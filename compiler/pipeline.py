@@ -248,7 +248,7 @@ def trained(module: ModuleOp, options: Options) -> list[str]:
             raise TaktError(at(graph, f"the input is a training graph for '{found}' already, not '{options.training}'"))
         return []
     if graph.level.data != "model":
-        message = f"the input is a forward graph at level '{graph.level.data}', past 'model': it has no backward operators"
+        message = f"the input is a forward graph at level '{graph.level.data}', past 'model'"
         raise TaktError(at(graph, message, "--training needs the model itself"))
     return ["expand-training"]
 

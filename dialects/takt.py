@@ -13,6 +13,18 @@ from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, S
 
 Takt = Dialect(
     "takt",
-    [PlatformOp, GraphOp, InputOp, StateOp, StageOp, *OPERATORS, *GRADIENTS, *COMMUNICATION, NextOp, OutputOp, ProgramOp],
+    [
+        PlatformOp,
+        GraphOp,
+        InputOp,
+        StateOp,
+        StageOp,
+        *OPERATORS,
+        *GRADIENTS,
+        *COMMUNICATION,
+        NextOp,
+        OutputOp,
+        ProgramOp,
+    ],
     [BlockAttr, CostAttr, ForwardAttr, LimitsAttr, LinkAttr, MeasuredAttr, ScheduleAttr, SlotAttr, TrainingAttr],
 )

@@ -47,7 +47,7 @@ class ExpandTrainingPass(ModulePass):
       precision: "mixed": parameters and gradients as the model writes them, a master copy and what the optimizer
         keeps in 32 bits; "full": all as the model writes them
       backward: the time of I and W together, as a multiple of the forward operator's, where that is written in the
-        model and `backward` is not written beside it; both get half of it, or one all
+        model and `backward` is not written beside it; half of it each, and all for I where there are no parameters
 
     rewrite:
       takt.graph @m model {                            takt.graph @m model training <adam, mixed> {
@@ -77,7 +77,8 @@ class ExpandTrainingPass(ModulePass):
             raise TaktError(at(graph, message, "outputs of integers have no gradients; leave the training options out"))
         body = graph.body.block
         first, last = body.first_op, body.last_op
-        assert first is not None and last is not None
+        assert first is not None
+        assert last is not None
         body.insert_ops_before(backward.inputs, first)
         body.insert_ops_before(backward.made, last)
         graph.training = TrainingAttr(StringAttr(self.optimizer), StringAttr(self.precision))

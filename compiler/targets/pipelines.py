@@ -95,12 +95,16 @@ def refuse(operators: Sequence[OperatorOp], task: Task, message: str, hint: str 
 def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
     """The pipeline of a scheduled module for ``target``, a name for messages.
 
-    Raises :class:`TaktError` for a schedule that is none: stages whose blocks overlap, operators outside the block of
-    their stage or without its leader, copies, and stages that wait for each other in a circle.
+    Raises :class:`TaktError` for a training schedule, and for one that is no pipeline: stages whose blocks overlap,
+    operators outside the block of their stage or without its leader, copies, and stages that wait for each other in a
+    circle.
     """
     view = view_of(module)
     graph = find_graph(module)
     assert graph is not None
+    if view.training is not None:
+        message = f"@{view.graph} is a training graph, and {target} is written for forward passes"
+        raise TaktError(at(graph, message, "compile the model without --training"))
     operators = tuple(graph.operators())
     members: dict[int, list[int]] = {s.index: [] for s in view.stages}
     for task in view.tasks:

@@ -85,7 +85,7 @@ class Backward:
                 self._arrive(op.inputs[i], arriving[0])
             needed = []
         weight = op.params.value.data > 0
-        written = op.cost and self._written(op, op.cost, bool(needed) and weight)
+        written = op.cost and self._written(op, op.cost)
         handed: Sequence[SSAValue] = ()
         if needed or (weight and op.kind() == "experts"):
             gradient = self._gradient(InputGradientOp, op, arriving, needed, (), written)
@@ -134,10 +134,10 @@ class Backward:
         self._append(gradient, op, f"{self.names[op]}.{'W' if cls.WEIGHT else 'I'}")
         return gradient
 
-    def _written(self, op: OperatorOp, cost: CostAttr, both: bool) -> CostAttr:
-        """The table of each gradient of an operator with a written one; the time is shared by ``both``."""
+    def _written(self, op: OperatorOp, cost: CostAttr) -> CostAttr:
+        """The table of each gradient of an operator with a written one: half the time where there are parameters."""
         ratio = self.ratio if op.backward is None else op.backward.value.data
-        share = ratio / 2 if both else ratio
+        share = ratio / 2 if op.params.value.data else ratio
         table = cost.table().items()
         return CostAttr.from_table({k: CostEntry(round(c.time * share), c.params, 0, c.workspace) for k, c in table})
 

@@ -10,7 +10,6 @@ optimizer, and not here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from functools import cache
 from typing import ClassVar
 
@@ -29,7 +28,7 @@ STATED = ("linear", "conv2d", "router", "experts")
 class Gradient(Rule):
     """What the gradients of operands and of weights have in common. ``rule`` is that of the forward operator."""
 
-    products: ClassVar[Mapping[str, Fraction]]
+    products: ClassVar[Mapping[str, int]] = {}
     """Floating-point operations, as a multiple of those of the forward operator, by kind; 1 where left out."""
 
     def __init__(self, rule: Rule, kernel: bool):
@@ -102,8 +101,7 @@ class Gradient(Rule):
 
     def flops(self, call: Call, plan: Plan, k: int) -> int:
         forward = self.of(call).forward
-        times = self.products.get(forward.kind, Fraction(1))
-        return -(-self.rule.flops(forward, self._forward(call, plan), k) * times.numerator // times.denominator)
+        return self.products.get(forward.kind, 1) * self.rule.flops(forward, self._forward(call, plan), k)
 
     def params(self, call: Call, plan: Plan, k: int) -> int:
         return self.rule.params(self.of(call).forward, self._forward(call, plan), k)
@@ -126,7 +124,7 @@ class InputGradient(Gradient):
     them again is left out. Experts compute their hidden layer again.
     """
 
-    products = {"matmul": Fraction(2), "attention": Fraction(2)}
+    products: ClassVar[Mapping[str, int]] = {"matmul": 2, "attention": 2}
 
     def makes(self, call: Call, forward: Plan, wanted: Sequence[Layout]) -> tuple[Layout, ...]:
         backward = self.of(call)
@@ -181,9 +179,7 @@ class InputGradient(Gradient):
 
 
 class WeightGradient(Gradient):
-    """One product, or none where the forward operator has none; the gradient so far is read, added to and written."""
-
-    products = {"attention": Fraction(0), "matmul": Fraction(0)}
+    """As many products as the forward operator has; the gradient so far is read, added to and written."""
 
     def moved(self, call: Call, plan: Plan, k: int) -> int:
         forward = self.of(call).forward
