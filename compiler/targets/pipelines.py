@@ -18,7 +18,7 @@ from compiler.targets.text import ranges
 from compiler.view import Accelerators, ScheduleView, Task, view_of
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.operators import OperatorOp
-from dialects.structure import find_graph
+from dialects.structure import GraphOp, find_graph
 
 ANY_STAGE = "--allotments stage gives every operator of a stage all accelerators of the stage"
 
@@ -92,6 +92,13 @@ def refuse(operators: Sequence[OperatorOp], task: Task, message: str, hint: str 
     return TaktError(at(operators[task.index], message, hint))
 
 
+def check_forward(graph: GraphOp, target: str) -> None:
+    """Raise TaktError for a training graph."""
+    if graph.training is not None:
+        message = f"@{graph.sym_name.data} is a training graph, and {target} is for forward passes"
+        raise TaktError(at(graph, message, "compile the model without --training"))
+
+
 def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
     """The pipeline of a scheduled module for ``target``, a name for messages.
 
@@ -102,9 +109,7 @@ def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
     view = view_of(module)
     graph = find_graph(module)
     assert graph is not None
-    if view.training is not None:
-        message = f"@{view.graph} is a training graph, and {target} is written for forward passes"
-        raise TaktError(at(graph, message, "compile the model without --training"))
+    check_forward(graph, target)
     operators = tuple(graph.operators())
     members: dict[int, list[int]] = {s.index: [] for s in view.stages}
     for task in view.tasks:
