@@ -304,6 +304,43 @@ def test_times_computed_by_hand() -> None:
     assert [name for name, op in found.items() if op.sharded is not None] == ["a", "g", "y.I", "g.I"]
 
 
+def times_of(op: OperatorOp) -> dict[int, int]:
+    assert op.cost is not None
+    return {k: c.time for k, c in op.cost.table().items()}
+
+
+ROWS = (
+    f"model m {{\n input x: tensor<1 x {SIDE} x {SIDE}, bf16>\n"
+    f' n = rms_norm(x)\n a = linear(n, features = {SIDE}, split = "row")\n g = gelu(a)\n'
+    f' y = linear(g, features = {SIDE}, split = "row")\n output y\n}}\n'
+)
+
+
+def test_rows_add_up_forward_and_read_whole_gradients_backward() -> None:
+    plain, found = costed(ROWS, False), costed(ROWS, True)
+    for name, op in plain.items():  # `a` is reduce-scattered, though its gradient keeps it
+        assert (times_of(op), op.sharded) == (times_of(found[name]), found[name].sharded)
+    reduced, gathered = 36457, 5000 + 15729  # half of the all-reduce is the all-gather of 2 MiB on 4
+    assert times_of(found["a"])[4] == pytest.approx(1000 + 5369 + gathered, abs=1)
+    assert found["a"].sharded is not None
+    # gelu's gradient arrives split; it gathers what it makes, for the rows before it read it whole.
+    assert times_of(found["g.I"])[4] == pytest.approx(1000 + 3 * 2**21 / 4000 + gathered, abs=1)
+    for name in ("a.I", "y.I", "a.W", "y.W"):
+        assert times_of(found[name])[4] < 1000 + 5369 + reduced // 2
+
+
+def test_heads_held_twice_and_losses_communicate_backward() -> None:
+    body = (
+        "h = linear(x, features = 32)\n k = linear(x, features = 8)\n"
+        " a = attention(h, k, k, heads = 4, kv_heads = 1)\n y = cross_entropy(a, i)"
+    )
+    found = costed(model(body), True)
+    whole = {name: times_of(found[name]) for name in ("a", "a.I", "y", "y.I")}
+    # Three all-reduces of next to nothing, 5 us each; a reduce-scatter for key and value; all else is below 1 us.
+    assert [round((whole["y.I"][k] - whole["y.I"][1]) / 1000) for k in (1, 2, 4)] == [0, 15, 15]
+    assert [round((whole["a.I"][k] - whole["a.I"][1]) / 1000) for k in (1, 2, 4)] == [0, 10, 10]
+
+
 def test_bytes_of_every_optimizer() -> None:
     found = [[Held(name, mixed).each(2) for name in ("adam", "momentum", "sgd", "none")] for mixed in (True, False)]
     assert found == [[16, 12, 8, 4], [8, 6, 4, 4]]
