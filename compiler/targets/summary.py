@@ -58,7 +58,8 @@ def _figures(analysis: Analysis, microbatches: int | None) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     params = sum(view.parameters.values())
-    table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of parameters as placed")
+    held = "parameters" if view.training is None else "parameters, gradients and optimizer state"
+    table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of {held} as placed")
     if view.training is not None:
         table.add_row("training", _training(*view.training))
     table.add_row("period", Text.assemble((short_time(view.period), "bold"), f"  ({rate(view.period)})"))
