@@ -16,7 +16,10 @@ from dialects.structure import GraphOp, InputOp
 
 
 class Differentiable:
-    """Which values of a graph can have a gradient, and which need one because parameters lead to them."""
+    """Which values of a graph need a gradient: numbers that a loss can depend on smoothly, to which parameters lead.
+
+    What an opaque operator makes counts as numbers, whatever its bytes are.
+    """
 
     def __init__(self, operators: Sequence[OperatorOp]):
         self._numbers: set[SSAValue] = set()
@@ -28,12 +31,8 @@ class Differentiable:
             if op.params.value.data or any(v in self._needed for v in op.inputs):
                 self._needed.update(numbers)
 
-    def has(self, value: SSAValue) -> bool:
-        """Whether ``value`` holds numbers that a loss can depend on smoothly; what an opaque operator makes counts."""
-        return value in self._numbers
-
     def needs(self, value: SSAValue) -> bool:
-        """Whether ``value`` is one of these and depends on parameters."""
+        """Whether ``value`` holds such numbers and depends on parameters."""
         return value in self._needed
 
 
@@ -82,7 +81,10 @@ class Backward:
         needed = [i for i, v in enumerate(op.inputs) if self.able.needs(v)]
         if op.kind() in PASSED_ON and op.cost is None:
             for i in needed:
-                self._arrive(op.inputs[i], arriving[0])
+                if arriving:
+                    self._arrive(op.inputs[i], arriving[0])
+                else:  # a sum of losses
+                    self.losses.add(op.inputs[i])
             needed = []
         weight = op.params.value.data > 0
         written = op.cost and self._written(op, op.cost)

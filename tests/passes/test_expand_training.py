@@ -173,6 +173,12 @@ def test_outputs_without_a_loss_get_gradients_from_outside() -> None:
     assert len(list(with_loss.inputs())) == 2
 
 
+def test_a_sum_of_losses_is_a_loss() -> None:
+    found = named(expanded(model(f"h = {X}\n a = cross_entropy(h, i)\n b = mse_loss(h, x)\n y = add(a, b)")))
+    assert [v.name_hint for v in found["h.sum"].inputs] == ["b.I", "a.I"]
+    assert [v.name_hint for v in found["a.I"].inputs] == ["h", "i"]
+
+
 def test_tied_operators_stay_one_group() -> None:
     text = model(
         'e = embedding(i, vocab = 64, dim = 32) group "tied"\n h = linear(e, features = 64) group "tied"\n'
