@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Self, cast
 from xdsl.dialects.builtin import DictionaryAttr, FunctionType, StringAttr, TensorType, i8
 from xdsl.ir import Attribute
 from xdsl.irdl import irdl_attr_definition, irdl_op_definition, prop_def
+from xdsl.irdl.constraints import VerificationContext
 from xdsl.parser import AttrParser, Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
 from dialects.attributes import BracketedAttribute, Ints, ints, parse_ints, print_ints, values
 from dialects.nn.needs import Role, roles
-from dialects.operators import OPERATORS, OperatorOp, ShapeError, Tensor
+from dialects.operators import OPERATORS, OperatorOp, ShapeError, Tensor, check_tensor
 
 KINDS: Mapping[str, type[OperatorOp]] = {cls.kind(): cls for cls in OPERATORS}
 
@@ -112,12 +113,18 @@ class ForwardAttr(BracketedAttribute):
         if self.kind.data not in KINDS:
             raise VerifyException(f"there is no operator '{self.kind.data}' to have a gradient")
         signature = KINDS[self.kind.data].signature()
-        for name in self.arguments.data:
+        for name, value in self.arguments.data.items():
             if name not in signature:
                 raise VerifyException(f"'{self.kind.data}' has no argument '{name}'")
+            signature[name][0].verify(value, VerificationContext())
         for name, (_, default, required) in signature.items():
             if required and default is None and name not in self.arguments.data:
                 raise VerifyException(f"'{self.kind.data}' needs the argument '{name}'")
+        try:
+            for type_ in (*self.types.inputs.data, *self.types.outputs.data):
+                check_tensor(type_)
+        except ShapeError as error:
+            raise VerifyException(str(error)) from error
         for array, types in ((self.arriving, self.types.outputs), (self.made, self.types.inputs)):
             numbers = values(array)
             if any(not 0 <= n < len(types.data) for n in numbers) or list(numbers) != sorted(set(numbers)):

@@ -22,7 +22,7 @@ from compiler.view import view_of
 from dialects.attributes import values
 from dialects.diagnostics import TaktError
 from dialects.gradients import ACCUMULATED, GradientOp, InputGradientOp, WeightGradientOp
-from dialects.levels import check_level
+from dialects.levels import verify_level
 from dialects.operators import OPERATORS, OperatorOp, operator_names
 from dialects.schedule_rules import peak_memory
 from dialects.structure import GraphOp, find_graph, find_platform
@@ -98,7 +98,7 @@ def model(body: str, output: str = "y") -> str:
 def expanded(text: str, **options: Any) -> GraphOp:
     module = load(Source("m.takt", text))
     ExpandTrainingPass(**options).apply(Context(), module)
-    check_level(module)
+    verify_level(module)
     return graph_of(module)
 
 
@@ -117,7 +117,7 @@ def costed(text: str, train: bool, **options: Any) -> dict[str, OperatorOp]:
     if train:
         ExpandTrainingPass(**options).apply(Context(), module)
     AnnotateCostsPass().apply(Context(), module)
-    check_level(module)
+    verify_level(module)
     return named(graph_of(module))
 
 
