@@ -25,7 +25,7 @@ def check(graph: GraphOp) -> None:
     if graph.training is not None:
         raise TaktError(at(graph, f"graph @{graph.sym_name.data} has its backward operators already"))
     if (state := next(graph.states(), None)) is not None:
-        message = f"state '{state.state.data}' carries values from micro-batch to micro-batch, and their gradients back"
+        message = f"state '{state.state.data}' hands values to later micro-batches, from which gradients would return"
         raise TaktError(at(state, message, "a model with states is not trained; leave the states out"))
 
 
