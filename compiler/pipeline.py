@@ -4,6 +4,8 @@
 step                  level after     why here
 ====================  ==============  ==================================================================
 (front end)           model           everything later needs the graph with types, names and places.
+expand-training       model           (only if asked for) backward operators are operators like others: all
+                                      that follows is to see them.
 annotate-costs        moldable        times depend on the operators and the platform, on nothing decided
                                       later; every later choice weighs them.
 restrict-allotments   moldable        (only if asked for) leaves one allotment, before anything weighs the others.
@@ -42,7 +44,7 @@ from compiler.pass_text import make_pass, option_names
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.levels import verify_level
 from dialects.structure import LEVELS, find_graph, reaches
-from passes.choices import Allotments, Goal, Granularity, Plan, Solver
+from passes.choices import Allotments, Goal, Granularity, Optimizer, Plan, Solver
 from passes.instance import DoesNotFit
 
 PHASES: tuple[tuple[str, str], ...] = (
@@ -90,6 +92,9 @@ class Options:
     allotments: Allotments | int | None = None
     """Whether operators run on all accelerators of their stages, and if a number, on how many exactly."""
 
+    training: Optimizer | None = None
+    """A training step instead of the forward pass alone, with what this optimizer keeps."""
+
     @property
     def whole(self) -> bool:
         """Whether ``partition-stages`` makes whole schedules, and so sees itself what fits in memory."""
@@ -102,6 +107,8 @@ class Options:
             return {} if self.microbatches is None else {"microbatches": self.microbatches}
         if pass_name == "restrict-allotments":
             return {"to": self.allotments}
+        if pass_name == "expand-training":
+            return {"optimizer": self.training}
         if pass_name not in SOLVING:
             return {}
         given = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -121,7 +128,7 @@ class Options:
 
     def check(self) -> None:
         """Raise UsageError for what no pass can do."""
-        given = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        given = [f.name for f in fields(self) if getattr(self, f.name) is not None and f.name != "training"]
         for name in given:
             if not any(name in option_names(step) for step in SOLVING):
                 raise UsageError(f"no pass has an option '{name.replace('_', '-')}'")
@@ -220,7 +227,7 @@ def run_pipeline(
         graph = find_graph(module)
         assert graph is not None
         raise TaktError(at(graph, f"the input is at level '{have}' already, past '{to}'"))
-    todo = options.steps(have, to)
+    todo = [*trained(module, options), *options.steps(have, to)]
     while todo:
         if todo[:2] == [*SOLVING]:
             module, todo = partition_and_schedule(context, module, options, observer), todo[2:]
@@ -228,6 +235,22 @@ def run_pipeline(
             name, *todo = todo
             run_pass(context, module, make_pass(name, options.of(name)), observer)
     return module
+
+
+def trained(module: ModuleOp, options: Options) -> list[str]:
+    """The pass that makes ``module`` the training graph asked for, unless it is; TaktError when it cannot become it."""
+    graph = find_graph(module)
+    assert graph is not None
+    if options.training is None:
+        return []
+    if graph.training is not None:
+        if (found := graph.training.optimizer.data) != options.training:
+            raise TaktError(at(graph, f"the input is a training graph for '{found}' already, not '{options.training}'"))
+        return []
+    if graph.level.data != "model":
+        message = f"the input is a forward graph at level '{graph.level.data}', past 'model'"
+        raise TaktError(at(graph, message, "--training needs the model itself"))
+    return ["expand-training"]
 
 
 def partition_and_schedule(context: Context, module: ModuleOp, options: Options, observer: Observer) -> ModuleOp:

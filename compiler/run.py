@@ -211,6 +211,8 @@ class Runner:
         if not reaches(level_of(module), "scheduled"):
             module = run_pipeline(context, module, to="scheduled", options=self.options)
         check_size(module)
+        if self.args.real:
+            check_forward(module)
         if level_of(module) == "programs":
             bounded(module, args.microbatches)
             return module
@@ -303,6 +305,17 @@ def check_size(module: ModuleOp) -> None:
         message = f"the schedule uses {len(used)} accelerators, and a run has a process for each, at most"
         hint = "take a platform with fewer accelerators, and a smaller model with --set"
         raise TaktError(at(op, f"{message} {MOST_PROCESSES}", hint))
+
+
+def check_forward(module: ModuleOp) -> None:
+    """Raise TaktError for a training graph, whose gradients a real run cannot compute."""
+    from dialects.diagnostics import TaktError, at
+    from dialects.structure import find_graph
+
+    graph = find_graph(module)
+    if graph is not None and graph.training is not None:
+        message = f"@{graph.sym_name.data} is a training graph, and a real run computes forward operators only"
+        raise TaktError(at(graph, message, "leave out --training, or run it with --emulate"))
 
 
 def bounded(module: ModuleOp, microbatches: int | None) -> None:

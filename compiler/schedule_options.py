@@ -16,7 +16,7 @@ from compiler.command_line import (
     share,
     size,
 )
-from passes.choices import ALLOTMENTS, AXES, GOALS, GRANULARITIES, PLANS, SOLVERS
+from passes.choices import ALLOTMENTS, AXES, GOALS, GRANULARITIES, OPTIMIZERS, PLANS, SOLVERS
 
 PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
@@ -29,11 +29,13 @@ ALLOTMENTS_HELP = (
     "on how many accelerators of its stage an operator runs: any (default); stage: all of them; or a number: exactly so"
     " many, in stages that wide (plans stages, interleaved, v and auto)"
 )
+TRAINING_HELP = f"a training step, with backward operators and what this keeps: {', '.join(OPTIMIZERS)}"
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
     *("plan", "stages", "objective", "microbatches", "max_in_flight", "max_latency", "memory", "max_crossing"),
     *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate", "allotments"),
+    "training",
 )
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
 
@@ -74,6 +76,7 @@ def add_schedule_options(
     add(
         "--gap", metavar="SHARE", type=share, help="stop when the period is proven this close to the least, such as 1%%"
     )
+    add("--training", choices=OPTIMIZERS, metavar="OPTIMIZER", help=TRAINING_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
     add = parser.add_argument_group("search").add_argument

@@ -185,6 +185,8 @@ class ScheduleView:
     """Transfers between accelerator sets, in program order."""
     limits: Mapping[str, int] = field(default_factory=dict[str, int])
     """The limits it was asked to keep: ``in_flight``, ``latency`` (ns), ``memory`` and ``crossing`` (bytes)."""
+    training: tuple[str, str] | None = None
+    """Of a training step: optimizer and precision."""
 
     @property
     def period(self) -> Fraction:
@@ -369,6 +371,7 @@ def view_of(module: ModuleOp) -> ScheduleView:
         outputs=_outputs(graph, names),
         moves=_moves(graph, names),
         limits=schedule.limits.given(),
+        training=graph.training and (graph.training.optimizer.data, graph.training.precision.data),
     )
 
 

@@ -50,6 +50,7 @@ from dialects.attributes import (
     values,
 )
 from dialects.communication import ReserveOp, TransferOp
+from dialects.gradients import TrainingAttr
 from dialects.links import LinkAttr
 from dialects.measured import MeasuredAttr
 from dialects.operators import OperatorOp, ShapeError, check_tensor
@@ -397,6 +398,8 @@ class GraphOp(IRDLOperation):
 
     sym_name = prop_def(SymbolNameConstraint())
     level = prop_def(StringAttr)
+    training = opt_prop_def(TrainingAttr)
+    """Left out of a graph that is forward only."""
     schedule = opt_prop_def(ScheduleAttr)
     body = region_def("single_block")
 
@@ -469,6 +472,10 @@ class GraphOp(IRDLOperation):
         printer.print_string(" ")
         printer.print_symbol_name(self.sym_name.data)
         printer.print_string(f" {self.level.data} ")
+        if self.training is not None:
+            printer.print_string("training ")
+            self.training.print_parameters(printer)
+            printer.print_string(" ")
         if self.schedule is not None:
             self.schedule.print_parameters(printer)
             printer.print_string(" ")
@@ -483,6 +490,8 @@ class GraphOp(IRDLOperation):
         if level not in LEVELS:
             parser.raise_error(f"unknown level '{level}' (levels are {', '.join(LEVELS)})", position)
         properties["level"] = StringAttr(level)
+        if parser.parse_optional_keyword("training") is not None:
+            properties["training"] = TrainingAttr.parse_body(parser)
         if parser._current_token.text == "<":  # pyright: ignore[reportPrivateUsage]
             properties["schedule"] = ScheduleAttr.parse_body(parser)
         position = parser.pos

@@ -4,6 +4,7 @@ from xdsl.ir import Dialect
 
 from dialects.attributes import BlockAttr, CostAttr, LimitsAttr, ScheduleAttr, SlotAttr
 from dialects.communication import COMMUNICATION
+from dialects.gradients import GRADIENTS, ForwardAttr, TrainingAttr
 from dialects.links import LinkAttr
 from dialects.measured import MeasuredAttr
 from dialects.operators import OPERATORS
@@ -12,6 +13,18 @@ from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, S
 
 Takt = Dialect(
     "takt",
-    [PlatformOp, GraphOp, InputOp, StateOp, StageOp, *OPERATORS, *COMMUNICATION, NextOp, OutputOp, ProgramOp],
-    [BlockAttr, CostAttr, LimitsAttr, LinkAttr, MeasuredAttr, ScheduleAttr, SlotAttr],
+    [
+        PlatformOp,
+        GraphOp,
+        InputOp,
+        StateOp,
+        StageOp,
+        *OPERATORS,
+        *GRADIENTS,
+        *COMMUNICATION,
+        NextOp,
+        OutputOp,
+        ProgramOp,
+    ],
+    [BlockAttr, CostAttr, ForwardAttr, LimitsAttr, LinkAttr, MeasuredAttr, ScheduleAttr, SlotAttr, TrainingAttr],
 )

@@ -182,7 +182,7 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """``time``, ``params``, ``output`` or ``memory`` of a written cost, or ``group``, and its value."""
+    """``time``, ``params``, ``output``, ``memory`` or ``backward`` of a written cost, or ``group``, and its value."""
 
     place: Place
     kind: str

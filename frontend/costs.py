@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dialects.attributes import CostAttr, CostEntry
+from dialects.nn.base import DECIMALS, MOST_RATIO
 from dialects.operators import is_group_name
 from frontend import ast
-from frontend.evaluate import Lookup, Problem, amount, describe, evaluate, whole
+from frontend.evaluate import Lookup, Problem, amount, describe, evaluate, is_number, whole
 from frontend.report import note
 from frontend.units import SIZE, TIME
 
@@ -29,6 +30,8 @@ class WrittenCost:
     """Bytes of each result."""
     workspace: Mapping[int, int]
     """Allotment → bytes on each accelerator."""
+    backward: float | None
+    """Time of the gradients together, as a multiple of the operator's own."""
 
     def attribute(self, params: int, output: int) -> CostAttr:
         """The cost table; ``params`` and ``output`` are bytes shared evenly by the accelerators."""
@@ -68,6 +71,7 @@ def written_cost(node: ast.Assign, scope: Lookup, accelerators: int | None) -> W
         None if params is None else _bytes(params, scope),
         None if output is None else _outputs(output, scope, len(node.targets)),
         workspace,
+        _ratio(clauses["backward"], scope) if "backward" in clauses else None,
     )
 
 
@@ -99,6 +103,17 @@ def _bytes(clause: ast.Clause, scope: Lookup) -> int:
     if isinstance(clause.value, ast.Table):
         raise Problem(clause.value.place, f"'{clause.kind}' is one size, the bytes of all accelerators together")
     return amount(evaluate(clause.value, scope), clause.value.place, f"'{clause.kind}'", SIZE)
+
+
+def _ratio(clause: ast.Clause, scope: Lookup) -> float:
+    """The number of ``backward 2.0x``."""
+    assert not isinstance(clause.value, ast.Table)
+    value = evaluate(clause.value, scope)
+    if not is_number(value) or not 0 <= value <= MOST_RATIO:
+        shown = describe(value)
+        message = f"'backward' is a number between 0 and {MOST_RATIO:.0f} times the operator's own time, got {shown}"
+        raise Problem(clause.value.place, message, "write backward 2.0x")
+    return round(float(value), DECIMALS)
 
 
 def _outputs(clause: ast.Clause, scope: Lookup, results: int) -> tuple[int, ...]:

@@ -138,12 +138,21 @@ class Operators:
             if block is not None:
                 properties = {**properties, "block": block}
             return cls.create(operands=operands, result_types=inference.results, properties=properties)
-        params, attribute = inference.params, None
+        params, attribute, backward = inference.params, None, None
         if cost is not None:
             params = params if cost.params is None else cost.params
             sizes = cost.outputs or tuple(tensor_bytes(t) for t in inference.results)
-            attribute = cost.attribute(params, sum(sizes))
-        return cls.make(operands, arguments, inference.results, params, group=group, block=block, cost=attribute)
+            attribute, backward = cost.attribute(params, sum(sizes)), cost.backward
+        return cls.make(
+            operands,
+            arguments,
+            inference.results,
+            params,
+            group=group,
+            block=block,
+            cost=attribute,
+            backward=backward,
+        )
 
     def _opaque(
         self, cls: type[OperatorOp], node: ast.Assign, arguments: Mapping[str, Any], cost: WrittenCost | None

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
     """Name of each pass → a function that imports and returns its class, in the order of the pipeline."""
 
+    def expand_training() -> type[ModulePass]:
+        from passes.expand_training import ExpandTrainingPass
+
+        return ExpandTrainingPass
+
     def annotate_costs() -> type[ModulePass]:
         from passes.annotate_costs import AnnotateCostsPass
 
@@ -53,6 +58,7 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
         return VerifySchedulePass
 
     return {
+        "expand-training": expand_training,
         "annotate-costs": annotate_costs,
         "restrict-allotments": restrict_allotments,
         "partition-stages": partition_stages,

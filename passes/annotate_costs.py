@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, cast
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.dialects.builtin import AnyFloatConstr, ModuleOp, StringAttr
 from xdsl.passes import ModulePass
 
 from dialects.attributes import CostAttr, CostEntry, ints
 from dialects.diagnostics import Diagnostic, TaktError, at
-from dialects.operators import OperatorOp, operator_names
+from dialects.gradients import GradientOp
+from dialects.operators import OperatorOp, Tensor, element_bytes, operator_names
 from dialects.structure import GraphOp, PlatformOp, find_graph, find_platform
 from passes.costs.layout import Placed, place
 from passes.costs.machine import Machine, MissingRateError
 from passes.costs.reading import Reader, read_machine
 from passes.costs.table import candidates, cost_table
+from passes.training.held import Held
 
 
 def _find(module: ModuleOp) -> tuple[GraphOp, PlatformOp]:
@@ -98,6 +100,27 @@ def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> N
             dtypes.add(error.dtype)
     if trouble:
         raise TaktError(trouble)
+    if graph.training is not None:
+        hold(graph, Held(graph.training.optimizer.data, graph.training.precision.data == "mixed"))
+
+
+def hold(graph: GraphOp, held: Held) -> None:
+    """Count gradients and what the optimizer keeps with the parameters of the forward operators."""
+    priced = cache(lambda cost, width: _holding(cost, held, width))
+    for op in graph.operators():
+        if op.params.value.data and not isinstance(op, GradientOp):
+            op.cost = priced(op.cost, _parameter_bytes(op))
+
+
+def _parameter_bytes(op: OperatorOp) -> int:
+    """Bytes of one parameter: of an element of the result, or 16 bits where that is not known to be a number."""
+    element = cast(Tensor, op.outputs[0].type).element_type
+    return element_bytes(element) if AnyFloatConstr.verifies(element) else 2
+
+
+def _holding(cost: CostAttr, held: Held, width: int) -> CostAttr:
+    table = cost.table().items()
+    return CostAttr.from_table({k: replace(c, params=held.bytes(c.params, width)) for k, c in table})
 
 
 @dataclass(frozen=True)
@@ -109,7 +132,8 @@ class AnnotateCostsPass(ModulePass):
     and workspace on each of the k accelerators. The constants are those of the module's
     takt.platform; the formulas are in docs/costs.md. Times need not fall as k grows. A table written
     in the model is kept as it is. A result of which each of the k holds its share only, as all of
-    its consumers want it, is listed by its number after ``sharded``.
+    its consumers want it, is listed by its number after ``sharded``. In a training graph the bytes of parameters
+    include their gradients and what the optimizer keeps.
 
     ```
     %y = takt.linear(%x) {features = 4096} params 8388608 : ...

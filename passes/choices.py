@@ -25,6 +25,10 @@ Granularity = Literal["operator", "block"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 """What is placed as one."""
 
+Optimizer = Literal["adam", "momentum", "sgd", "none"]
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+"""What is kept for each parameter that is trained; "none" is less than "sgd", which has a master copy."""
+
 Allotments = Literal["any", "stage"]
 ALLOTMENTS: tuple[Allotments, ...] = get_args(Allotments)
 """How many accelerators of its stage an operator runs on: as many as it likes, or all of them."""

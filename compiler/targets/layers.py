@@ -14,7 +14,7 @@ from functools import cached_property
 
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.targets.pipelines import Pipeline, pipeline_of, refuse, with_plan
+from compiler.targets.pipelines import Pipeline, check_forward, pipeline_of, refuse, with_plan
 from compiler.targets.text import counted
 from compiler.view import ScheduleView, Task, view_of
 from dialects.diagnostics import Diagnostic, TaktError, at
@@ -66,6 +66,7 @@ def layers_of(module: ModuleOp, target: str, *, chunked: bool = True, empty: boo
     """
     graph = find_graph(module)
     assert graph is not None
+    check_forward(graph, target)
     row = _Row(view_of(module), tuple(graph.operators()), target)
     row.check()
     pipeline = pipeline_of(module, target)

@@ -19,7 +19,7 @@ from compiler.targets.text import ranges
 from compiler.view import Accelerators, ScheduleView, Task, view_of
 from dialects.diagnostics import TaktError, at
 from dialects.operators import OperatorOp
-from dialects.structure import find_graph
+from dialects.structure import GraphOp, find_graph
 
 KEEPING = ("stages", "interleaved", "v")
 """The plans that take ``--allotments`` and ``--granularity``."""
@@ -78,15 +78,23 @@ def refuse(operators: Sequence[OperatorOp], task: Task, message: str, hint: str 
     return TaktError(at(operators[task.index], message, hint))
 
 
+def check_forward(graph: GraphOp, target: str) -> None:
+    """Raise TaktError for a training graph."""
+    if graph.training is not None:
+        message = f"@{graph.sym_name.data} is a training graph, and {target} is for forward passes"
+        raise TaktError(at(graph, message, "compile the model without --training"))
+
+
 def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
     """The pipeline of a scheduled module for ``target``, a name for messages.
 
-    Raises :class:`TaktError` for a schedule that is none: operators outside the block of their stage or without its
-    leader, copies, and stages that wait for each other in a circle.
+    Raises :class:`TaktError` for a training schedule, and for one that is no pipeline: operators outside the block of
+    their stage or without its leader, copies, and stages that wait for each other in a circle.
     """
     view = view_of(module)
     graph = find_graph(module)
     assert graph is not None
+    check_forward(graph, target)
     operators = tuple(graph.operators())
     members: dict[int, list[int]] = {s.index: [] for s in view.stages}
     for task in view.tasks:

@@ -58,7 +58,10 @@ def _figures(analysis: Analysis, microbatches: int | None) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     params = sum(view.parameters.values())
-    table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of parameters as placed")
+    held = "parameters" if view.training is None else "parameters, gradients and optimizer state"
+    table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of {held} as placed")
+    if view.training is not None:
+        table.add_row("training", _training(*view.training))
     table.add_row("period", Text.assemble((short_time(view.period), "bold"), f"  ({rate(view.period)})"))
     if view.microbatches > 1:
         table.add_row("pattern", f"{short_time(view.pattern)} for {view.microbatches} micro-batches")
@@ -79,6 +82,12 @@ def _figures(analysis: Analysis, microbatches: int | None) -> Table:
     if analysis.standstill:
         table.add_row("standstill", _standstill(analysis))
     return table
+
+
+def _training(optimizer: str, precision: str) -> str:
+    """What the parameters include, and what the period does not."""
+    kept = "without an optimizer" if optimizer == "none" else f"{optimizer} in {precision} precision"
+    return f"forward and backward, {kept}; its step, once a batch, is not in the period"
 
 
 def _limits(analysis: Analysis) -> str:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from math import prod
 from typing import Any, ClassVar, Protocol, Self, cast, runtime_checkable
 
-from xdsl.dialects.builtin import IntegerAttr, StringAttr, TensorType, bf16, f16, f32, f64, i1, i8, i32, i64
+from xdsl.dialects.builtin import FloatAttr, IntegerAttr, StringAttr, TensorType, bf16, f16, f32, f64, i1, i8, i32, i64
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
@@ -33,8 +33,21 @@ from dialects.attributes import BlockAttr, CostAttr, Ints, SlotAttr, ints, parse
 
 Tensor = TensorType[Attribute]
 
-COMMON = ("params", "group", "block", "cost", "sharded", "stage", "shared", "slot")
-"""Properties every operator has; all others are the operator's own arguments."""
+COMMON = ("of", "params", "group", "block", "cost", "backward", "sharded", "stage", "shared", "slot")
+"""Properties every operator has, and what a gradient is ``of``; all others are the operator's own arguments."""
+
+
+MOST_RATIO = 1000.0
+"""No backward pass is that many times as long as its forward pass."""
+
+DECIMALS = 6
+"""Of such a ratio, as it is printed."""
+
+
+def show_ratio(ratio: float) -> str:
+    """A ratio as a decimal number, without an exponent: ``2.0``."""
+    digits = f"{ratio:.{DECIMALS}f}".rstrip("0")
+    return digits + "0" if digits.endswith(".") else digits
 
 
 @runtime_checkable
@@ -163,6 +176,8 @@ class OperatorOp(IRDLOperation, ABC):
     """Which call of which block of the source this operator came from."""
     cost = opt_prop_def(CostAttr)
     """Level 0: a table written by the user. Level 2 and later: the operator's moldable cost."""
+    backward = opt_prop_def(FloatAttr)
+    """Time of the operator's gradients together, as a multiple of its own written one; left out where it is usual."""
     sharded = opt_prop_def(Ints)
     """Level 2: numbers of the results of which each accelerator of a set holds its share only; left out when none."""
     stage = opt_prop_def(IntegerAttr.constr(i64))
@@ -220,6 +235,7 @@ class OperatorOp(IRDLOperation, ABC):
         group: str | None = None,
         block: BlockAttr | None = None,
         cost: CostAttr | None = None,
+        backward: float | None = None,
     ) -> Self:
         """Create the operator. Arguments left out take their default; values must already be valid."""
         given: dict[str, Attribute] = {}
@@ -233,6 +249,8 @@ class OperatorOp(IRDLOperation, ABC):
             given["block"] = block
         if cost is not None:
             given["cost"] = cost
+        if backward is not None:
+            given["backward"] = FloatAttr(backward, f64)
         return cls.create(operands=operands, result_types=results, properties=cls._ordered(given, params))
 
     @classmethod
@@ -261,6 +279,11 @@ class OperatorOp(IRDLOperation, ABC):
             raise VerifyException("parameter bytes must not be negative")
         if self.group is not None and not is_group_name(self.group.data):
             raise VerifyException("the name of a group is printable ASCII text and not empty")
+        if self.backward is not None:
+            ratio = self.backward.value.data
+            if not 0 <= ratio <= MOST_RATIO or ratio != round(ratio, DECIMALS):
+                message = f"'backward' lies between 0 and {MOST_RATIO:.0f}, with {DECIMALS} decimals at most"
+                raise VerifyException(f"{message}, got {ratio}")
         if self.sharded is not None:
             numbers = values(self.sharded)
             known = self.sharded.elt_type == i64 and all(0 <= r < len(self.outputs) for r in numbers)
@@ -291,6 +314,7 @@ class OperatorOp(IRDLOperation, ABC):
             printer.print_string(" ")
             with printer.in_braces():
                 printer.print_list(given, lambda argument: _print_argument(printer, *argument))
+        self.print_own(printer)
         if self.params.value.data:
             printer.print_string(f" params {self.params.value.data}")
         if self.group is not None:
@@ -302,6 +326,8 @@ class OperatorOp(IRDLOperation, ABC):
         if self.cost is not None:
             printer.print_string(" cost ")
             self.cost.print_parameters(printer)
+        if self.backward is not None:
+            printer.print_string(f" backward {show_ratio(self.backward.value.data)}")
         if self.sharded is not None:
             printer.print_string(f" sharded {list(values(self.sharded))}")
         if self.stage is not None:
@@ -314,6 +340,14 @@ class OperatorOp(IRDLOperation, ABC):
         printer.print_op_attributes(self.attributes, print_keyword=True)
         printer.print_string(" : ")
         printer.print_function_type(self.operand_types, self.result_types)
+
+    def print_own(self, printer: Printer) -> None:
+        """Print what only this class of operators has, behind the arguments; here nothing."""
+
+    @classmethod
+    def parse_own(cls, parser: Parser) -> dict[str, Attribute]:
+        """Parse what :meth:`print_own` prints, as properties."""
+        return {}
 
     @classmethod
     def parse(cls, parser: Parser) -> Self:
@@ -341,6 +375,7 @@ class OperatorOp(IRDLOperation, ABC):
         for name, (_, default, required) in signature.items():
             if required and default is None and name not in properties:
                 parser.raise_error(f"'{cls.kind()}' needs the argument '{name}'", start)
+        properties |= cls.parse_own(parser)
         if parser.parse_optional_keyword("params") is not None:
             params = parse_integer(parser)
         if parser.parse_optional_keyword("group") is not None:
@@ -349,6 +384,8 @@ class OperatorOp(IRDLOperation, ABC):
             properties["block"] = BlockAttr.parse_body(parser)
         if parser.parse_optional_keyword("cost") is not None:
             properties["cost"] = CostAttr.parse_body(parser)
+        if parser.parse_optional_keyword("backward") is not None:
+            properties["backward"] = FloatAttr(float(parser.parse_number()), f64)
         if parser.parse_optional_keyword("sharded") is not None:
             numbers = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_integer(parser))
             properties["sharded"] = ints(numbers)

@@ -8,6 +8,8 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
+from dialects.nn.needs import Role
+
 Layout = int | None
 """The dimension along which a value is cut into k equal parts, one on each accelerator; None: each holds it whole."""
 
@@ -39,11 +41,22 @@ class Call:
     results: tuple[Tensor, ...]
     arguments: Mapping[str, Any]
     params: int = 0
+    backward: Backward | None = None
+    """Of a gradient: what it is of."""
 
     @property
     def last(self) -> int:
         """The last dimension of the first operand."""
         return len(self.operands[0].shape) - 1
+
+
+@dataclass(frozen=True)
+class Backward:
+    """What a gradient is of: the ``forward`` call, what its own operands are there, and of which operands it is."""
+
+    forward: Call
+    roles: tuple[Role, ...]
+    made: tuple[int, ...]
 
 
 @dataclass(frozen=True)

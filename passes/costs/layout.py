@@ -79,5 +79,6 @@ def _wanted(nodes: Sequence[Node], outputs: Collection[Hashable]) -> dict[Hashab
         mine = tuple(wanted[v] for v in node.makes)
         rule = rule_of(node.call)
         for i, value in enumerate(node.reads):
-            wishes[value].add(rule.wants(node.call, i, mine))
+            if rule.wishes(node.call, i):
+                wishes[value].add(rule.wants(node.call, i, mine))
     return wanted

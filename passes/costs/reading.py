@@ -6,11 +6,13 @@ from typing import cast
 
 from xdsl.ir import Attribute
 
+from dialects.attributes import values
+from dialects.gradients import GradientOp
 from dialects.nn.base import COMMON
 from dialects.operators import OperatorOp, element_bytes
 from dialects.operators import Tensor as TensorType
 from dialects.structure import GraphOp, PlatformOp
-from passes.costs.call import Call, Tensor
+from passes.costs.call import Backward, Call, Tensor
 from passes.costs.layout import Node
 from passes.costs.machine import Link, Machine
 
@@ -48,14 +50,23 @@ class Reader:
             tuple(v.type for v in op.operands),
             tuple(r.type for r in op.results),
             op.params.value.data,
-            tuple((name, value) for name, value in op.properties.items() if name not in COMMON),
+            tuple((name, value) for name, value in op.properties.items() if name not in COMMON or name == "of"),
         )
         found = self._calls.get(key)
         if found is None:
             operands, results = (tuple(self._tensor(v.type) for v in vs) for vs in (op.operands, op.results))
-            found = Call(op.kind(), operands, results, op.arguments(), op.params.value.data)
+            found = Call(op.kind(), operands, results, op.arguments(), op.params.value.data, self._backward(op))
             self._calls[key] = found
         return found
+
+    def _backward(self, op: OperatorOp) -> Backward | None:
+        """What a gradient is of; None for a forward operator."""
+        if not isinstance(op, GradientOp):
+            return None
+        of = op.of
+        operands, results = (tuple(self._tensor(t) for t in types) for types in (of.operands, of.results))
+        forward = Call(of.kind.data, operands, results, of.values_of_arguments(), op.params.value.data)
+        return Backward(forward, of.roles(op.WEIGHT), values(of.made))
 
     def _tensor(self, type_: Attribute) -> Tensor:
         found = self._tensors.get(type_)

@@ -9,6 +9,7 @@ import pytest
 from xdsl.dialects.builtin import TensorType
 
 from compiler.runtime.job import Operator, Value
+from dialects.nn.needs import Role, roles
 from dialects.operators import ELEMENT_TYPES, OPERATORS, OperatorOp, element_bytes, tensor_bytes
 
 if TYPE_CHECKING:
@@ -300,3 +301,40 @@ def test_a_change_goes_through_a_long_chain_of_opaque_operators() -> None:
         (changed,), _ = run(Call(made, [changed], parameters))
     assert 1e-3 < relative_error(changed, x) < 1
     assert 0.5 < x.square().mean() < 2
+
+
+def gradients(kind: str, given: Any, arguments: dict[str, Any], xs: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of the operands of floating-point numbers, for fixed gradients of the results."""
+    torch = pytest.importorskip("torch")
+    from compiler.runtime.torch_operators import Call, run
+    from compiler.runtime.torch_values import Parameters
+
+    xs = [x.clone().requires_grad_(x.is_floating_point()) for x in xs]
+    results, _ = run(Call(operator(kind, given, arguments)[0], xs, Parameters(0)))
+    source = torch.Generator().manual_seed(3)
+    total = sum((r * torch.randn(r.shape, generator=source)).sum() for r in results)
+    return list(torch.autograd.grad(total, [x for x in xs if x.requires_grad], materialize_grads=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "arguments"),
+    [case for case in CASES if case[1] and typed(case[1][0])[1] == "bf16" and case[0] not in ("op", "batch_norm")],
+)
+def test_gradients_depend_on_what_a_training_graph_keeps_and_on_nothing_else(
+    kind: str, given: Any, arguments: dict[str, Any]
+) -> None:
+    """A batch norm is left out: here it has given statistics, and in training those of the batch."""
+    torch = pytest.importorskip("torch")
+    kept = roles(kind, False, len(given), [0], arguments.get("kind") == "max")
+    xs = operands(given)
+    usual = gradients(kind, given, arguments, xs)
+    for i, x in enumerate(xs):
+        other = [
+            *xs[:i],
+            x.flatten().roll(1).reshape(x.shape) * 2 + 1 if x.is_floating_point() else 6 - x,
+            *xs[i + 1 :],
+        ]
+        found = gradients(kind, given, arguments, other)
+        same = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(usual, found, strict=True))
+        # A result that is kept stands for the operands that it is made of.
+        assert same != any(role.what == "result" or role == Role("operand", i) for role in kept)

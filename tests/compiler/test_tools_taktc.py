@@ -265,6 +265,7 @@ def test_list_passes(taktc: Tool) -> None:
     lines = taktc("--list-passes").out.splitlines()
     assert [line.split()[0] for line in lines] == [
         "annotate-costs",
+        "expand-training",
         "insert-communication",
         "lower-to-programs",
         "partition-stages",

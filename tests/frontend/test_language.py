@@ -348,3 +348,14 @@ def test_show_ast() -> None:
     assert "callee: linear @3:6" in text
     assert 'Binary "*" @3:27' in text
     assert text.isascii()
+
+
+def test_backward_is_a_number_and_an_x(operators_of: Operators) -> None:
+    ops = operators_of(
+        model(
+            " const r = 3\n a = op(x) time [1us] backward 2.5x params 4 KiB\n b = op(a) backward r x time [1us]\n"
+            " x1 = op(b) time [1us] backward 1.5x output 8 B\n backward = op(x1) time [1us]\n output backward"
+        )
+    )
+    ratios = {name: None if op.backward is None else op.backward.value.data for name, op in ops.items()}
+    assert ratios == {"a": 2.5, "b": 3.0, "x1": 1.5, "backward": None}

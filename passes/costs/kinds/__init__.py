@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from passes.costs.call import Call
 from passes.costs.kinds import dense, pointwise
 from passes.costs.kinds.base import Rule
+from passes.costs.kinds.gradients import gradient_rule
 
 _ELEMENTWISE = ("add", "sub", "mul", "residual", "gelu", "relu", "silu", "tanh", "sigmoid", "rotary")
 
@@ -41,5 +42,8 @@ RULES: Mapping[str, Rule] = {
 
 
 def rule_of(call: Call) -> Rule:
-    """The rule of an operator; a linear one has one for each way to split it."""
+    """The rule of an operator; a linear one has one for each way to split it, a gradient that of its forward one."""
+    if call.backward is not None:
+        forward = call.backward.forward
+        return gradient_rule(call.kind == "weight_gradient", forward.kind, rule_of(forward))
     return dense.LINEAR[call.arguments["split"]] if call.kind == "linear" else RULES[call.kind]

@@ -30,6 +30,10 @@ class Rule:
         """The layout in which a whole operand would be cut locally, when consumers want ``wanted`` of the results."""
         return None
 
+    def wishes(self, call: Call, operand: int) -> bool:
+        """Whether it has a say in how an operand is cut; what only keeps a value for the backward pass has none."""
+        return True
+
     def plan(self, call: Call, arriving: Sequence[Layout], wanted: Sequence[Layout]) -> Plan:
         """The layouts used and made, when the operands arrive as ``arriving``."""
         return Plan((None,) * len(call.operands), (None,) * len(call.results))

@@ -1,0 +1,1 @@
+"""Training: what lies beside parameters, and the backward operators of a graph."""

@@ -1,0 +1,34 @@
+"""Bytes that lie beside each parameter while a model is trained.
+
+S. Rajbhandari, J. Rasley, O. Ruwase, Y. He, "ZeRO: memory optimizations toward training trillion parameter models",
+SC 2020, section 3.1: parameters and gradients of 16 bits, and for Adam a master copy of the parameters, momentum and
+variance in 32 bits: 2 + 2 + 12 bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STATES = {"none": 0, "sgd": 0, "momentum": 1, "adam": 2}
+"""Numbers that an optimizer keeps for each parameter."""
+
+MASTER = 4
+"""Bytes of a master copy, and of each number that is kept beside it."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """``optimizer`` is a key of :data:`STATES`; with ``mixed`` what it works on has 32 bits at least."""
+
+    optimizer: str
+    mixed: bool
+
+    def each(self, width: int) -> int:
+        """Bytes for a parameter of ``width`` bytes: itself, its gradient, its master copy, the optimizer's numbers."""
+        wide = max(width, MASTER) if self.mixed else width
+        copy = wide if wide > width and self.optimizer != "none" else 0
+        return 2 * width + copy + STATES[self.optimizer] * wide
+
+    def bytes(self, params: int, width: int) -> int:
+        """Bytes for ``params`` bytes of parameters of ``width`` bytes each; a part of one counts as a whole."""
+        return -(-params // width) * self.each(width)

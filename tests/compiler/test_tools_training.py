@@ -1,0 +1,89 @@
+"""taktc --training: a training schedule from a model, its dumps, its summary, and what refuses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Tool = Callable[..., Any]
+
+MODEL = """model mlp {
+  input x: tensor<8 x 64, bf16>
+  input y: tensor<8 x 64, bf16>
+  repeat 2 carry x {
+    h = linear(x, features = 256)
+    g = gelu(h)
+    x = linear(g, features = 64, split = "row")
+  }
+  loss = mse_loss(x, y)
+  output loss
+}
+accelerator a {
+  memory = 4 MiB  bandwidth = 10 GB/s  launch = 1 us
+  peak bf16 = 1 TFLOP/s
+}
+platform four { accelerators = 4 of a }
+"""
+EFFORT = ("--effort", "0.1")
+
+
+@pytest.fixture
+def mlp(tmp_path: Path) -> str:
+    path = tmp_path / "mlp.takt"
+    path.write_text(MODEL)
+    return str(path)
+
+
+def test_summary_and_simulation(taktc: Tool, mlp: str) -> None:
+    found = taktc(mlp, "--training", "adam", "--simulate", "40", *EFFORT)
+    assert found.code == 0, found.err
+    assert "prediction and simulation agree" in found.out
+    summary = taktc(mlp, "--training", "momentum", "--emit", "summary", *EFFORT).out
+    words = " ".join(summary.split())
+    assert "training forward and backward, momentum in mixed precision; its step, once a batch, is not in" in words
+    assert "without an optimizer" in taktc(mlp, "--training", "none", "--emit", "summary", *EFFORT).out
+    assert "training" not in taktc(mlp, "--emit", "summary", *EFFORT).out
+
+
+def test_dumps_go_on_from_every_level(taktc: Tool, mlp: str, tmp_path: Path) -> None:
+    options = ("--training", "adam", "--quiet", *EFFORT)
+    whole = taktc(mlp, *options, "--dump-phases-to", str(tmp_path / "ir")).out
+    dumps = sorted((tmp_path / "ir").glob("*.mlir"))
+    assert [d.name.split(".")[2] for d in dumps] == ["model", "moldable", "staged", "scheduled"]
+    for dump in dumps:
+        assert "training <adam, mixed>" in dump.read_text()
+        assert taktc(str(dump), *options).out == whole
+    by_passes = taktc(mlp, "--quiet", "-p", "expand-training{optimizer=adam},annotate-costs").out
+    assert by_passes == taktc(mlp, *options, "--compile-to", "moldable").out
+
+
+def test_graphs_that_cannot_become_training_graphs(taktc: Tool, mlp: str, tmp_path: Path) -> None:
+    moldable = tmp_path / "m.mlir"
+    moldable.write_text(taktc(mlp, "--compile-to", "moldable").out)
+    found = taktc(str(moldable), "--training", "adam")
+    assert found.code == 1
+    assert "a forward graph at level 'moldable', past 'model'" in found.err
+    trained = tmp_path / "t.mlir"
+    trained.write_text(taktc(mlp, "--compile-to", "moldable", "--training", "adam").out)
+    found = taktc(str(trained), "--training", "sgd")
+    assert found.code == 1
+    assert "a training graph for 'adam' already, not 'sgd'" in found.err
+    assert taktc(mlp, "--training", "lion").code == 2
+
+
+@pytest.mark.parametrize("target", ["torch-csv", "megatron-layout", "torchtitan", "vllm-partition"])
+def test_targets_of_forward_passes(taktc: Tool, mlp: str, target: str) -> None:
+    found = taktc(mlp, "--training", "adam", "--emit", target, *EFFORT)
+    assert found.code == 1
+    assert "@mlp is a training graph" in found.err
+
+
+@pytest.mark.torch
+def test_real_runs_compute_no_gradients(taktc: Tool, mlp: str) -> None:
+    pytest.importorskip("torch")
+    found = taktc("run", mlp, "--training", "adam", "--real", *EFFORT)
+    assert found.code == 1
+    assert "a real run computes forward operators only" in found.err
