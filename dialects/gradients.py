@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, ClassVar, Self, cast
@@ -184,9 +184,9 @@ class GradientOp(OperatorOp, ABC):
     of = prop_def(ForwardAttr)
 
     @classmethod
+    @abstractmethod
     def types_of(cls, of: ForwardAttr) -> tuple[Attribute, ...]:
         """Types of the results."""
-        raise NotImplementedError
 
     def verify_(self) -> None:
         super().verify_()

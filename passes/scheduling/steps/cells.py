@@ -96,17 +96,11 @@ class Stuck(ValueError):
 
 
 @dataclass(frozen=True)
-class Run:
-    """What orders take: the start of each cell, and of each rank its busy time and the most bytes it holds."""
+class Spans:
+    """When each rank begins its first cell and ends its last one."""
 
-    starts: Mapping[Cell, int]
-    ends: Mapping[Cell, int]
-    busy: tuple[int, ...]
-    peaks: tuple[int, ...]
     first: tuple[int, ...]
-    """When each rank begins its first cell."""
     last: tuple[int, ...]
-    """When each rank ends its last one."""
 
     @property
     def makespan(self) -> int:
@@ -117,6 +111,16 @@ class Run:
     def span(self) -> int:
         """The longest time from the first start to the last end on one rank."""
         return max(end - start for start, end in zip(self.first, self.last, strict=True))
+
+
+@dataclass(frozen=True)
+class Run(Spans):
+    """What orders take: the start of each cell, and of each rank its busy time and the most bytes it holds."""
+
+    starts: Mapping[Cell, int]
+    ends: Mapping[Cell, int]
+    busy: tuple[int, ...]
+    peaks: tuple[int, ...]
 
     def bubble(self, cost: int) -> float:
         """The share of ``cost`` (the makespan, or the span) in which the busiest rank is idle."""

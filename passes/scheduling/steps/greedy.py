@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from passes.scheduling.steps.cells import Cell, Kind, Line
+from passes.scheduling.steps.cells import Cell, Kind, Line, Spans
 
 NEVER = 1 << 62
 
@@ -40,20 +40,10 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Listed:
-    """Orders of ``F``, ``I`` and ``W``, and when each rank begins its first cell and ends its last one."""
+class Listed(Spans):
+    """Orders of ``F``, ``I`` and ``W``, with the spans of the ranks."""
 
     orders: tuple[tuple[Cell, ...], ...]
-    first: tuple[int, ...]
-    last: tuple[int, ...]
-
-    @property
-    def makespan(self) -> int:
-        return max(self.last)
-
-    @property
-    def span(self) -> int:
-        return max(end - start for start, end in zip(self.first, self.last, strict=True))
 
 
 class _List:
@@ -87,7 +77,7 @@ class _List:
             now, rank = heappop(events)
             if free[rank] <= now:
                 self._decide(rank, now)
-        return Listed(tuple(map(tuple, self.orders)), tuple(self.first), tuple(self.free))
+        return Listed(tuple(self.first), tuple(self.free), tuple(map(tuple, self.orders)))
 
     def _decide(self, rank: int, now: int) -> None:
         """Begin what is most urgent, or wait for what is on its way."""

@@ -34,12 +34,12 @@ def run(line: Line, orders: Orders) -> Run:
     if stuck:
         raise Stuck(f"{', '.join(stuck)} wait for ever")
     return Run(
+        tuple(starts[cells[0]] if cells else 0 for cells in orders),
+        tuple(ends[cells[-1]] if cells else 0 for cells in orders),
         starts,
         ends,
         tuple(sum(ends[c] - starts[c] for c in cells) for cells in orders),
         tuple(peak(line, cells) for cells in orders),
-        tuple(starts[cells[0]] if cells else 0 for cells in orders),
-        tuple(ends[cells[-1]] if cells else 0 for cells in orders),
     )
 
 
