@@ -12,7 +12,7 @@ from xdsl.passes import ModulePass
 
 from dialects.attributes import CostAttr, CostEntry, ints
 from dialects.diagnostics import Diagnostic, TaktError, at
-from dialects.gradients import GradientOp
+from dialects.gradients import GradientOp, WeightGradientOp
 from dialects.operators import OperatorOp, Tensor, element_bytes, operator_names
 from dialects.structure import GraphOp, PlatformOp, find_graph, find_platform
 from passes.costs.layout import Placed, place
@@ -105,10 +105,14 @@ def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> N
 
 
 def hold(graph: GraphOp, held: Held) -> None:
-    """Count gradients and what the optimizer keeps with the parameters of the forward operators."""
+    """Count gradients and what the optimizer keeps with the parameters of the forward operators.
+
+    Parameters that no loss depends on have neither: no `weight_gradient` is in their group.
+    """
     priced = cache(lambda cost, width: _holding(cost, held, width))
+    trained = {op.group for op in graph.operators() if isinstance(op, WeightGradientOp)}
     for op in graph.operators():
-        if op.params.value.data and not isinstance(op, GradientOp):
+        if op.params.value.data and op.group in trained and not isinstance(op, GradientOp):
             op.cost = priced(op.cost, _parameter_bytes(op))
 
 

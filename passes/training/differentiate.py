@@ -167,8 +167,11 @@ class Backward:
                 name += "'"
             self._groups.add(name)
             op.group = StringAttr(name)
+        # A sum is priced for the allotments of the machine, among which need not be one of a written table.
+        alone = op.cost is not None and 1 not in op.cost.table()
         for gradient in gradients:
-            gradient.group = op.group
+            if not (alone and isinstance(gradient, AddOp)):
+                gradient.group = op.group
 
 
 def _of_results(cost: CostAttr, size: int) -> CostAttr:

@@ -368,6 +368,21 @@ def test_bytes_lie_with_the_parameters(optimizer: str, times: int) -> None:
                 assert gradient.cost.table()[k].params == c.params
 
 
+def test_nothing_lies_beside_parameters_that_no_loss_depends_on() -> None:
+    heads = (
+        'h = linear(x, features = 32)\n a = linear(h, features = 32)\n b = linear(h, features = 32) group "t"\n'
+        ' c = linear(h, features = 32) group "t"\n y = mse_loss(b, x)'
+    )
+    plain, trained = costed(model(heads), False), costed(model(heads), True)
+    times = {}
+    for name in ("h", "a", "b", "c"):
+        ours, theirs = trained[name].cost, plain[name].cost
+        assert ours is not None
+        assert theirs is not None
+        times[name] = ours.table()[1].params // theirs.table()[1].params
+    assert times == {"h": 8, "a": 1, "b": 8, "c": 8}
+
+
 def test_a_group_holds_its_bytes_once() -> None:
     module = run_pipeline(
         new_context(), load(Source("m.takt", MLP + PLATFORM)), options=Options(training="adam", stages=1, effort=0.1)
@@ -400,6 +415,14 @@ def test_written_tables() -> None:
     assert written() == half
     assert written(backward=1.0) == half | {"a.W": {1: 4500, 2: 2500}, "y.I": {1: 8000}}
     assert written(ratio="0x", last="backward 3 x") == half | {"b.I": {1: 0}, "b.W": {1: 0}, "y.I": {1: 24000}}
+
+
+def test_a_sum_runs_where_a_written_table_has_no_time_on_one() -> None:
+    three = "a = op(x) time {3: 3us} params 4 KiB output 64 B\n b = op(a) time [3us]\n y = op(a, b) time [3us]"
+    found = costed(model(three), True)
+    assert (times_of(found["a.W"]), 3 in times_of(found["a.sum"])) == ({3: 3000}, False)
+    assert found["a.sum"].group is None
+    assert found["a.W"].group == found["a"].group
 
 
 def refusal(text: str, **options: Any) -> str:
