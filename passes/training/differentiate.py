@@ -10,7 +10,7 @@ from xdsl.ir import Operation, OpResult, SSAValue
 
 from dialects.attributes import CostAttr, CostEntry
 from dialects.gradients import ForwardAttr, GradientOp, InputGradientOp, WeightGradientOp
-from dialects.nn.needs import PASSED_ON
+from dialects.nn.needs import INDICES, PASSED_ON
 from dialects.operators import AddOp, OpaqueOp, OperatorOp, Tensor, is_group_name, operator_names, tensor_bytes
 from dialects.structure import GraphOp, InputOp
 
@@ -28,12 +28,16 @@ class Differentiable:
             opaque = isinstance(op, OpaqueOp) or any(v in self._numbers for v in op.inputs)
             numbers = [r for r in op.outputs if is_float(r) or (opaque and cast(Tensor, r.type).element_type == i8)]
             self._numbers.update(numbers)
-            if op.params.value.data or any(v in self._needed for v in op.inputs):
+            if op.params.value.data or self.operands(op):
                 self._needed.update(numbers)
 
     def needs(self, value: SSAValue) -> bool:
         """Whether ``value`` holds such numbers and depends on parameters."""
         return value in self._needed
+
+    def operands(self, op: OperatorOp) -> list[int]:
+        """Numbers of the operands of ``op`` whose gradients it makes."""
+        return [i for i, v in enumerate(op.inputs) if self.needs(v) and INDICES.get(op.kind()) != i]
 
 
 def is_float(value: SSAValue) -> bool:
@@ -78,7 +82,7 @@ class Backward:
         """The gradients of one operator, those of its results being complete."""
         before = len(self.made)
         arriving = {r.index: self._sum(r, op) for r in op.outputs if r in self.arrived}
-        needed = [i for i, v in enumerate(op.inputs) if self.able.needs(v)]
+        needed = self.able.operands(op)
         if op.kind() in PASSED_ON and op.cost is None:
             for i in needed:
                 if arriving:

@@ -159,6 +159,13 @@ def test_gradients_of_every_kind(kind: str) -> None:
     assert print_ir(parse_ir(new_context(), text, "again.mlir")) == text
 
 
+def test_what_selects_has_no_gradient_whatever_makes_it() -> None:
+    ids = "a = op(x) time [3us] params 4 KiB output 8 B\n e = embedding(a, vocab = 64, dim = 16)"
+    found = named(expanded(model(f"{ids}\n h = linear(e, features = 16)\n y = cross_entropy(h, a)")))
+    assert [name for name in found if name[-2:] in (".I", ".W")] == ["y.I", "h.I", "h.W", "e.W"]
+    assert [len(found[name].outputs) for name in ("y.I", "h.I")] == [1, 1]
+
+
 def test_what_selects_elements_reads_what_it_selected() -> None:
     found = named(expanded(model(f'h = {X}\n y = reduce(h, axis = 1, kind = "max")')))
     assert reads(found["y.I"]) == ["h", "y"]
