@@ -9,7 +9,9 @@ from xdsl.dialects.builtin import AnyFloatConstr, StringAttr, i8
 from xdsl.ir import Operation, OpResult, SSAValue
 
 from dialects.attributes import CostAttr, CostEntry
+from dialects.diagnostics import TaktError, at
 from dialects.gradients import ForwardAttr, GradientOp, InputGradientOp, WeightGradientOp
+from dialects.nn.base import LARGEST
 from dialects.nn.needs import INDICES, PASSED_ON
 from dialects.operators import AddOp, OpaqueOp, OperatorOp, Tensor, is_group_name, operator_names, tensor_bytes
 from dialects.structure import GraphOp, InputOp
@@ -145,7 +147,11 @@ class Backward:
         ratio = self.ratio if op.backward is None else op.backward.value.data
         share = ratio / 2 if op.params.value.data else ratio
         table = cost.table().items()
-        return CostAttr.from_table({k: CostEntry(round(c.time * share), c.params, 0, c.workspace) for k, c in table})
+        times = {k: round(c.time * share) for k, c in table}
+        if max(times.values()) > LARGEST:
+            message = f"the gradients of '{self.names[op]}' take {ratio} times its written time, 2^63 ns or more"
+            raise TaktError(at(op, message, "write a smaller 'backward', or a shorter time"))
+        return CostAttr.from_table({k: CostEntry(times[k], c.params, 0, c.workspace) for k, c in table})
 
     def _append(self, op: OperatorOp, forward: OperatorOp, name: str) -> SSAValue:
         op.location = forward.location

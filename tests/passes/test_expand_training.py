@@ -445,6 +445,10 @@ def test_refusals() -> None:
     state = "state s: tensor<2 x 8 x 32, bf16>\n y = linear(s, features = 32)\n next s = y"
     assert "state 's'" in refusal(model(state))
     assert "between 0 and 1000" in refusal(model(f"y = {X}"), backward=-1.0)
+    long = "y = op(x) time [9000000000 s] params 4 KiB"
+    assert "2^63 ns or more" in refusal(model(long), backward=1000.0)
+    with pytest.raises(TaktError, match=r"beside them have 2\^63 bytes or more"):
+        costed(model("y = op(x) time [9us] params 8000 PiB"), True)
 
 
 END_TO_END: Mapping[str, tuple[str, Sequence[str], float]] = {
