@@ -12,7 +12,8 @@ from xdsl.passes import ModulePass
 
 from dialects.attributes import CostAttr, CostEntry, ints
 from dialects.diagnostics import Diagnostic, TaktError, at
-from dialects.gradients import GradientOp
+from dialects.gradients import GradientOp, WeightGradientOp
+from dialects.nn.base import LARGEST
 from dialects.operators import OperatorOp, Tensor, element_bytes, operator_names
 from dialects.structure import GraphOp, PlatformOp, find_graph, find_platform
 from passes.costs.layout import Placed, place
@@ -105,11 +106,20 @@ def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> N
 
 
 def hold(graph: GraphOp, held: Held) -> None:
-    """Count gradients and what the optimizer keeps with the parameters of the forward operators."""
+    """Count gradients and what the optimizer keeps with the parameters of the forward operators.
+
+    Parameters that no loss depends on have neither: no `weight_gradient` is in their group.
+    """
     priced = cache(lambda cost, width: _holding(cost, held, width))
+    names = operator_names(graph)
+    trained = {op.group for op in graph.operators() if isinstance(op, WeightGradientOp)}
     for op in graph.operators():
-        if op.params.value.data and not isinstance(op, GradientOp):
-            op.cost = priced(op.cost, _parameter_bytes(op))
+        if op.params.value.data and op.group in trained and not isinstance(op, GradientOp):
+            width = _parameter_bytes(op)
+            if op.cost is not None and max(held.bytes(c.params, width) for c in op.cost.table().values()) > LARGEST:
+                message = f"the parameters of '{names[op]}' and what lies beside them have 2^63 bytes or more"
+                raise TaktError(at(op, message, "split the operator, or train it with an optimizer that keeps less"))
+            op.cost = priced(op.cost, width)
 
 
 def _parameter_bytes(op: OperatorOp) -> int:

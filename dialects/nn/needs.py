@@ -86,6 +86,9 @@ WEIGHT: Mapping[str, Needs] = {
 }
 """Of the gradient of the weights, by kind. A written ``params`` gives others one too, which reads all operands."""
 
+INDICES: Mapping[str, int] = {"embedding": 0, "cross_entropy": 1}
+"""The operand that selects, by kind: it has no gradient, even where an opaque operator makes it."""
+
 PASSED_ON = frozenset({"add", "residual", "position_embedding"})
 """Kinds whose operands have the gradient of the result, so that no operator is needed."""
 

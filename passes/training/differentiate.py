@@ -9,8 +9,10 @@ from xdsl.dialects.builtin import AnyFloatConstr, StringAttr, i8
 from xdsl.ir import Operation, OpResult, SSAValue
 
 from dialects.attributes import CostAttr, CostEntry
+from dialects.diagnostics import TaktError, at
 from dialects.gradients import ForwardAttr, GradientOp, InputGradientOp, WeightGradientOp
-from dialects.nn.needs import PASSED_ON
+from dialects.nn.base import LARGEST
+from dialects.nn.needs import INDICES, PASSED_ON
 from dialects.operators import AddOp, OpaqueOp, OperatorOp, Tensor, is_group_name, operator_names, tensor_bytes
 from dialects.structure import GraphOp, InputOp
 
@@ -28,12 +30,16 @@ class Differentiable:
             opaque = isinstance(op, OpaqueOp) or any(v in self._numbers for v in op.inputs)
             numbers = [r for r in op.outputs if is_float(r) or (opaque and cast(Tensor, r.type).element_type == i8)]
             self._numbers.update(numbers)
-            if op.params.value.data or any(v in self._needed for v in op.inputs):
+            if op.params.value.data or self.operands(op):
                 self._needed.update(numbers)
 
     def needs(self, value: SSAValue) -> bool:
         """Whether ``value`` holds such numbers and depends on parameters."""
         return value in self._needed
+
+    def operands(self, op: OperatorOp) -> list[int]:
+        """Numbers of the operands of ``op`` whose gradients it makes."""
+        return [i for i, v in enumerate(op.inputs) if self.needs(v) and INDICES.get(op.kind()) != i]
 
 
 def is_float(value: SSAValue) -> bool:
@@ -78,7 +84,7 @@ class Backward:
         """The gradients of one operator, those of its results being complete."""
         before = len(self.made)
         arriving = {r.index: self._sum(r, op) for r in op.outputs if r in self.arrived}
-        needed = [i for i, v in enumerate(op.inputs) if self.able.needs(v)]
+        needed = self.able.operands(op)
         if op.kind() in PASSED_ON and op.cost is None:
             for i in needed:
                 if arriving:
@@ -141,7 +147,11 @@ class Backward:
         ratio = self.ratio if op.backward is None else op.backward.value.data
         share = ratio / 2 if op.params.value.data else ratio
         table = cost.table().items()
-        return CostAttr.from_table({k: CostEntry(round(c.time * share), c.params, 0, c.workspace) for k, c in table})
+        times = {k: round(c.time * share) for k, c in table}
+        if max(times.values()) > LARGEST:
+            message = f"the gradients of '{self.names[op]}' take {ratio} times its written time, 2^63 ns or more"
+            raise TaktError(at(op, message, "write a smaller 'backward', or a shorter time"))
+        return CostAttr.from_table({k: CostEntry(times[k], c.params, 0, c.workspace) for k, c in table})
 
     def _append(self, op: OperatorOp, forward: OperatorOp, name: str) -> SSAValue:
         op.location = forward.location
@@ -167,8 +177,11 @@ class Backward:
                 name += "'"
             self._groups.add(name)
             op.group = StringAttr(name)
+        # A sum is priced for the allotments of the machine, among which need not be one of a written table.
+        alone = op.cost is not None and 1 not in op.cost.table()
         for gradient in gradients:
-            gradient.group = op.group
+            if not (alone and isinstance(gradient, AddOp)):
+                gradient.group = op.group
 
 
 def _of_results(cost: CostAttr, size: int) -> CostAttr:

@@ -159,6 +159,13 @@ def test_gradients_of_every_kind(kind: str) -> None:
     assert print_ir(parse_ir(new_context(), text, "again.mlir")) == text
 
 
+def test_what_selects_has_no_gradient_whatever_makes_it() -> None:
+    ids = "a = op(x) time [3us] params 4 KiB output 8 B\n e = embedding(a, vocab = 64, dim = 16)"
+    found = named(expanded(model(f"{ids}\n h = linear(e, features = 16)\n y = cross_entropy(h, a)")))
+    assert [name for name in found if name[-2:] in (".I", ".W")] == ["y.I", "h.I", "h.W", "e.W"]
+    assert [len(found[name].outputs) for name in ("y.I", "h.I")] == [1, 1]
+
+
 def test_what_selects_elements_reads_what_it_selected() -> None:
     found = named(expanded(model(f'h = {X}\n y = reduce(h, axis = 1, kind = "max")')))
     assert reads(found["y.I"]) == ["h", "y"]
@@ -368,6 +375,21 @@ def test_bytes_lie_with_the_parameters(optimizer: str, times: int) -> None:
                 assert gradient.cost.table()[k].params == c.params
 
 
+def test_nothing_lies_beside_parameters_that_no_loss_depends_on() -> None:
+    heads = (
+        'h = linear(x, features = 32)\n a = linear(h, features = 32)\n b = linear(h, features = 32) group "t"\n'
+        ' c = linear(h, features = 32) group "t"\n y = mse_loss(b, x)'
+    )
+    plain, trained = costed(model(heads), False), costed(model(heads), True)
+    times = {}
+    for name in ("h", "a", "b", "c"):
+        ours, theirs = trained[name].cost, plain[name].cost
+        assert ours is not None
+        assert theirs is not None
+        times[name] = ours.table()[1].params // theirs.table()[1].params
+    assert times == {"h": 8, "a": 1, "b": 8, "c": 8}
+
+
 def test_a_group_holds_its_bytes_once() -> None:
     module = run_pipeline(
         new_context(), load(Source("m.takt", MLP + PLATFORM)), options=Options(training="adam", stages=1, effort=0.1)
@@ -402,6 +424,14 @@ def test_written_tables() -> None:
     assert written(ratio="0x", last="backward 3 x") == half | {"b.I": {1: 0}, "b.W": {1: 0}, "y.I": {1: 24000}}
 
 
+def test_a_sum_runs_where_a_written_table_has_no_time_on_one() -> None:
+    three = "a = op(x) time {3: 3us} params 4 KiB output 64 B\n b = op(a) time [3us]\n y = op(a, b) time [3us]"
+    found = costed(model(three), True)
+    assert (times_of(found["a.W"]), 3 in times_of(found["a.sum"])) == ({3: 3000}, False)
+    assert found["a.sum"].group is None
+    assert found["a.W"].group == found["a"].group
+
+
 def refusal(text: str, **options: Any) -> str:
     with pytest.raises(TaktError) as caught:
         expanded(text, **options)
@@ -415,6 +445,10 @@ def test_refusals() -> None:
     state = "state s: tensor<2 x 8 x 32, bf16>\n y = linear(s, features = 32)\n next s = y"
     assert "state 's'" in refusal(model(state))
     assert "between 0 and 1000" in refusal(model(f"y = {X}"), backward=-1.0)
+    long = "y = op(x) time [9000000000 s] params 4 KiB"
+    assert "2^63 ns or more" in refusal(model(long), backward=1000.0)
+    with pytest.raises(TaktError, match=r"beside them have 2\^63 bytes or more"):
+        costed(model("y = op(x) time [9us] params 8000 PiB"), True)
 
 
 END_TO_END: Mapping[str, tuple[str, Sequence[str], float]] = {
