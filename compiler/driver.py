@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.command_line import OK, check_output, write_output
@@ -30,6 +31,18 @@ def options_of(args: argparse.Namespace) -> Options:
     """What the command line chooses about a compilation."""
     given = {name: getattr(args, name) for name in OPTIONS}
     return Options(max_memory=given.pop("memory"), copies=given.pop("replicate"), **given)
+
+
+def module_of(context: Context, given: Input, args: argparse.Namespace, sources: SourceCache) -> ModuleOp:
+    """The module of an input, with the platform, parameters and model that the command line names."""
+    return load_module(
+        context,
+        given,
+        sources=sources,
+        platform=args.platform,
+        overrides=dict(args.set),
+        model=args.model,
+    )
 
 
 class Driver:
@@ -61,14 +74,7 @@ class Driver:
         reporter = Reporter(self.timing, args.print_ir_after_all, self._dumps(steps is not None))
         context = new_context()
         started = time.perf_counter()
-        module = load_module(
-            context,
-            given,
-            sources=self.sources,
-            platform=args.platform,
-            overrides=dict(args.set),
-            model=args.model,
-        )
+        module = module_of(context, given, args, self.sources)
         reporter.ran("parse", module, time.perf_counter() - started)
         verify(module, reporter)
         self._check_start(given, module)
@@ -176,9 +182,7 @@ class Driver:
             raise TaktError(
                 Diagnostic(f"--emit {kind} needs a schedule, and the graph is at level '{level_of(module)}'")
             )
-        if kind == "summary":
-            return self._summary(module, self.args.output in (None, "-") and wants_colour(sys.stdout))
-        return wanted.text(module)
+        return wanted.text(module, colour=self.args.output in (None, "-") and wants_colour(sys.stdout))
 
     def _summary(self, module: ModuleOp, colour: bool) -> str:
         return emitter("summary")(module, colour=colour, microbatches=self.args.microbatches)

@@ -192,27 +192,21 @@ class Runner:
 
     def _programs(self) -> ModuleOp:
         """The module at level ``programs``, for the micro-batches of the run."""
-        from compiler.loading import load_module, read_input
+        from compiler.driver import module_of
+        from compiler.loading import read_input
         from compiler.pipeline import level_of, new_context, run_pipeline, verify
         from compiler.view import view_of
         from dialects.structure import reaches
 
         args, context = self.args, new_context()
         given = read_input(args.input, self.sources, args.input_format)
-        module = load_module(
-            context,
-            given,
-            sources=self.sources,
-            platform=args.platform,
-            overrides=dict(args.set),
-            model=args.model,
-        )
+        module = module_of(context, given, args, self.sources)
         verify(module)
         if not reaches(level_of(module), "scheduled"):
             module = run_pipeline(context, module, to="scheduled", options=self.options)
         check_size(module)
         if self.args.real:
-            check_forward(module)
+            check_gradients(module)
         if level_of(module) == "programs":
             bounded(module, args.microbatches)
             return module
@@ -307,15 +301,14 @@ def check_size(module: ModuleOp) -> None:
         raise TaktError(at(op, f"{message} {MOST_PROCESSES}", hint))
 
 
-def check_forward(module: ModuleOp) -> None:
+def check_gradients(module: ModuleOp) -> None:
     """Raise TaktError for a training graph, whose gradients a real run cannot compute."""
-    from dialects.diagnostics import TaktError, at
+    from compiler.targets.pipelines import check_forward
     from dialects.structure import find_graph
 
     graph = find_graph(module)
-    if graph is not None and graph.training is not None:
-        message = f"@{graph.sym_name.data} is a training graph, and a real run computes forward operators only"
-        raise TaktError(at(graph, message, "leave out --training, or run it with --emulate"))
+    assert graph is not None
+    check_forward(graph, "a real run computes forward operators only", "leave out --training, or run it with --emulate")
 
 
 def bounded(module: ModuleOp, microbatches: int | None) -> None:

@@ -103,6 +103,8 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
         return
     if args.emit not in (None, "json", "svg"):
         parser.error(f"--pareto prints a table, --emit json or --emit svg, not {args.emit}")
+    if args.target not in (None, args.emit):
+        parser.error(f"--emit {args.emit} has no options with --pareto")
     one = {"--compile-to": args.compile_to, "--simulate": args.simulate, "--passes": args.passes}
     one |= {"--objective": args.objective, "--gap": args.gap}
     for option, value in one.items():

@@ -16,6 +16,7 @@ from dialects.diagnostics import Diagnostic, TaktError
 from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
 from dialects.programs import ProgramOp
 from dialects.structure import GraphOp, InputOp, find_graph
+from passes.lower_to_programs import turns
 
 
 def programs_of(module: ModuleOp) -> dict[int, ProgramOp]:
@@ -102,8 +103,8 @@ class _Reading:
         producer = self.number[cast(OperatorOp, origin.op)]
         there, home = self.view.tasks[reader].copies, self.view.tasks[producer].copies
         # As seen from the value: its micro-batch i is read where the reader runs micro-batch i + distance.
-        seen = _shortest(tuple(there[(i + distance) % len(there)] for i in range(len(there))))
-        if seen == _shortest(home):
+        seen = turns(there, distance)
+        if seen == turns(home):
             return Read(producer, origin.index, 0, distance)
         known = self.destinations.setdefault((producer, origin.index), [])
         if seen not in known:
@@ -127,7 +128,7 @@ class _Reading:
         lanes = {x.name: x.capacity if x.topology == "switch" else 0 for x in self.view.platform.links}
         for move in self.view.moves:
             known = self.destinations.get((move.producer, move.result), [])
-            target = _shortest(move.targets)
+            target = turns(move.targets)
             if target in known:
                 number = 1 + known.index(target)
                 found.append(Transfer(move.producer, move.result, number, move.time, move.link, lanes[move.link]))
@@ -138,10 +139,3 @@ class _Reading:
             return self.inputs[value], 0
         assert isinstance(value, OpResult)
         return self.number[cast(OperatorOp, value.op)], value.index
-
-
-def _shortest(turns: Turns) -> Turns:
-    """As few turns as repeat."""
-    count = len(turns)
-    length = next(n for n in range(1, count + 1) if not count % n and turns == turns[:n] * (count // n))
-    return turns[:length]

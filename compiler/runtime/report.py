@@ -101,11 +101,11 @@ def agreement(job: Job, found: Comparison) -> str:
 
 
 def agreement_data(found: Comparison) -> dict[str, Any]:
-    """The same for programs."""
+    """The same for programs; ``agree`` is null where there was nothing to compare."""
     error = found.error if isfinite(found.error) else None
     return {
         "outputs": {
-            "agree": found.agrees,
+            "agree": found.agrees if found.compared or found.missing else None,
             "compared": found.compared,
             "missing": len(found.missing),
             "error": error,
@@ -115,7 +115,7 @@ def agreement_data(found: Comparison) -> dict[str, Any]:
 
 
 def what_ran(job: Job) -> str:
-    """One line on how it was run: ``mlp on quad: 4 processes on gloo, emulated``."""
+    """One line on how it was run: ``mlp on quad: 4 processes on torch.distributed, emulated``."""
     how = ["emulated" if job.settings.emulate else "real tensors"]
     if job.settings.scale != 1:
         how.append(f"times scaled by {job.settings.scale:g}")

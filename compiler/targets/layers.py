@@ -66,7 +66,7 @@ def layers_of(module: ModuleOp, target: str, *, chunked: bool = True, empty: boo
     """
     graph = find_graph(module)
     assert graph is not None
-    check_forward(graph, target)
+    check_forward(graph, f"{target} is for forward passes")
     row = _Row(view_of(module), tuple(graph.operators()), target)
     row.check()
     pipeline = pipeline_of(module, target)

@@ -78,11 +78,11 @@ def refuse(operators: Sequence[OperatorOp], task: Task, message: str, hint: str 
     return TaktError(at(operators[task.index], message, hint))
 
 
-def check_forward(graph: GraphOp, target: str) -> None:
-    """Raise TaktError for a training graph."""
+def check_forward(graph: GraphOp, limit: str, hint: str = "compile the model without --training") -> None:
+    """Raise TaktError for a training graph; ``limit`` says who takes none."""
     if graph.training is not None:
-        message = f"@{graph.sym_name.data} is a training graph, and {target} is for forward passes"
-        raise TaktError(at(graph, message, "compile the model without --training"))
+        message = f"@{graph.sym_name.data} is a training graph, and {limit}"
+        raise TaktError(at(graph, message, hint))
 
 
 def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
@@ -94,7 +94,7 @@ def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
     view = view_of(module)
     graph = find_graph(module)
     assert graph is not None
-    check_forward(graph, target)
+    check_forward(graph, f"{target} is for forward passes")
     operators = tuple(graph.operators())
     members: dict[int, list[int]] = {s.index: [] for s in view.stages}
     for task in view.tasks:

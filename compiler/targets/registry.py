@@ -19,8 +19,8 @@ class TaktTarget(Target):
     def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
         output.write(self.text(module))
 
-    def text(self, module: ModuleOp) -> str:
-        """What the emitter writes for a module."""
+    def text(self, module: ModuleOp, *, colour: bool = False) -> str:
+        """What the emitter writes for a module; ``colour`` where it is for a person and knows colours."""
         return emitter(self.name)(module, **asdict(self))  # pyright: ignore[reportArgumentType]
 
 
@@ -58,6 +58,9 @@ class SummaryTarget(TaktTarget):
 
     width: int | None = None
     microbatches: int | None = None
+
+    def text(self, module: ModuleOp, *, colour: bool = False) -> str:
+        return emitter(self.name)(module, colour=colour, **asdict(self))
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ USAGE: list[tuple[tuple[str, ...], str]] = [
     ((*OK, "other.takt"), "unrecognized arguments: other.takt"),
     ((*OK, "--emit", "ast", "--compile-to", "staged"), "--emit ast stops"),
     ((*OK, "--emit", "svg", "--compile-to", "model"), "--emit svg needs a schedule"),
+    ((*OK, "--emit", "svg{width=9}", "--pareto", "period,latency"), "--emit svg has no options with --pareto"),
     ((*OK, "--simulate", "9", "--compile-to", "model"), "--simulate needs a schedule"),
     ((*OK, "--simulate", "9", "--emit", "model"), "--simulate needs a schedule"),
     ((*OK, "--emit", "model", "-p", "annotate-costs"), "no pass can run"),

@@ -63,6 +63,12 @@ def test_emit_generic_is_the_same_module(taktc: Tool, dag: tuple[str, ...], plai
     assert back.out == plain
 
 
+def test_emit_takes_the_options_of_a_target(taktc: Tool, dag: tuple[str, ...]) -> None:
+    wide, narrow = (taktc(*dag, "--emit", f"summary{{width={width}}}").out for width in (100, 60))
+    assert max(map(len, narrow.splitlines())) <= 60 < max(map(len, wide.splitlines()))
+    assert "step" in taktc(*dag, "--emit", "summary{microbatches=8}").out
+
+
 def test_emit_json_is_json(taktc: Tool, dag: tuple[str, ...]) -> None:
     result = taktc(*dag, "--emit", "json")
     assert json.loads(result.out)["model"] == "research_dag"
