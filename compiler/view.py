@@ -86,6 +86,8 @@ class Task:
     """Tasks of one group share their parameters."""
     sharded: tuple[int, ...] = ()
     """Numbers of the results of which each accelerator of a set holds its share only."""
+    later: tuple[int, ...] = ()
+    """In a step, the starts of micro-batches 1, 2, ..."""
 
     @property
     def end(self) -> int:
@@ -133,6 +135,9 @@ class Move:
     landing: int
     size: int
     sharded: bool
+    later: tuple[int, ...] = ()
+    """In a step, the starts of micro-batches 1, 2, ..."""
+    later_landings: tuple[int, ...] = ()
 
     @property
     def ready(self) -> int:
@@ -142,6 +147,26 @@ class Move:
     def target_of(self, microbatch: int) -> Accelerators:
         """The accelerators that receive micro-batch ``microbatch`` of the producer."""
         return self.targets[microbatch % len(self.targets)]
+
+
+@dataclass(frozen=True)
+class Update:
+    """The step of the optimizer for the parameters of ``group``, once for all micro-batches of a step.
+
+    It starts when the weight gradients ``gradients`` (numbers of tasks) of the step are complete, those of copies on
+    other accelerators behind its own. ``start`` is None in a schedule that is no step, where nothing says when it runs.
+    ``times`` is its whole cost table; ``time`` and ``workspace`` are those on ``place``.
+    """
+
+    index: int
+    name: str
+    group: str
+    gradients: tuple[int, ...]
+    place: Accelerators
+    start: int | None
+    time: int
+    workspace: int
+    times: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -187,6 +212,24 @@ class ScheduleView:
     """The limits it was asked to keep: ``in_flight``, ``latency`` (ns), ``memory`` and ``crossing`` (bytes)."""
     training: tuple[str, str] | None = None
     """Of a training step: optimizer and precision."""
+    step: bool = False
+    """Whether each of the ``microbatches`` of a pattern has starts of its own; ``bound`` is then one on the pattern."""
+    updates: tuple[Update, ...] = ()
+    """What the optimizer does once a step."""
+
+    def begin(self, what: Task | Move, microbatch: int) -> Fraction:
+        """When a micro-batch starts an operator or a transfer, in ns."""
+        return self._moment(what.start, what.later, microbatch)
+
+    def landing(self, move: Move, microbatch: int) -> Fraction:
+        """When a micro-batch begins to arrive, in ns."""
+        return self._moment(move.landing, move.later_landings, microbatch)
+
+    def _moment(self, first: int, later: tuple[int, ...], microbatch: int) -> Fraction:
+        if not self.step:
+            return first + microbatch * self.period
+        lap, turn = divmod(microbatch, self.microbatches)
+        return Fraction((first, *later)[turn] + lap * self.pattern)
 
     @property
     def period(self) -> Fraction:
@@ -372,6 +415,8 @@ def view_of(module: ModuleOp) -> ScheduleView:
         moves=_moves(graph, names),
         limits=schedule.limits.given(),
         training=graph.training and (graph.training.optimizer.data, graph.training.precision.data),
+        step=schedule.is_step,
+        updates=_updates(graph, names),
     )
 
 
@@ -415,7 +460,34 @@ def _task(op: OperatorOp, name: str, index: int) -> Task:
         times=tuple((k, e.time) for k, e in op.cost.table().items()),
         group=None if op.group is None else op.group.data,
         sharded=() if op.sharded is None else values(op.sharded),
+        later=op.slot.starts[1:],
     )
+
+
+def _updates(graph: GraphOp, names: Mapping[OperatorOp, str]) -> tuple[Update, ...]:
+    position = {op: i for i, op in enumerate(names)}
+    found: list[Update] = []
+    for op in graph.updates():
+        gradients = [v.op for v in op.inputs if isinstance(v, OpResult) and isinstance(v.op, OperatorOp)]
+        own = gradients[0].slot if gradients else None
+        slot = op.slot or own
+        if slot is None or op.cost is None or slot.allotment.data not in (table := op.cost.table()):
+            continue
+        entry, start = table[slot.allotment.data], None if op.slot is None else op.slot.start.data
+        found.append(
+            Update(
+                index=len(found),
+                name=op.results[0].name_hint or f"optimizer_step.{len(found)}",
+                group="" if op.group is None else op.group.data,
+                gradients=tuple(position[g] for g in gradients),
+                place=slot.copies()[0],
+                start=start,
+                time=entry.time,
+                workspace=entry.workspace,
+                times=tuple((k, e.time) for k, e in table.items()),
+            )
+        )
+    return tuple(found)
 
 
 def _edges(graph: GraphOp, names: Mapping[OperatorOp, str]) -> tuple[Edge, ...]:
@@ -444,9 +516,9 @@ def _moves(graph: GraphOp, names: Mapping[OperatorOp, str]) -> tuple[Move, ...]:
             start, time = op.start.value.data, op.time.value.data
             sharded, size = origin.op.is_sharded(origin.index), _bytes(origin)
             producer = position[origin.op]
-            moves.append(
-                Move(len(moves), producer, origin.index, op.sets(), op.link.data, start, time, op.lands, size, sharded)
-            )
+            later, landings = op.starts[1:], op.landings[1:]
+            where = (len(moves), producer, origin.index, op.sets(), op.link.data)
+            moves.append(Move(*where, start, time, op.lands, size, sharded, later, landings))
     return tuple(moves)
 
 

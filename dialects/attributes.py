@@ -121,6 +121,22 @@ def parse_ints(parser: AttrParser) -> Ints:
     return ints(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_integer(parser)))
 
 
+def parse_starts(parser: AttrParser) -> list[int]:
+    """Parse what :func:`show_starts` writes."""
+    position = parser.pos
+    listed = parser.parse_optional_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_integer(parser))
+    if listed is None:
+        return [parse_integer(parser)]
+    if not listed:
+        parser.raise_error("a list of starts must not be empty", position)
+    return listed
+
+
+def show_starts(starts: Sequence[int]) -> str:
+    """One start as it is, those of the micro-batches of a step as a list."""
+    return str(starts[0]) if len(starts) == 1 else str(list(starts))
+
+
 def print_ints(printer: Printer, array: Ints) -> None:
     with printer.in_square_brackets():
         printer.print_list(values(array), lambda v: printer.print_string(str(v)))
@@ -277,10 +293,12 @@ class BlockAttr(BracketedAttribute):
 class SlotAttr(BracketedAttribute):
     """Where and when an operator runs: allotment, one accelerator set per copy, first start in ns.
 
-    Instance ``i`` runs on set ``i mod copies`` in ``[start + i*T, start + i*T + time)``.
+    Instance ``i`` runs on set ``i mod copies`` in ``[start + i*T, start + i*T + time)``. In a step of ``m``
+    micro-batches each has a start of its own, ``later`` are those of micro-batches ``1 .. m - 1``.
 
     ```
     #takt.slot<4 on [8:12] at 123456>
+    #takt.slot<4 on [8:12] at [0, 123456, 600000]>
     ```
     """
 
@@ -289,10 +307,19 @@ class SlotAttr(BracketedAttribute):
     allotment: IntAttr
     sets: ArrayAttr[Ints]
     start: IntAttr
+    later: Ints
 
     @staticmethod
-    def make(sets: Sequence[Sequence[int]], start: int) -> SlotAttr:
-        return SlotAttr(IntAttr(len(sets[0])), ArrayAttr([ints(sorted(s)) for s in sets]), IntAttr(start))
+    def make(sets: Sequence[Sequence[int]], start: int | Sequence[int]) -> SlotAttr:
+        """A slot; a sequence of starts, one for each micro-batch, in a step."""
+        first, *later = [start] if isinstance(start, int) else start
+        held = ArrayAttr([ints(sorted(s)) for s in sets])
+        return SlotAttr(IntAttr(len(sets[0])), held, IntAttr(first), ints(later))
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Starts of micro-batches 0, 1, ... of a step; of micro-batch 0 alone where they follow by the period."""
+        return (self.start.data, *values(self.later))
 
     def copies(self) -> tuple[tuple[int, ...], ...]:
         """The accelerator set of each copy, sorted."""
@@ -306,17 +333,20 @@ class SlotAttr(BracketedAttribute):
         while parser.parse_optional_punctuation(",") is not None:
             sets.append(parse_set(parser))
         parser.parse_keyword("at")
-        return cls(allotment, ArrayAttr(sets), IntAttr(parse_integer(parser)))
+        first, *later = parse_starts(parser)
+        return cls(allotment, ArrayAttr(sets), IntAttr(first), ints(later))
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
             printer.print_string(f"{self.allotment.data} on ")
             printer.print_list(self.copies(), lambda s: print_set(printer, s))
-            printer.print_string(f" at {self.start.data}")
+            printer.print_string(f" at {show_starts(self.starts)}")
 
     def verify(self) -> None:
         if not self.sets.data:
             raise VerifyException("a slot needs at least one accelerator set")
+        if self.later.elt_type != i64:
+            raise VerifyException("starts are integers of 64 bits")
         for accelerators in self.sets.data:
             check_set(accelerators)
         check_integers(allotment=(self.allotment, 1), start=(self.start, -(2**63)))
@@ -381,8 +411,12 @@ class ScheduleAttr(BracketedAttribute):
     the next integer when that is still a bound, and ``bound_by`` names the argument that proves it.
     ``limits`` are those it was asked to keep; none are written when there are none.
 
+    In a step (``step`` is 1) each micro-batch of the pattern has starts of its own, and ``bound`` is one on the whole
+    pattern, which is the time of the step.
+
     ```
     #takt.schedule<8123000 for 1, bound 7912345 by "area", plan "stages", engine "stage-dp", seed 0>
+    #takt.schedule<99000000 step of 8, bound 97000000 by "ranks", plan "1F1B", engine "ramps", seed 0>
     ```
     """
 
@@ -396,6 +430,7 @@ class ScheduleAttr(BracketedAttribute):
     engine: StringAttr
     seed: IntAttr
     limits: LimitsAttr
+    step: IntAttr
 
     def __init__(
         self,
@@ -407,8 +442,15 @@ class ScheduleAttr(BracketedAttribute):
         engine: StringAttr,
         seed: IntAttr,
         limits: LimitsAttr | None = None,
+        step: bool = False,
     ) -> None:
-        super().__init__(pattern, microbatches, bound, bound_by, plan, engine, seed, limits or LimitsAttr.make({}))
+        kept = limits or LimitsAttr.make({})
+        super().__init__(pattern, microbatches, bound, bound_by, plan, engine, seed, kept, IntAttr(int(step)))
+
+    @property
+    def is_step(self) -> bool:
+        """Whether each micro-batch of the pattern has starts of its own."""
+        return self.step.data == 1
 
     @classmethod
     def parse_fields(cls, parser: AttrParser) -> Self:
@@ -421,7 +463,8 @@ class ScheduleAttr(BracketedAttribute):
             return parse_text(parser)
 
         pattern = integer()
-        parser.parse_keyword("for")
+        step = parser.parse_optional_keyword("step") is not None
+        parser.parse_keyword("of" if step else "for")
         microbatches = integer()
         parser.parse_punctuation(",")
         parser.parse_keyword("bound")
@@ -435,11 +478,12 @@ class ScheduleAttr(BracketedAttribute):
         if parser.parse_optional_punctuation(",") is not None:
             parser.parse_keyword("within")
             limits = LimitsAttr.parse_body(parser)
-        return cls(pattern, microbatches, bound, bound_by, plan, engine, seed, limits)
+        return cls(pattern, microbatches, bound, bound_by, plan, engine, seed, limits, step)
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
-            printer.print_string(f"{self.pattern.data} for {self.microbatches.data}, bound {self.bound.data} by ")
+            word = "step of" if self.is_step else "for"
+            printer.print_string(f"{self.pattern.data} {word} {self.microbatches.data}, bound {self.bound.data} by ")
             printer.print_string_literal(self.bound_by.data)
             printer.print_string(", plan ")
             printer.print_string_literal(self.plan.data)
@@ -457,3 +501,5 @@ class ScheduleAttr(BracketedAttribute):
             bound=(self.bound, 0),
             seed=(self.seed, -(2**63)),
         )
+        if self.step.data not in (0, 1):
+            raise VerifyException(f"'step' is 0 or 1, got {self.step.data}")

@@ -16,7 +16,19 @@ from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
-from dialects.attributes import Ints, check_set, ints, members, parse_integer, parse_set, parse_text, print_set
+from dialects.attributes import (
+    Ints,
+    check_set,
+    ints,
+    members,
+    parse_integer,
+    parse_set,
+    parse_starts,
+    parse_text,
+    print_set,
+    show_starts,
+    values,
+)
 
 
 class MoveOp(IRDLOperation, ABC):
@@ -24,7 +36,8 @@ class MoveOp(IRDLOperation, ABC):
 
     ``to [8:16] over "node" at 4789 for 1310 landing 9000``: micro-batch ``i`` leaves during
     ``[4789 + iT, 4789 + 1310 + iT)`` for copy ``i mod copies`` of the sets given, and arrives in as many ns from its
-    landing on. Without a landing both ends take part at the same time.
+    landing on. Without a landing both ends take part at the same time. In a step each micro-batch has a start, and a
+    landing, of its own, as in ``at [4789, 9000] for 1310 landing [9000, 14000]``.
     """
 
     moved = operand_def(TensorType)
@@ -35,6 +48,10 @@ class MoveOp(IRDLOperation, ABC):
     start = prop_def(IntegerAttr.constr(i64))
     time = prop_def(IntegerAttr.constr(i64))
     landing = opt_prop_def(IntegerAttr.constr(i64))
+    later = opt_prop_def(Ints)
+    """Starts of micro-batches 1, 2, ... of a step."""
+    later_landings = opt_prop_def(Ints)
+    """Their landings, where micro-batch 0 has one."""
 
     def sets(self) -> tuple[tuple[int, ...], ...]:
         """The accelerators that receive the value, for each turn."""
@@ -50,25 +67,40 @@ class MoveOp(IRDLOperation, ABC):
         """End of the arrival, ns."""
         return self.lands + self.time.value.data
 
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Starts of micro-batches 0, 1, ... of a step; of micro-batch 0 alone where they follow by the period."""
+        return (self.start.value.data, *(() if self.later is None else values(self.later)))
+
+    @property
+    def landings(self) -> tuple[int, ...]:
+        """Starts of the arrivals, as many as :attr:`starts`."""
+        if self.landing is None:
+            return self.starts
+        return (self.landing.value.data, *(() if self.later_landings is None else values(self.later_landings)))
+
     @classmethod
     def make(
         cls,
         moved: SSAValue,
         targets: Sequence[Sequence[int]],
         link: str,
-        start: int,
+        start: int | Sequence[int],
         time: int,
-        landing: int | None = None,
+        landing: int | Sequence[int] | None = None,
     ) -> Self:
-        """Create the operation; ``landing`` None, or equal to ``start``, where both ends take part at once."""
+        """Create the operation; ``landing`` None, or equal to ``start``, where both ends take part at once.
+
+        In a step both are sequences, one number for each micro-batch.
+        """
         properties: dict[str, Attribute] = {
             "targets": ArrayAttr([ints(sorted(s)) for s in targets]),
             "link": StringAttr(link),
-            "start": IntegerAttr(start, i64),
+            **_times("start", "later", [start] if isinstance(start, int) else start),
             "time": IntegerAttr(time, i64),
         }
         if landing is not None and landing != start:
-            properties["landing"] = IntegerAttr(landing, i64)
+            properties |= _times("landing", "later_landings", [landing] if isinstance(landing, int) else landing)
         results = [moved.type] if issubclass(cls, TransferOp) else []
         return cls.create(operands=[moved], properties=properties, result_types=results)
 
@@ -79,6 +111,11 @@ class MoveOp(IRDLOperation, ABC):
             check_set(accelerators)
         if self.time.value.data < 0:
             raise VerifyException(f"the time of a transfer is not negative, got {self.time.value.data}")
+        if len(self.landings) != len(self.starts):
+            raise VerifyException(f"{len(self.starts)} starts and {len(self.landings)} landings of one transfer")
+        for listed in (self.later, self.later_landings):
+            if listed is not None and listed.elt_type != i64:
+                raise VerifyException("starts and landings are integers of 64 bits")
         for result in self.results:
             if result.type != self.moved.type:
                 raise VerifyException(f"a {self.moved.type} leaves, but a {result.type} arrives")
@@ -90,9 +127,9 @@ class MoveOp(IRDLOperation, ABC):
         printer.print_list(self.sets(), lambda s: print_set(printer, s))
         printer.print_string(" over ")
         printer.print_string_literal(self.link.data)
-        printer.print_string(f" at {self.start.value.data} for {self.time.value.data}")
+        printer.print_string(f" at {show_starts(self.starts)} for {self.time.value.data}")
         if self.landing is not None:
-            printer.print_string(f" landing {self.landing.value.data}")
+            printer.print_string(f" landing {show_starts(self.landings)}")
         printer.print_op_attributes(self.attributes)
         printer.print_string(" : ")
         printer.print_attribute(self.moved.type)
@@ -107,11 +144,12 @@ class MoveOp(IRDLOperation, ABC):
             targets.append(parse_set(parser))
         parser.parse_keyword("over")
         properties: dict[str, Attribute] = {"targets": ArrayAttr(targets), "link": parse_text(parser)}
-        for name, keyword in (("start", "at"), ("time", "for")):
-            parser.parse_keyword(keyword)
-            properties[name] = IntegerAttr(parse_integer(parser), i64)
+        parser.parse_keyword("at")
+        properties |= _times("start", "later", parse_starts(parser))
+        parser.parse_keyword("for")
+        properties["time"] = IntegerAttr(parse_integer(parser), i64)
         if parser.parse_optional_keyword("landing") is not None:
-            properties["landing"] = IntegerAttr(parse_integer(parser), i64)
+            properties |= _times("landing", "later_landings", parse_starts(parser))
         attributes = parser.parse_optional_attr_dict()
         parser.parse_punctuation(":")
         type_ = parser.parse_type()
@@ -123,6 +161,12 @@ class MoveOp(IRDLOperation, ABC):
         except VerifyException as error:
             parser.raise_error(str(error), position, parser.pos)
         return made
+
+
+def _times(first: str, later: str, listed: Sequence[int]) -> dict[str, Attribute]:
+    """The properties for moments of micro-batches 0, 1, ...; one of the name ``later`` only where there are several."""
+    given: dict[str, Attribute] = {first: IntegerAttr(listed[0], i64)}
+    return given if len(listed) == 1 else {**given, later: ints(listed[1:])}
 
 
 @irdl_op_definition

@@ -259,6 +259,29 @@ class WeightGradientOp(GradientOp):
         return (ACCUMULATED,)
 
 
+@irdl_op_definition
+class OptimizerStepOp(OperatorOp):
+    """The step of the optimizer for the parameters of a group, once for all micro-batches of a step.
+
+    It reads the accumulated gradient of its own parameters, then those of their copies on other accelerators, with
+    which it is summed before. :meth:`GraphOp.operators` leaves it out: it is no part of a micro-batch. Its slot has
+    one start, in a step alone.
+
+    ```
+    %h.step = takt.optimizer_step(%h.W) params 32 group "h" cost <[1, 2] time [9, 5]> : (tensor<0xi8>) -> tensor<0xi8>
+    ```
+    """
+
+    name = "takt.optimizer_step"
+    ARITY: ClassVar[tuple[int, int | None]] = (1, None)
+
+    def verify_(self) -> None:
+        super().verify_()
+        for type_ in (*self.operand_types, *self.result_types):
+            if type_ != ACCUMULATED:
+                raise VerifyException(f"'{self.kind()}' reads and gives {ACCUMULATED}, got {type_}")
+
+
 GRADIENTS: tuple[type[GradientOp], ...] = (InputGradientOp, WeightGradientOp)
 """The operators that only ``expand-training`` writes."""
 

@@ -77,7 +77,7 @@ def _dominance(subject: Subject) -> Iterator[Finding]:
 
 
 def _user(subject: Subject, op: Operation) -> str:
-    return f"'{subject.names[op]}'" if isinstance(op, OperatorOp) else op.name
+    return f"'{subject.names[op]}'" if isinstance(op, OperatorOp) and op in subject.names else op.name
 
 
 def _state_unique(subject: Subject) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ a pattern of several micro-batches makes it a fraction of nanoseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -38,6 +38,8 @@ class Placed:
     time: int
     """Duration, ticks."""
     cost: CostEntry
+    starts: tuple[int, ...] = ()
+    """In a step, start of every instance, ticks."""
 
     @property
     def end(self) -> int:
@@ -60,6 +62,9 @@ class Moved:
     start: int
     landing: int
     time: int
+    starts: tuple[int, ...] = ()
+    """In a step, start of every instance, ticks."""
+    landings: tuple[int, ...] = ()
 
     @property
     def left(self) -> int:
@@ -82,6 +87,8 @@ class Placement:
         """Ticks in a nanosecond."""
         self.period = 0 if schedule is None else schedule.pattern.data
         """Period in ticks; 0 when the graph has no schedule."""
+        self.step = schedule is not None and schedule.is_step
+        """Whether each of the micro-batches of a pattern has starts of its own."""
         self.sets: list[tuple[int, ...]] = []
         """The distinct accelerator sets, each sorted."""
         self._set_index: dict[BytesAttr, int] = {}
@@ -97,8 +104,9 @@ class Placement:
             source = op.moved
             if isinstance(source, OpResult) and isinstance(source.op, OperatorOp) and source.op in self.placed:
                 targets = _repeated(tuple(self._intern(s) for s in op.targets.data))
-                times = (op.start.value.data, op.lands, op.time.value.data)
-                self.moves.append(Moved(op, source, self.placed[source.op], targets, *(t * self.ticks for t in times)))
+                start, landing, time = (t * self.ticks for t in (op.start.value.data, op.lands, op.time.value.data))
+                listed = self._listed(op.starts), self._listed(op.landings)
+                self.moves.append(Moved(op, source, self.placed[source.op], targets, start, landing, time, *listed))
 
     def _place(self, op: OperatorOp, name: str) -> Placed | None:
         slot, cost = op.slot, op.cost
@@ -108,7 +116,28 @@ class Placement:
         if entry is None:
             return None
         sets = tuple(self._intern(s) for s in slot.sets.data)
-        return Placed(op, name, sets, slot.start.data * self.ticks, entry.time * self.ticks, entry)
+        starts = self._listed(slot.starts)
+        return Placed(op, name, sets, slot.start.data * self.ticks, entry.time * self.ticks, entry, starts)
+
+    def _listed(self, starts: Sequence[int]) -> tuple[int, ...]:
+        """Starts of the micro-batches of a step in ticks; none where it is no step, or where others are listed."""
+        return tuple(t * self.ticks for t in starts) if self.step and len(starts) == self.ticks else ()
+
+    # --- moments -----------------------------------------------------------------------------
+
+    def begin(self, what: Placed | Moved, instance: int) -> int:
+        """When an instance starts, or leaves, ticks."""
+        return self._moment(what.start, what.starts, instance)
+
+    def landing(self, move: Moved, instance: int) -> int:
+        """When an instance begins to arrive, ticks."""
+        return self._moment(move.landing, move.landings, instance)
+
+    def _moment(self, first: int, listed: tuple[int, ...], instance: int) -> int:
+        if not listed:
+            return first + instance * self.period
+        lap, turn = divmod(instance, len(listed))
+        return listed[turn] + lap * len(listed) * self.period
 
     def _intern(self, members: Ints) -> int:
         index = self._set_index.setdefault(members.data, len(self.sets))
@@ -181,7 +210,12 @@ class Placement:
 
     @cached_property
     def repetition(self) -> int:
-        """Periods after which the pattern on every accelerator repeats: the lcm of the numbers of copies."""
+        """Periods after which the pattern on every accelerator repeats: the lcm of the numbers of copies.
+
+        In a step it is the number of its micro-batches.
+        """
+        if self.step:
+            return self.ticks
         return lcm(*{p.copies for p in self.placed.values()}) if self.placed else 1
 
     @cached_property

@@ -50,7 +50,7 @@ from dialects.attributes import (
     values,
 )
 from dialects.communication import ReserveOp, TransferOp
-from dialects.gradients import TrainingAttr
+from dialects.gradients import OptimizerStepOp, TrainingAttr
 from dialects.links import LinkAttr
 from dialects.measured import MeasuredAttr
 from dialects.operators import OperatorOp, ShapeError, check_tensor
@@ -418,8 +418,13 @@ class GraphOp(IRDLOperation):
             raise VerifyException("a graph must end with takt.output")
 
     def operators(self) -> Iterator[OperatorOp]:
-        """The operators, in program order."""
-        return (op for op in self.body.block.ops if isinstance(op, OperatorOp))
+        """The operators that every micro-batch runs, in program order."""
+        ops = self.body.block.ops
+        return (op for op in ops if isinstance(op, OperatorOp) and not isinstance(op, OptimizerStepOp))
+
+    def updates(self) -> Iterator[OptimizerStepOp]:
+        """What the optimizer does once a step, in program order."""
+        return (op for op in self.body.block.ops if isinstance(op, OptimizerStepOp))
 
     def inputs(self) -> Iterator[InputOp]:
         """The inputs, in program order."""

@@ -4,7 +4,7 @@ from xdsl.ir import Dialect
 
 from dialects.attributes import BlockAttr, CostAttr, LimitsAttr, ScheduleAttr, SlotAttr
 from dialects.communication import COMMUNICATION
-from dialects.gradients import GRADIENTS, ForwardAttr, TrainingAttr
+from dialects.gradients import GRADIENTS, ForwardAttr, OptimizerStepOp, TrainingAttr
 from dialects.links import LinkAttr
 from dialects.measured import MeasuredAttr
 from dialects.operators import OPERATORS
@@ -21,6 +21,7 @@ Takt = Dialect(
         StageOp,
         *OPERATORS,
         *GRADIENTS,
+        OptimizerStepOp,
         *COMMUNICATION,
         NextOp,
         OutputOp,

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 from xdsl.dialects.builtin import IntAttr, ModuleOp
 
-from dialects.attributes import SlotAttr
+from dialects.attributes import SlotAttr, ints
 from dialects.levels import check_level
 from dialects.placement import MOST_COPIES
 from dialects.schedule_rules import in_flight, latency, loads, peak_memory
@@ -82,7 +82,7 @@ def test_allotment_admissible(pipeline):
 def test_sets_fixed_size(pipeline):
     module = pipeline()
     b = list(find_graph(module).operators())[1]
-    b.properties["slot"] = SlotAttr(IntAttr(1), SlotAttr.make([[5, 6]], 0).sets, IntAttr(60))
+    b.properties["slot"] = SlotAttr(IntAttr(1), SlotAttr.make([[5, 6]], 0).sets, IntAttr(60), ints([]))
     assert found(module) == {"sets-fixed": ["'b' has allotment 1 but a set of 2: [5:7]"]}
 
 
