@@ -35,3 +35,11 @@ ALLOTMENTS: tuple[Allotments, ...] = get_args(Allotments)
 
 AXES = ("period", "in-flight", "latency", "memory", "crossing")
 """The figures of a schedule that a front may be asked for."""
+
+Order = Literal["own", "gpipe", "1f1b", "1f1b*", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe-v"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+"""The orders of a step: our own, and the known schedules."""
+
+Cut = Literal["balanced", "equal"]
+CUTS: tuple[Cut, ...] = get_args(Cut)
+"""Where a model is cut for a step: into chunks of equal time, or of equally many layers."""
