@@ -117,10 +117,10 @@ STEP_RULES = (
     ),
     Rule(
         "updates",
-        "In a step every optimizer step has a slot, on the set of its group, with an allotment of its cost table and one "
-        "start; elsewhere it has none. It starts no earlier than the end of every weight gradient that it reads, for all micro-batches of the step, and "
-        "ends no later than the first start of an operator of its group in the next step; it occupies its accelerators "
-        "(`exclusive`).",
+        "In a step every optimizer step has a slot, on the set of its group, with an allotment of its cost table and "
+        "one start; elsewhere it has none. It starts no earlier than the end of every weight gradient that it reads, "
+        "for all micro-batches of the step, and ends no later than the first start of an operator of its group in the "
+        "next step; it occupies its accelerators (`exclusive`).",
         _updates,
     ),
 )
