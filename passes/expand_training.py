@@ -15,6 +15,7 @@ from dialects.nn.base import MOST_RATIO
 from dialects.structure import GraphOp, find_graph
 from passes.choices import Optimizer
 from passes.training.differentiate import Backward
+from passes.training.updates import updates
 
 
 def check(graph: GraphOp) -> None:
@@ -39,11 +40,12 @@ class ExpandTrainingPass(ModulePass):
     its I and its W are one group: they run on the same accelerators, where the parameters lie. So do gradients and
     what the optimizer keeps, which annotate-costs counts with the parameters. The graph is differentiated from its
     losses, the outputs of one floating-point number; where it has none, gradients of its outputs arrive as inputs.
-    The optimizer's own step, once a batch, is not part of the graph.
+    For every group with gradients of parameters the optimizer has a step (`optimizer_step`), once a batch: it reads
+    these gradients, and is no operator of a micro-batch.
 
     options:
       optimizer: what is kept for each parameter: "adam" (two numbers), "momentum" (one), "sgd" (none); "none" leaves
-        out the master copy too
+        out the master copy too, and the optimizer's steps
       precision: "mixed": parameters and gradients as the model writes them, a master copy and what the optimizer
         keeps in 32 bits; "full": all as the model writes them
       backward: the time of I and W together, as a multiple of the forward operator's, where that is written in the
@@ -55,6 +57,7 @@ class ExpandTrainingPass(ModulePass):
         %l = takt.mse_loss(%h, %y) ...                   %l = takt.mse_loss(%h, %y) group "l" ...
                                                          %l.I = takt.input_gradient(%h, %y) of <"mse_loss" ...
                                                          %h.W = takt.weight_gradient(%l.I, %x) of <"linear" ...
+                                                         %h.step = takt.optimizer_step(%h.W) params 8 group "h" ...
     """
 
     name = "expand-training"
@@ -81,4 +84,6 @@ class ExpandTrainingPass(ModulePass):
         assert last is not None
         body.insert_ops_before(backward.inputs, first)
         body.insert_ops_before(backward.made, last)
+        if self.optimizer != "none":
+            body.insert_ops_before(updates(tuple(graph.operators()), backward.unique), last)
         graph.training = TrainingAttr(StringAttr(self.optimizer), StringAttr(self.precision))

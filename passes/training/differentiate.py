@@ -73,7 +73,7 @@ class Backward:
         for value in starts if not self.losses else ():
             source = InputOp.create(result_types=[value.type])
             source.location = value.owner.location if isinstance(value.owner, Operation) else self.graph.location
-            source.output.name_hint = self._name(f"{value.name_hint or 'output'}.gradient")
+            source.output.name_hint = self.unique(f"{value.name_hint or 'output'}.gradient")
             self.inputs.append(source)
             self.arrived[value] = [source.output]
         for op in reversed(self.operators):
@@ -156,11 +156,11 @@ class Backward:
     def _append(self, op: OperatorOp, forward: OperatorOp, name: str) -> SSAValue:
         op.location = forward.location
         for result in op.outputs:
-            result.name_hint = self._name(name)
+            result.name_hint = self.unique(name)
         self.made.append(op)
         return op.outputs[0]
 
-    def _name(self, name: str) -> str:
+    def unique(self, name: str) -> str:
         """``name``, with a number where it is taken."""
         unique, count = name, 1
         while unique in self._taken:
