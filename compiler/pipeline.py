@@ -44,7 +44,7 @@ from compiler.pass_text import make_pass, option_names
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.levels import verify_level
 from dialects.structure import LEVELS, find_graph, reaches
-from passes.choices import Allotments, Goal, Granularity, Optimizer, Plan, Solver
+from passes.choices import Allotments, Goal, Granularity, Optimizer, Plan, Solver, Tie
 from passes.instance import DoesNotFit
 
 PHASES: tuple[tuple[str, str], ...] = (
@@ -58,6 +58,9 @@ PHASES: tuple[tuple[str, str], ...] = (
 
 SOLVING = ("partition-stages", "schedule-periodic")
 """The passes that look for a schedule; the options are theirs."""
+
+TRAINING = ("training", "tie")
+"""The options of the pass that makes a training graph; it is no part of the pipeline without them."""
 
 MEMORY_ROUNDS = 5
 """How often partition and schedule are repeated to make a schedule fit in memory."""
@@ -94,6 +97,7 @@ class Options:
 
     training: Optimizer | None = None
     """A training step instead of the forward pass alone, with what this optimizer keeps."""
+    tie: Tie | None = None
 
     @property
     def whole(self) -> bool:
@@ -108,7 +112,7 @@ class Options:
         if pass_name == "restrict-allotments":
             return {"to": self.allotments}
         if pass_name == "expand-training":
-            return {"optimizer": self.training}
+            return {"optimizer": self.training} | ({} if self.tie is None else {"tie": self.tie})
         if pass_name not in SOLVING:
             return {}
         given = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -128,7 +132,7 @@ class Options:
 
     def check(self) -> None:
         """Raise UsageError for what no pass can do."""
-        given = [f.name for f in fields(self) if getattr(self, f.name) is not None and f.name != "training"]
+        given = [f.name for f in fields(self) if getattr(self, f.name) is not None and f.name not in TRAINING]
         for name in given:
             if not any(name in option_names(step) for step in SOLVING):
                 raise UsageError(f"no pass has an option '{name.replace('_', '-')}'")

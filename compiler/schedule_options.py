@@ -16,7 +16,7 @@ from compiler.command_line import (
     share,
     size,
 )
-from passes.choices import ALLOTMENTS, AXES, GOALS, GRANULARITIES, OPTIMIZERS, PLANS, SOLVERS
+from passes.choices import ALLOTMENTS, AXES, GOALS, GRANULARITIES, OPTIMIZERS, PLANS, SOLVERS, TIES
 
 PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
@@ -30,12 +30,16 @@ ALLOTMENTS_HELP = (
     " many, in stages that wide (plans stages, interleaved, v and auto)"
 )
 TRAINING_HELP = f"a training step, with backward operators and what this keeps: {', '.join(OPTIMIZERS)}"
+TIE_HELP = (
+    "operators that share parameters, in training: copies, whose gradients are summed once a step (default), or colocate,"
+    " on the same accelerators"
+)
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
     *("plan", "stages", "objective", "microbatches", "max_in_flight", "max_latency", "memory", "max_crossing"),
     *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate", "allotments"),
-    "training",
+    *("training", "tie"),
 )
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
 
@@ -77,6 +81,7 @@ def add_schedule_options(
         "--gap", metavar="SHARE", type=share, help="stop when the period is proven this close to the least, such as 1%%"
     )
     add("--training", choices=OPTIMIZERS, metavar="OPTIMIZER", help=TRAINING_HELP)
+    add("--tie", choices=TIES, metavar="KIND", help=TIE_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
     add = parser.add_argument_group("search").add_argument
@@ -93,6 +98,8 @@ def add_schedule_options(
 def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> None:
     """End with a usage error when options of ``taktc`` do not go together."""
     check_objective(parser, args)
+    if args.tie is not None and args.training is None:
+        parser.error("--tie is about the parameters that are trained: give --training too")
     counted = args.objective == "step" or args.compile_to == "programs" or args.emit in BATCHES
     if args.microbatches is not None and not counted:
         parser.error(

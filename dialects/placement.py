@@ -13,13 +13,16 @@ from functools import cached_property
 from math import lcm
 from typing import cast
 
-from xdsl.dialects.builtin import BytesAttr
+from xdsl.dialects.builtin import BytesAttr, ModuleOp
 from xdsl.ir import OpResult, SSAValue
 
 from dialects.attributes import CostEntry, Ints, values
 from dialects.communication import MoveOp
+from dialects.gradients import OptimizerStepOp
+from dialects.network import Network
 from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
-from dialects.structure import GraphOp, InputOp
+from dialects.structure import GraphOp, InputOp, find_platform
+from dialects.updates import update_time
 
 MOST_COPIES = 1024
 """Greatest least common multiple of the numbers of copies: the schedule is unrolled that often."""
@@ -132,6 +135,20 @@ class Placement:
     def landing(self, move: Moved, instance: int) -> int:
         """When an instance begins to arrive, ticks."""
         return self._moment(move.landing, move.landings, instance)
+
+    def update_time(self, step: OptimizerStepOp) -> int | None:
+        """How long the optimizer's step takes, ticks; with the exchange between copies of its parameters.
+
+        None where a slot is missing, or a time for so many accelerators.
+        """
+        time = update_time(step, self._network)
+        return None if time is None else time * self.ticks
+
+    @cached_property
+    def _network(self) -> Network:
+        module = self.graph.parent_op()
+        platform = find_platform(module) if isinstance(module, ModuleOp) else None
+        return Network(()) if platform is None else Network.of(platform)
 
     def _moment(self, first: int, listed: tuple[int, ...], instance: int) -> int:
         if not listed:

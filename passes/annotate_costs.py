@@ -17,6 +17,7 @@ from dialects.gradients import GradientOp, WeightGradientOp
 from dialects.nn.base import LARGEST
 from dialects.operators import OperatorOp, Tensor, element_bytes, operator_names
 from dialects.structure import GraphOp, PlatformOp, find_graph, find_platform
+from dialects.updates import gradients
 from passes.costs.layout import Placed, place
 from passes.costs.machine import Machine, MissingRateError
 from passes.costs.reading import Reader, read_machine
@@ -115,6 +116,7 @@ def price_updates(graph: GraphOp, machine: Machine, held: Held) -> None:
     """Set ``cost`` on the optimizer's steps: on as many accelerators as the operators whose parameters they update.
 
     Of a group with several operators, which store the parameters once, the most that one of them holds counts.
+    The gradients of copies elsewhere are read too; to bring them here takes what the place of the copies says.
     """
     owners: dict[StringAttr | None, list[OperatorOp]] = {}
     for op in graph.operators():
@@ -123,18 +125,20 @@ def price_updates(graph: GraphOp, machine: Machine, held: Held) -> None:
     known: dict[tuple[object, ...], CostAttr] = {}
     for step in graph.updates():
         members = {(op.cost, op.params.value.data, _parameter_bytes(op)): None for op in owners[step.group]}
-        key = tuple(members)
+        others = sum(gradient.group != step.group for gradient in gradients(step))
+        key = (others, *members)
         if key not in known:
             tables = [(cost.table(), params, width) for cost, params, width in members if cost is not None]
             common = set[int].intersection(*(set(table) for table, _, _ in tables)) or set(tables[0][0])
-            known[key] = CostAttr.from_table({k: CostEntry(_update(machine, held, tables, k), 0, 0, 0) for k in common})
+            times = {k: _update(machine, held, tables, others, k) for k in sorted(common)}
+            known[key] = CostAttr.from_table({k: CostEntry(time, 0, 0, 0) for k, time in times.items()})
         step.cost = known[key]
 
 
-def _update(machine: Machine, held: Held, tables: Sequence[tuple[Table, int, int]], k: int) -> int:
+def _update(machine: Machine, held: Held, tables: Sequence[tuple[Table, int, int]], others: int, k: int) -> int:
     """Time of an optimizer's step on k accelerators; cost table, bytes and bytes of one parameter of each operator."""
     own = [(table[k].params, params, width) for table, params, width in tables if k in table]
-    moved = max(held.moved(each, width) for each, _, width in own)
+    moved = max(held.moved(each, width) + others * each for each, _, width in own)
     return update_ns(machine, moved, max(held_whole(params, each, k) for each, params, _ in own), k)
 
 

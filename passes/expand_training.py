@@ -13,7 +13,7 @@ from dialects.diagnostics import TaktError, at
 from dialects.gradients import TrainingAttr, WeightGradientOp
 from dialects.nn.base import MOST_RATIO
 from dialects.structure import GraphOp, find_graph
-from passes.choices import Optimizer
+from passes.choices import Optimizer, Tie
 from passes.training.differentiate import Backward
 from passes.training.updates import updates
 
@@ -50,6 +50,8 @@ class ExpandTrainingPass(ModulePass):
         keeps in 32 bits; "full": all as the model writes them
       backward: the time of I and W together, as a multiple of the forward operator's, where that is written in the
         model and `backward` is not written beside it; half of it each, and all for I where there are no parameters
+      tie: operators that share parameters (`group` in the model) have "copies" of them, whose gradients the optimizer's
+        step sums up, or run on the same accelerators ("colocate"). Without an optimizer they always do
 
     rewrite:
       takt.graph @m model {                            takt.graph @m model training <adam, mixed> {
@@ -65,6 +67,7 @@ class ExpandTrainingPass(ModulePass):
     optimizer: Optimizer = "adam"
     precision: Literal["mixed", "full"] = "mixed"
     backward: float = 2.0
+    tie: Tie = "copies"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         graph = find_graph(op)
@@ -85,5 +88,6 @@ class ExpandTrainingPass(ModulePass):
         body.insert_ops_before(backward.inputs, first)
         body.insert_ops_before(backward.made, last)
         if self.optimizer != "none":
-            body.insert_ops_before(updates(tuple(graph.operators()), backward.unique), last)
+            tied = backward.untie() if self.tie == "copies" else {}
+            body.insert_ops_before(updates(tuple(graph.operators()), tied, backward.unique), last)
         graph.training = TrainingAttr(StringAttr(self.optimizer), StringAttr(self.precision))

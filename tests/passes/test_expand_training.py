@@ -20,13 +20,16 @@ from compiler.output import print_ir
 from compiler.pipeline import Options, new_context, run_pipeline
 from compiler.simulate import time_triggered
 from compiler.view import view_of
-from dialects.attributes import values
+from dialects.attributes import SlotAttr, values
 from dialects.diagnostics import TaktError
 from dialects.gradients import ACCUMULATED, GradientOp, InputGradientOp, OptimizerStepOp, WeightGradientOp
 from dialects.levels import verify_level
+from dialects.network import Link, Network
 from dialects.operators import OPERATORS, OperatorOp, operator_names
+from dialects.placement import Placement
 from dialects.schedule_rules import peak_memory
 from dialects.structure import GraphOp, find_graph, find_platform
+from dialects.updates import exchange_time
 from frontend import Source, load
 from passes.annotate_costs import AnnotateCostsPass
 from passes.costs.kinds import rule_of
@@ -195,13 +198,64 @@ def test_a_sum_of_losses_is_a_loss() -> None:
     assert [v.name_hint for v in found["a.I"].inputs] == ["h", "i"]
 
 
-def test_tied_operators_stay_one_group() -> None:
-    text = model(
-        'e = embedding(i, vocab = 64, dim = 32) group "tied"\n h = linear(e, features = 64) group "tied"\n'
-        " y = cross_entropy(h, i)"
-    )
-    tied = {name for name, op in named(expanded(text)).items() if op.group is not None and op.group.data == "tied"}
-    assert tied == {"e", "h", "h.I", "h.W", "e.W"}
+TIED = (
+    'e = embedding(i, vocab = 64, dim = 32) group "tied"\n h = linear(e, features = 64) group "tied"\n'
+    " y = cross_entropy(h, i)"
+)
+
+
+def test_tied_operators_have_copies_or_stay_one_group() -> None:
+    for options in ({"tie": "colocate"}, {"optimizer": "none"}):
+        found = named(expanded(model(TIED), **options))
+        tied = {name for name, op in found.items() if op.group is not None and op.group.data == "tied"}
+        assert tied == {"e", "h", "h.I", "h.W", "e.W"}
+    found = named(expanded(model(TIED)))
+    assert {name: op.group.data for name, op in found.items() if op.group is not None} == {
+        "e": "e", "e.W": "e", "h": "h", "h.I": "h", "h.W": "h", "y": "y", "y.I": "y"
+    }  # fmt: skip
+    steps = updates_of(found["e"])
+    assert {n: [v.name_hint for v in op.inputs] for n, op in steps.items()} == {
+        "e.step": ["e.W", "h.W"], "h.step": ["h.W", "e.W"]
+    }  # fmt: skip
+    assert all(op.params.value.data == 64 * 32 * 2 for op in steps.values())
+    # One that no loss depends on would keep old parameters: they stay together, whatever is asked for.
+    unused = f'u = linear(x, features = 64) group "tied"\n {TIED}'
+    groups = {op.group.data for op in named(expanded(model(unused))).values() if op.group is not None}
+    assert groups == {"tied", "y"}
+
+
+def test_copies_cost_a_gradient_more_to_read_and_an_exchange_between_their_sets() -> None:
+    together, apart = costed(model(TIED), True, tie="colocate"), costed(model(TIED), True)
+    (one,), two = updates_of(together["e"]).values(), updates_of(apart["e"])
+    size = 64 * 32 * 2
+    for k, time in times_of(one).items():
+        assert abs(times_of(two["e.step"])[k] - time - size / k / 1000) <= 1
+    graph = apart["e"].parent_op()
+    assert isinstance(graph, GraphOp)
+    placement = Placement(graph)
+    own = times_of(two["e.step"])
+
+    def place(e: Sequence[int], h: Sequence[int]) -> int | None:
+        for name, members in (("e", e), ("h", h)):
+            for op in apart.values():
+                if op.group is not None and op.group.data == name:
+                    op.slot = SlotAttr.make([members], 0)
+        return placement.update_time(two["e.step"])
+
+    assert placement.update_time(two["e.step"]) is None
+    assert place([0], [0]) == own[1]  # summed where they are
+    assert place([0], [1]) == own[1] + 5000 + 41  # 4 KiB at 100 GB/s inside a node
+    assert place([0], [4]) == own[1] + 50000 + 410  # at 10 GB/s between nodes
+    assert place([0, 1], [2]) == own[2] + 5000 + 41  # all of it leaves from one
+    assert place([0, 1], [4, 5]) == own[2] + 50000 + 205
+    assert place([0, 1, 2], [4]) is None  # no time on three
+
+
+def test_groups_of_three_copies_exchange_twice_and_sums_of_one_set_once() -> None:
+    links = (Link("node", 8, 1000, 1_000_000_000),)
+    assert exchange_time(Network(links), 4000, (0,), [(1,), (2,)]) == 2 * (1000 + 4000)
+    assert exchange_time(Network(links), 4000, (0,), [(1,), (1,), (0,)]) == 1000 + 4000
+    assert exchange_time(Network(()), 4000, (0,), [(1,)]) == 0
 
 
 def test_a_group_is_not_called_like_one_that_is_there() -> None:
@@ -416,7 +470,7 @@ def test_steps_of_the_optimizer_are_written_and_read_and_no_part_of_a_micro_batc
     tied = (
         'a = linear(x, features = 32) group "t"\n b = linear(a, features = 32) group "t"\n y = linear(b, features = 8)'
     )
-    graph = expanded(model(tied))
+    graph = expanded(model(tied), tie="colocate")
     steps = {op.outputs[0].name_hint: op for op in graph.updates()}
     assert {n: [v.name_hint for v in op.inputs] for n, op in steps.items()} == {
         "a.step": ["b.W", "a.W"], "y.step": ["y.W"]
