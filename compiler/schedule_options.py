@@ -31,8 +31,8 @@ ALLOTMENTS_HELP = (
 )
 TRAINING_HELP = f"a training step, with backward operators and what this keeps: {', '.join(OPTIMIZERS)}"
 TIE_HELP = (
-    "operators that share parameters, in training: copies, whose gradients are summed once a step (default), or colocate,"
-    " on the same accelerators"
+    "operators that share parameters, in training: copies, whose gradients are summed once a step (default), or"
+    " colocate, on the same accelerators"
 )
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 

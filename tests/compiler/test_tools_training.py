@@ -64,7 +64,7 @@ def test_dumps_go_on_from_every_level(taktc: Tool, mlp: str, tmp_path: Path) -> 
 def test_tied_parameters_are_no_reason_for_one_place(taktc: Tool, tmp_path: Path) -> None:
     path = tmp_path / "tied.takt"
     path.write_text(MODEL.replace('features = 64, split = "row")', 'features = 64, split = "row") group "tied"'))
-    options = (str(path), "--training", "adam", "--stages", "2", "--quiet", *EFFORT)
+    options = (str(path), "--training", "adam", "--quiet", *EFFORT)
     groups = {
         kind: set(re.findall(r"takt.optimizer_step.*(group \"[^\"]*\")", taktc(*options, *how).out))
         for kind, how in (("copies", ()), ("colocate", ("--tie", "colocate")))
