@@ -46,7 +46,7 @@ from compiler.pass_text import make_pass, option_names
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.levels import verify_level
 from dialects.structure import LEVELS, find_graph, reaches
-from passes.choices import Allotments, Cut, Goal, Granularity, Optimizer, Order, Plan, Solver
+from passes.choices import Allotments, Cut, Goal, Granularity, Optimizer, Order, Plan, Solver, Tie
 from passes.instance import DoesNotFit
 
 PHASES: tuple[tuple[str, str], ...] = (
@@ -63,6 +63,9 @@ SOLVING = ("partition-stages", "schedule-periodic")
 
 STEP = "schedule-step"
 """The pass that makes a step instead."""
+
+TRAINING = ("training", "tie")
+"""The options of the pass that makes a training graph; it is no part of the pipeline without them."""
 
 MEMORY_ROUNDS = 5
 """How often partition and schedule are repeated to make a schedule fit in memory."""
@@ -99,6 +102,7 @@ class Options:
 
     training: Optimizer | None = None
     """A training step instead of the forward pass alone, with what this optimizer keeps."""
+    tie: Tie | None = None
     order: Order | None = None
     """A step of ``microbatches`` in this order; with ``training`` and ``microbatches`` our own unless said."""
     cut: Cut | None = None
@@ -123,7 +127,7 @@ class Options:
         if pass_name == "restrict-allotments":
             return {"to": self.allotments}
         if pass_name == "expand-training":
-            return {"optimizer": self.training}
+            return {"optimizer": self.training} | ({} if self.tie is None else {"tie": self.tie})
         if pass_name not in (*SOLVING, STEP):
             return {}
         given = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -146,7 +150,7 @@ class Options:
 
     def check(self) -> None:
         """Raise UsageError for what no pass can do."""
-        given = [f.name for f in fields(self) if getattr(self, f.name) is not None and f.name != "training"]
+        given = [f.name for f in fields(self) if getattr(self, f.name) is not None and f.name not in TRAINING]
         for name in given:
             if not any(name in option_names(step) for step in (*SOLVING, STEP)):
                 raise UsageError(f"no pass has an option '{name.replace('_', '-')}'")

@@ -16,7 +16,7 @@ from compiler.command_line import (
     share,
     size,
 )
-from passes.choices import ALLOTMENTS, AXES, CUTS, GOALS, GRANULARITIES, OPTIMIZERS, ORDERS, PLANS, SOLVERS
+from passes.choices import ALLOTMENTS, AXES, CUTS, GOALS, GRANULARITIES, OPTIMIZERS, ORDERS, PLANS, SOLVERS, TIES
 
 PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
@@ -35,12 +35,16 @@ ORDER_HELP = (
     f" --training); or {', '.join(ORDERS[1:])}"
 )
 CUT_HELP = "chunks of a step: balanced, of equal time (default); or equal, of as many layers (uniform plans)"
+TIE_HELP = (
+    "operators that share parameters, in training: copies, whose gradients are summed once a step (default), or"
+    " colocate, on the same accelerators"
+)
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
     *("plan", "stages", "objective", "microbatches", "max_in_flight", "max_latency", "memory", "max_crossing"),
     *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate", "allotments"),
-    *("training", "order", "cut", "staggered"),
+    *("training", "tie", "order", "cut", "staggered"),
 )
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
 
@@ -94,6 +98,7 @@ def add_schedule_options(
     add("--order", choices=ORDERS, metavar="NAME", help=ORDER_HELP)
     add("--cut", choices=CUTS, metavar="KIND", help=CUT_HELP)
     add("--staggered", action="store_const", const=True, help="a step begins before all of the last one has ended")
+    add("--tie", choices=TIES, metavar="KIND", help=TIE_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
     add = parser.add_argument_group("search").add_argument
@@ -110,6 +115,8 @@ def add_schedule_options(
 def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> None:
     """End with a usage error when options of ``taktc`` do not go together."""
     check_objective(parser, args)
+    if args.tie is not None and args.training is None:
+        parser.error("--tie is about the parameters that are trained: give --training too")
     counted = args.objective == "step" or is_step(args) or args.compile_to == "programs" or args.emit in BATCHES
     if args.microbatches is not None and not counted:
         parser.error(

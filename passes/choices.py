@@ -29,6 +29,10 @@ Optimizer = Literal["adam", "momentum", "sgd", "none"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 """What is kept for each parameter that is trained; "none" is less than "sgd", which has a master copy."""
 
+Tie = Literal["copies", "colocate"]
+TIES: tuple[Tie, ...] = get_args(Tie)
+"""Whether operators that share parameters have copies of them in training, or one set of accelerators."""
+
 Allotments = Literal["any", "stage"]
 ALLOTMENTS: tuple[Allotments, ...] = get_args(Allotments)
 """How many accelerators of its stage an operator runs on: as many as it likes, or all of them."""

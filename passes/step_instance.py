@@ -64,7 +64,8 @@ def _update(op: OptimizerStepOp, number: dict[OperatorOp, int], instance: Instan
     reads = tuple(number[v.op] for v in op.inputs if isinstance(v, OpResult) and v.op in number)  # pyright: ignore
     if not set(table) & set(instance.problem.operations[members[0]].table):
         raise TaktError(at(op, f"'{name}' has no allotment in common with the operators of its group"))
-    return Update(name, members[0], reads, {k: entry.time for k, entry in table.items()})
+    times = {k: entry.time for k, entry in table.items()}
+    return Update(name, members[0], reads, times, op.params.value.data)
 
 
 def write_step(instance: Instance, found: Found, bound: Bound, seed: int, limits: LimitsAttr) -> None:

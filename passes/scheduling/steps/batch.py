@@ -19,9 +19,11 @@ class Update:
     member: int
     """An operation of the group."""
     reads: tuple[int, ...]
-    """The gradients of weights that must have ended for all micro-batches."""
+    """The gradients of weights that must have ended for all micro-batches, and come here from other groups."""
     times: Mapping[int, int]
-    """Allotment → ns."""
+    """Allotment → ns, without what gradients take that come from other accelerators."""
+    bytes: int = 0
+    """Of such a gradient."""
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def _estimate(layout: Layout, orders: Orders, staggered: bool) -> int:
     taken = run(layout.line, orders)
     tails = [0] * len(layout.blocks)
     for update in layout.batch.updates:
-        tails[layout.rank(update.member)] += update.times[len(layout.sets[update.member])]
+        tails[layout.rank(update.member)] += layout.update_time(update)
     firsts = taken.first if staggered else [0] * len(tails)
     return max(last - first + tail for first, last, tail in zip(firsts, taken.last, tails, strict=True))
 

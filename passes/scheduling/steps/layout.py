@@ -14,7 +14,7 @@ from typing import Literal
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.crossings import share
 from passes.scheduling.data import InvalidProblem, Violation
-from passes.scheduling.steps.batch import Batch
+from passes.scheduling.steps.batch import Batch, Update
 from passes.scheduling.steps.cells import Cell, Kind, Line, Stage
 from passes.scheduling.steps.cuts import Bounds, balanced, equal, places_to_cut
 from passes.scheduling.steps.known import Placement
@@ -56,6 +56,16 @@ class Layout:
     def time(self, v: int) -> int:
         """How long an operation takes."""
         return self.batch.problem.operations[v].table[len(self.sets[v])].time
+
+    def update_time(self, update: Update) -> int:
+        """How long a step of the optimizer takes, with the gradients that come from copies of its parameters."""
+        mine, network = self.sets[update.member], self.batch.problem.network
+        time = update.times[len(mine)]
+        if network is not None:
+            item = self.batch.item_of[update.member]
+            away = {self.sets[w]: None for w in update.reads if self.batch.item_of[w] != item}
+            time += sum(network.price_of(update.bytes, True, there, mine).time for there in away)
+        return time
 
     @cached_property
     def cells(self) -> dict[tuple[Kind, int], list[int]]:

@@ -46,15 +46,11 @@ class Step:
         """When an operation of a micro-batch ends."""
         return self.starts[v][i] + self.layout.time(v)
 
-    def update_time(self, update: Update) -> int:
-        """How long a step of the optimizer takes."""
-        return update.times[len(self.layout.sets[update.member])]
-
     @cached_property
     def makespan(self) -> int:
         """From 0 to the last end, of transfers and the optimizer too."""
         ends = [max(starts) + self.layout.time(v) for v, starts in enumerate(self.starts)]
-        ends += [start + self.update_time(update) for update, start in self.updates]
+        ends += [start + self.layout.update_time(update) for update, start in self.updates]
         ends += [max(move.landings) + move.time for move in self.moves]
         return max(ends)
 
@@ -73,7 +69,7 @@ class Step:
                 occupy((COMPUTE, -1, p, p), starts, layout.time(v))
         for update, start in self.updates:
             for p in layout.sets[update.member]:
-                occupy((COMPUTE, -1, p, p), [start], self.update_time(update))
+                occupy((COMPUTE, -1, p, p), [start], self.layout.update_time(update))
         left: set[tuple[int, int]] = set()
         for move in self.moves:
             assert network is not None
@@ -223,7 +219,7 @@ class _Placing:
             waiting.append((ready, number, update))
         found: list[tuple[int, Update, int]] = []
         for ready, number, update in sorted(waiting, key=lambda each: each[:2]):
-            rank, time = self.layout.rank(update.member), update.times[len(self.layout.sets[update.member])]
+            rank, time = self.layout.rank(update.member), self.layout.update_time(update)
             at = max(self.free[rank], ready)
             if not self.alone and time:
                 at = fit_all(self.computes[update.member], at, time)
