@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch
 from passes.scheduling.steps.cells import Cell, Line, Orders
+from passes.scheduling.steps.cuts import layers
 from passes.scheduling.steps.known import KNOWN, in_turn, there_and_back
 from passes.scheduling.steps.layout import Cut, Layout, Members, Shape, laid_out
 from passes.scheduling.steps.memory import peaks
@@ -29,6 +31,9 @@ SCREENED = 0.3
 
 LAID_OUT = 3
 """Shapes that are laid out in time, the best by their lines."""
+
+CHUNKS = 4
+"""Most chunks on a rank of a uniform plan."""
 
 ROUNDS = 6
 """How often our own orders are looked for with less memory, until what they hold in full fits."""
@@ -180,7 +185,7 @@ def known_step(batch: Batch, name: str, wish: Wish, listen: Listener = lambda *_
     for layout in _layouts(batch, shapes(batch, wish, kinds)):
         orders = _forward(batch, schedule.generate(layout.line, batch.microbatches))
         tried.append((_estimate(layout, orders, staggered), layout, orders))
-    return _best(tried, staggered, name, "known", listen)
+    return _best(tried, staggered, name, "known" if wish.cut == "balanced" else "uniform", listen)
 
 
 def _best(
@@ -205,6 +210,34 @@ def _best(
     if best is None:
         raise InvalidProblem([min(lacking, key=lambda violation: violation.missing)])
     return best
+
+
+def uniform_step(batch: Batch, wish: Wish, listen: Listener = lambda *_: None) -> Found:
+    """The uniform plan of runtimes: equal layers, one tensor-parallel degree, 1F1B or interleaved 1F1B.
+
+    The fastest of the numbers of stages, chunks and accelerators that fit (Narayanan et al., SC 2021). Raises
+    :class:`InvalidProblem` as :func:`known_step` does.
+    """
+    count = batch.problem.accelerators
+    depth = len(layers(batch))
+    numbers = [wish.stages] if wish.stages is not None else [p for p in range(1, count + 1) if depth % p == 0]
+    tried: list[tuple[int, Layout, Orders]] = []
+    reason: InvalidProblem | None = None
+    for ranks, halved in product((p for p in numbers if p <= count), (1, 2)):
+        width = count // ranks // halved
+        for chunks in (v for v in range(1, CHUNKS + 1) if depth % (ranks * v) == 0 and (v == 1 or ranks > 1)):
+            schedule = KNOWN["1F1B" if chunks == 1 else "interleaved 1F1B"]
+            try:
+                layout = laid_out(batch, Shape(ranks, width, chunks, in_turn, "equal"))
+            except InvalidProblem as failure:
+                reason = reason or failure
+                continue
+            orders = _forward(batch, schedule.generate(layout.line, batch.microbatches))
+            tried.append((_estimate(layout, orders, wish.staggered), layout, orders))
+    if not tried:
+        raise reason or InvalidProblem([Violation("equal", f"{depth} layers cannot be cut into equal stages")])
+    found = _best(tried, wish.staggered, "1F1B", "uniform", listen)
+    return found if found.step.layout.shape.chunks == 1 else replace(found, plan="interleaved 1F1B")
 
 
 # --- our own ------------------------------------------------------------------------------------
