@@ -117,14 +117,29 @@ def _forward(batch: Batch, orders: Orders) -> Orders:
     return orders if batch.trains else [[cell for cell in cells if cell.kind == "F"] for cells in orders]
 
 
-def _estimate(layout: Layout, orders: Orders, staggered: bool) -> int:
+@dataclass(frozen=True)
+class _Tried:
+    """Orders on a layout, and what they take by the line: ns, and the bytes that are missing on a rank."""
+
+    layout: Layout
+    orders: Orders
+    time: int
+    missing: int
+    plan: str
+    engine: str
+
+
+def _tried(layout: Layout, orders: Orders, staggered: bool, plan: str, engine: str) -> _Tried:
     """What a step takes by its line: until the last rank has done its steps of the optimizer."""
     taken = run(layout.line, orders)
     tails = [0] * len(layout.blocks)
     for update in layout.batch.updates:
         tails[layout.rank(update.member)] += layout.update_time(update)
     firsts = taken.first if staggered else [0] * len(tails)
-    return max(last - first + tail for first, last, tail in zip(firsts, taken.last, tails, strict=True))
+    time = max(last - first + tail for first, last, tail in zip(firsts, taken.last, tails, strict=True))
+    limits = _limits(layout) or taken.peaks
+    missing = max(peak - limit for peak, limit in zip(taken.peaks, limits, strict=True))
+    return _Tried(layout, orders, time, max(0, missing), plan, engine)
 
 
 def _timed(step: Step, staggered: bool) -> int:
@@ -181,35 +196,37 @@ def known_step(batch: Batch, name: str, wish: Wish, listen: Listener = lambda *_
     way = "back" if schedule.placement is there_and_back else "turn"
     kinds = [(schedule.chunks or wish.chunks or 2, way)]
     staggered = schedule.staggered or wish.staggered
-    tried: list[tuple[int, Layout, Orders]] = []
+    engine = "known" if wish.cut == "balanced" else "uniform"
+    tried: list[_Tried] = []
     for layout in _layouts(batch, shapes(batch, wish, kinds)):
         orders = _forward(batch, schedule.generate(layout.line, batch.microbatches))
-        tried.append((_estimate(layout, orders, staggered), layout, orders))
-    return _best(tried, staggered, name, "known" if wish.cut == "balanced" else "uniform", listen)
+        tried.append(_tried(layout, orders, staggered, name, engine))
+    return _best(tried, staggered, listen)
 
 
-def _best(
-    tried: Sequence[tuple[int, Layout, Orders]], staggered: bool, plan: str, engine: str, listen: Listener
-) -> Found:
+def _best(tried: Sequence[_Tried], staggered: bool, listen: Listener) -> Found:
     """The shortest step of the most promising ones that fit; where none fits, the one that lacks least is named."""
     best: Found | None = None
     lacking: list[Violation] = []
-    laid_out = 0
-    for _, layout, orders in sorted(tried, key=lambda each: each[0]):
-        if best is not None and laid_out >= LAID_OUT:
+    for number, one in enumerate(sorted(tried, key=lambda each: (each.missing, each.time))):
+        if (best is not None and number >= LAID_OUT) or (one.missing and (best is not None or lacking)):
             break
-        laid_out += 1
-        step = place(layout, orders)
-        pattern = _timed(step, staggered)
-        missing = _lacking(step, pattern)
-        if missing is not None:
-            lacking.append(missing)
-        elif best is None or pattern < best.pattern:
-            best = Found(step, pattern, plan, engine)
-            listen(engine, pattern)
+        found = _laid_out(one, staggered)
+        if isinstance(found, Violation):
+            lacking.append(found)
+        elif best is None or found.pattern < best.pattern:
+            best = found
+            listen(found.engine, found.pattern)
     if best is None:
         raise InvalidProblem([min(lacking, key=lambda violation: violation.missing)])
     return best
+
+
+def _laid_out(tried: _Tried, staggered: bool) -> Found | Violation:
+    """The step in time, with its transfers; or what it lacks."""
+    step = place(tried.layout, tried.orders)
+    pattern = _timed(step, staggered)
+    return _lacking(step, pattern) or Found(step, pattern, tried.plan, tried.engine)
 
 
 def uniform_step(batch: Batch, wish: Wish, listen: Listener = lambda *_: None) -> Found:
@@ -221,23 +238,22 @@ def uniform_step(batch: Batch, wish: Wish, listen: Listener = lambda *_: None) -
     count = batch.problem.accelerators
     depth = len(layers(batch))
     numbers = [wish.stages] if wish.stages is not None else [p for p in range(1, count + 1) if depth % p == 0]
-    tried: list[tuple[int, Layout, Orders]] = []
+    tried: list[_Tried] = []
     reason: InvalidProblem | None = None
     for ranks, halved in product((p for p in numbers if p <= count), (1, 2)):
         width = count // ranks // halved
         for chunks in (v for v in range(1, CHUNKS + 1) if depth % (ranks * v) == 0 and (v == 1 or ranks > 1)):
-            schedule = KNOWN["1F1B" if chunks == 1 else "interleaved 1F1B"]
+            name = "1F1B" if chunks == 1 else "interleaved 1F1B"
             try:
                 layout = laid_out(batch, Shape(ranks, width, chunks, in_turn, "equal"))
             except InvalidProblem as failure:
                 reason = reason or failure
                 continue
-            orders = _forward(batch, schedule.generate(layout.line, batch.microbatches))
-            tried.append((_estimate(layout, orders, wish.staggered), layout, orders))
+            orders = _forward(batch, KNOWN[name].generate(layout.line, batch.microbatches))
+            tried.append(_tried(layout, orders, wish.staggered, name, "uniform"))
     if not tried:
         raise reason or InvalidProblem([Violation("equal", f"{depth} layers cannot be cut into equal stages")])
-    found = _best(tried, wish.staggered, "1F1B", "uniform", listen)
-    return found if found.step.layout.shape.chunks == 1 else replace(found, plan="interleaved 1F1B")
+    return _best(tried, wish.staggered, listen)
 
 
 # --- our own ------------------------------------------------------------------------------------
@@ -254,7 +270,7 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = lambda *_: None) -> Fo
         kinds = [(wish.chunks, "turn"), *([(wish.chunks, "back")] if wish.chunks > 1 else [])]
     layouts = _layouts(batch, shapes(batch, wish, kinds))
     effort = round(wish.effort * CELLS)
-    looked: list[tuple[int, int, Layout]] = []
+    looked: list[tuple[int, int, list[_Tried]]] = []
     refused: list[Violation] = []
     for number, layout in enumerate(layouts):
         share = round(effort * SCREENED) // len(layouts)
@@ -263,24 +279,36 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = lambda *_: None) -> Fo
         except DoesNotFit as failure:
             refused.append(_too_much(layout, failure))
             continue
-        looked.append((_estimate(layout, orders, wish.staggered), number, layout))
-    if not looked:
-        raise InvalidProblem([min(refused, key=lambda violation: violation.missing)])
+        ours = _tried(layout, orders, wish.staggered, "own", "orders")
+        rivals = [one for one in _rivals(layout, wish.staggered) if one.time < ours.time]
+        looked.append((min(one.time for one in (ours, *rivals)), number, rivals))
     best: Found | None = None
-    done = 0
-    for _, _, layout in sorted(looked, key=lambda each: each[:2]):
+    for done, (_, number, rivals) in enumerate(sorted(looked, key=lambda each: each[:2])):
         if best is not None and done >= LAID_OUT:
             break
-        done += 1
-        found = _fitting(layout, wish, round(effort * (1 - SCREENED)) // LAID_OUT)
-        if isinstance(found, Violation):
-            refused.append(found)
-        elif best is None or found.pattern < best.pattern:
-            best = found
-            listen(found.engine, found.pattern)
+        effort_each = round(effort * (1 - SCREENED)) // LAID_OUT
+        made = [_fitting(layouts[number], wish, effort_each)]
+        made += [_laid_out(min(rivals, key=lambda one: one.time), wish.staggered)] if rivals else []
+        for found in made:
+            if isinstance(found, Violation):
+                refused.append(found)
+            elif best is None or found.pattern < best.pattern:
+                best = found
+                listen(found.engine, found.pattern)
     if best is None:
         raise InvalidProblem([min(refused, key=lambda violation: violation.missing)])
     return best
+
+
+def _rivals(layout: Layout, staggered: bool) -> Iterator[_Tried]:
+    """The known schedules for the placement of a layout that fit by its line."""
+    ranks, chunks = len(layout.blocks), layout.shape.chunks
+    for name, schedule in KNOWN.items() if layout.batch.trains else ():
+        if schedule.chunks in (None, chunks) and schedule.placement(ranks, chunks) == layout.ranks:
+            orders = schedule.generate(layout.line, layout.batch.microbatches)
+            tried = _tried(layout, orders, staggered, "own", name)
+            if not tried.missing:
+                yield tried
 
 
 def _limits(layout: Layout) -> list[int] | None:
