@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from xdsl.dialects.builtin import ModuleOp
 
 from dialects.attributes import LimitsAttr
 from dialects.diagnostics import TaktError
+from dialects.structure import find_graph
 from passes.schedule_step import KNOWN_ORDERS, refusal
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.steps.choose import Wish, known_step, own_step, uniform_step
@@ -35,11 +37,9 @@ def baselines(
     :class:`TaktError` for a module that has no step at all.
     """
     wish = Wish(stages=stages, effort=effort, seed=seed)
-    _, batch = read_batch(module, microbatches, memory)
+    instance, batch = read_batch(module, microbatches, memory)
     bound = graph_bound(batch)
     for name in (*KNOWN_ORDERS.values(), UNIFORM, OWN):
-        made = module.clone()
-        instance, _ = read_batch(made, microbatches, memory)
         try:
             if name == OWN:
                 found = own_step(batch, wish)
@@ -50,5 +50,9 @@ def baselines(
         except InvalidProblem as failure:
             yield name, refusal(instance, failure)
             continue
-        write_step(instance, found, bound, seed, LimitsAttr.make({"memory": memory}))
+        made = module.clone()
+        graph = find_graph(made)
+        assert graph is not None
+        copy = replace(instance, graph=graph, operators=tuple(graph.operators()))
+        write_step(copy, found, bound, seed, LimitsAttr.make({"memory": memory}))
         yield name, made
