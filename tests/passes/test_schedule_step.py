@@ -1,8 +1,8 @@
-"""schedule-step: the known schedules on graphs, transfers, memory, the bound, refusals; all held to the level checker."""
+"""schedule-step: known schedules on graphs, transfers, memory, the bound, refusals; all held to the level checker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,7 @@ def chain(times: Sequence[int], backward: float = 2.0, size: int = 1024) -> str:
     lines = ["model chain {", "  input x: tensor<8 x 64, bf16>", "  s = op(x) time [0us] params 8 B output 8 B"]
     before = "s"
     for number, time in enumerate(times):
-        lines.append(
-            f"  a{number} = op({before}) time [{time}us] backward {backward}x params 4 KiB output {size} B"
-        )
+        lines.append(f"  a{number} = op({before}) time [{time}us] backward {backward}x params 4 KiB output {size} B")
         before = f"a{number}"
     return "\n".join([*lines, f"  output {before}", "}\n"])
 
@@ -349,6 +347,7 @@ def test_graphs_without_a_step() -> None:
     module = load(Source("model.takt", chain([1, 1]) + FREE.format(count=2)))
     (found,) = refused(module, 4, "own").diagnostics
     assert "takes a graph at level 'moldable'" in found.message
-    cached = "model m {\n  input x: tensor<8, bf16>\n  state s: tensor<8, bf16>\n  y = add(x, s)\n  next s = y\n  output y\n}\n"
+    state = "  state s: tensor<8, bf16>\n  y = add(x, s)\n  next s = y\n"
+    cached = f"model m {{\n  input x: tensor<8, bf16>\n{state}  output y\n}}\n"
     (found,) = refused(moldable(cached + FREE.format(count=2), "forward"), 4, "own").diagnostics
     assert "state 's' hands values to later micro-batches" in found.message
