@@ -12,8 +12,10 @@ from dialects.diagnostics import TaktError
 from dialects.structure import find_graph
 from passes.schedule_step import KNOWN_ORDERS, refusal
 from passes.scheduling.data import InvalidProblem
-from passes.scheduling.steps.choose import Wish, known_step, own_step, uniform_step
+from passes.scheduling.steps.choose import known_step, uniform_step
 from passes.scheduling.steps.graph_bounds import graph_bound
+from passes.scheduling.steps.own import own_step
+from passes.scheduling.steps.shapes import Wish
 from passes.step_instance import read_batch, write_step
 
 UNIFORM, OWN = "uniform", "own"

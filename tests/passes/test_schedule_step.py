@@ -28,11 +28,12 @@ from passes.choices import ORDERS, Order
 from passes.expand_training import ExpandTrainingPass
 from passes.schedule_step import KNOWN_ORDERS, ScheduleStepPass
 from passes.scheduling.steps.cells import Stage
-from passes.scheduling.steps.choose import Wish, known_step
+from passes.scheduling.steps.choose import known_step
 from passes.scheduling.steps.graph_bounds import graph_bounds
 from passes.scheduling.steps.known import KNOWN
 from passes.scheduling.steps.memory import peaks
 from passes.scheduling.steps.run import run
+from passes.scheduling.steps.shapes import Wish
 from passes.step_instance import read_batch
 
 CHIP = "accelerator chip {{ memory = 1 GiB  bandwidth = 10 GB/s  launch = 1 us  peak bf16 = 1 TFLOP/s }}\n"

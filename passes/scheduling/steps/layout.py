@@ -110,7 +110,9 @@ class Layout:
         """The longest time that a value takes from each chunk to the next, or back."""
         network = self.batch.problem.network
         delays = [0] * (len(self.ranks) - 1)
-        for d in self.batch.problem.dependences if network is not None else ():
+        if network is None:
+            return tuple(delays)
+        for d in self.batch.problem.dependences:
             a, b = self.chunks[d.producer], self.chunks[d.consumer]
             if abs(a - b) == 1:
                 time = network.price(d, self.sets[d.producer], self.sets[d.consumer]).time
