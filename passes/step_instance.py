@@ -22,13 +22,15 @@ from passes.scheduling.steps.fitting import Found
 from passes.scheduling.steps.place import Move
 
 
-def read_batch(module: ModuleOp, microbatches: int, memory: int | None = None) -> tuple[Instance, Batch]:
-    """The graph of ``module``, at level ``moldable``, as the work of ``microbatches``.
+def read_batch(
+    module: ModuleOp, microbatches: int, memory: int | None = None, *, level: str = "moldable"
+) -> tuple[Instance, Batch]:
+    """The graph of ``module``, at ``level`` or, where that is ``scheduled``, later, as the work of ``microbatches``.
 
     ``memory`` is the most bytes on an accelerator, where that is less than it has. Raises :class:`TaktError` for graphs
     that have no step.
     """
-    instance = read_instance(module, "moldable")
+    instance = read_instance(module, level, or_later=level == "scheduled")
     graph = instance.graph
     if microbatches < 1:
         raise TaktError(at(graph, f"a step of {microbatches} micro-batches: there must be at least 1"))

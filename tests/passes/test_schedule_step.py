@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import IntAttr, ModuleOp
 
 from compiler.output import print_ir
 from dialects.attributes import ScheduleAttr
@@ -35,6 +35,7 @@ from passes.scheduling.steps.memory import peaks
 from passes.scheduling.steps.run import run
 from passes.scheduling.steps.shapes import Wish
 from passes.step_instance import read_batch
+from passes.verify_schedule import VerifySchedulePass
 
 CHIP = "accelerator chip {{ memory = 1 GiB  bandwidth = 10 GB/s  launch = 1 us  peak bf16 = 1 TFLOP/s }}\n"
 FREE = CHIP + "platform free {{ accelerators = {count} of chip }}\n"
@@ -43,6 +44,7 @@ LINKED = CHIP + (
     "  link node = 2 {{ latency = 300 ns  bandwidth = 10 GB/s }}\n"
     "  link rack {{ latency = 1 us  bandwidth = 2 GB/s }} }}\n"
 )
+FIELDS = ("pattern", "microbatches", "bound", "bound_by", "plan", "engine", "seed", "limits")
 LAYERS = """model mlp {
   input x: tensor<8 x 64, bf16>
   input y: tensor<8 x 64, bf16>
@@ -187,6 +189,21 @@ def test_every_order_on_every_kind_of_links(mode: str) -> None:
             backward = backward or isinstance(op, GradientOp)
             assert (op.stage.value.data >= len(stages) // 2) == backward
         assert [s.accelerators() for s in stages] == [s.accelerators() for s in reversed(stages)]
+
+
+def test_the_bound_is_proven_again() -> None:
+    module = moldable(LAYERS + LINKED.format(count=4, mode="overlapped"), "adam")
+    for microbatches in (1, 6):
+        made = scheduled(module, microbatches, stages=2)
+        VerifySchedulePass(certificate=True).apply(Context(), made)
+        schedule = schedule_of(made)
+        assert schedule.bound_by.data in ("area", "group work", "path")
+        claimed = IntAttr(schedule.bound.data + 1)
+        graph_of(made).schedule = ScheduleAttr(
+            *(claimed if name == "bound" else getattr(schedule, name) for name in FIELDS), step=True
+        )
+        with pytest.raises(TaktError, match="cannot be proven again"):
+            VerifySchedulePass(certificate=True).apply(Context(), made)
 
 
 def test_staggered_steps_follow_each_other_sooner() -> None:
