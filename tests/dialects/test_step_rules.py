@@ -201,6 +201,17 @@ def test_what_a_step_uses(text: Any) -> None:
     assert peak_memory(graph, find_platform(module)) == {0: (40, 24 + 16 + 3), 1: (40, 72 + 8 + 3)}
 
 
+def test_a_value_in_a_buffer_is_nowhere(text: Any) -> None:
+    late = replace(BUFFERED, length=400, updates={"a": "1 on [0:1] at 360", "b": "1 on [1:2] at 345"})
+    late = late.at(b=[30, 70, 300], b_I=[40, 80, 310], b_W=[140, 150, 330], c=[160, 162, 352])
+    late = late.at(a_I=[70, 110, 340], a_W=[80, 120, 350])
+    late = late.moved("a", [10, 30, 50], [20, 60, 290]).moved("b.I", [50, 90, 320], [60, 100, 330])
+    assert broken(text, late) == {}
+    module = text.parse(late.text())
+    # Accelerator 1 at 80: g, a and b of 0 and 1, b.I of 1, workspace. What left accelerator 0 at 50 lands at 290.
+    assert peak_memory(graph_of(module), find_platform(module)) == {0: (40, 24 + 16 + 2), 1: (40, 48 + 8 + 2)}
+
+
 def test_the_workspace_of_an_optimizer_step_counts_while_it_runs(text: Any) -> None:
     module = text.parse(replace(OVERLAPPED, workspace=60).text())
     # Accelerator 1 from 110 to 115: b of all three, which the head reads later.
