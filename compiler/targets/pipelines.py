@@ -95,7 +95,11 @@ def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
     graph = find_graph(module)
     assert graph is not None
     check_forward(graph, f"{target} is for forward passes")
-    operators = tuple(graph.operators())
+    return forward_pipeline(view, tuple(graph.operators()), target)
+
+
+def forward_pipeline(view: ScheduleView, operators: Sequence[OperatorOp], target: str) -> Pipeline:
+    """The pipeline of a schedule whose tasks, all forward, are those of ``operators``; refusals as above."""
     members: dict[int, list[int]] = {s.index: [] for s in view.stages}
     for task in view.tasks:
         if task.stage is None:
@@ -107,7 +111,7 @@ def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
     blocks = list(dict.fromkeys(granted[s] for s in used))
     _check(view, operators, target, granted)
     stages = tuple(tuple(members[s]) for s in used)
-    return Pipeline(view, operators, stages, tuple(blocks.index(granted[s]) for s in used), tuple(blocks))
+    return Pipeline(view, tuple(operators), stages, tuple(blocks.index(granted[s]) for s in used), tuple(blocks))
 
 
 def _in_flow(view: ScheduleView, operators: Sequence[OperatorOp], members: dict[int, list[int]]) -> list[int]:
