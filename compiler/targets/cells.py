@@ -1,10 +1,10 @@
 """Orders of a training step as cells: what each rank computes, sends and receives, in PyTorch's notation.
 
 A row a rank, a cell ``<stage><kind><microbatch>``: ``F`` forward, ``I`` the gradient of the inputs, ``W`` that of the
-weights, ``B`` both in one; ``SEND_F`` and ``RECV_F`` hand the result of a forward cell to the next stage, ``SEND_B`` and
-``RECV_B`` a gradient to the stage before, each named by the stage that does it. Empty cells are pauses, and
-``(0F7;7B3)OVERLAP_F_B`` is two cells run as one. Where a file has ``B`` and ``W`` of one stage and micro-batch, its ``B``
-is ours of ``I``; its ``BW`` is then our ``B``.
+weights, ``B`` both in one; ``SEND_F`` and ``RECV_F`` hand the result of a forward cell to the next stage, ``SEND_B``
+and ``RECV_B`` a gradient to the stage before, each named by the stage that does it. Empty cells are pauses, and
+``(0F7;7B3)OVERLAP_F_B`` is two cells run as one. Where a file has ``B`` and ``W`` of one stage and micro-batch, its
+``B`` is our ``I``, and its ``BW`` our ``B``.
 """
 
 from __future__ import annotations
@@ -59,10 +59,11 @@ def parse(text: str) -> list[list[Slot]]:
 
 def _slot(text: str, rank: int) -> Slot:
     both = _BOTH.fullmatch(text)
-    return tuple(_cell(part.strip(), rank) for part in (both.groups() if both else (text,)))
+    return tuple(cell_of(part.strip(), rank) for part in (both.groups() if both else (text,)))
 
 
-def _cell(text: str, rank: int) -> Cell:
+def cell_of(text: str, rank: int) -> Cell:
+    """One cell; :class:`Malformed` for what is none, ``rank`` says where it stands."""
     match = _CELL.fullmatch(text)
     if match is None:
         raise Malformed(f"rank {rank}: '{text}' is no cell of a schedule")

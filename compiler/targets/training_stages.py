@@ -1,4 +1,4 @@
-"""A training schedule as runtimes with pipeline stages know it: stages with a forward and a backward, and cells of both.
+"""A training schedule as runtimes with pipeline stages know it: stages that go forward and back, and cells of both.
 
 A *stage* is one of the schedule that runs forward operators, with the backward operators of their groups, wherever the
 schedule has these. Its cells for a micro-batch are ``F``, all of its forward operators, ``I``, input gradients and what
@@ -24,7 +24,7 @@ Half = Literal["F", "I", "W"]
 
 
 def halves(view: ScheduleView) -> list[Half]:
-    """What every task belongs to. What only backward operators read, such as a value computed again, is backward too."""
+    """What every task belongs to. What only backward operators read, as what is computed again, is backward too."""
     found: list[Half] = ["F"] * len(view.tasks)
     for task in view.tasks:
         if task.kind == "weight_gradient":
@@ -104,7 +104,7 @@ class Training:
 def training_of(module: ModuleOp, target: str) -> Training:
     """The stages of a training schedule; raises :class:`TaktError` for what is no pipeline of ranks.
 
-    Beside what a forward pass must keep to, backward operators run on the block of the stage whose operators they are of.
+    Beside what a forward pass must keep to, backward operators run on the block of the stage that they belong to.
     """
     view = view_of(module)
     graph = find_graph(module)
@@ -130,7 +130,8 @@ def _follow(view: ScheduleView, half: list[Half], home: dict[int, int]) -> None:
             home[task.index] = of_group[task.group]
     for task in reversed(view.tasks):
         if task.index not in home:
-            home.update({task.index: home[e.consumer] for e in view.readers[task.index] if e.consumer in home})
+            readers = [home[e.consumer] for e in view.readers[task.index] if e.consumer in home]
+            home.update(dict.fromkeys([task.index], readers[-1]) if readers else {})
     for edge in view.edges:
         home.setdefault(edge.consumer, home.get(edge.producer, 0))
 

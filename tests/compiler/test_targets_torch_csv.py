@@ -446,8 +446,8 @@ GOOD = "0F0,0SEND_F0,0F1,0SEND_F1\n1RECV_F0,1F0,1RECV_F1,1F1\n"
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("1F1", "1F1zzz", "'1F1zzz' is no cell of a forward-only schedule"),
-        ("1F1", "1B1", "'1B1' is no cell"),
+        ("1F1", "1F1zzz", "'1F1zzz' is no cell of a schedule"),
+        ("1F1", "1B1", "rank 0 lacks 0I0"),
         ("1RECV_F1,", "", "rank 1 lacks 1RECV_F1"),
         ("0F1", "0F0", "rank 0: 0F0 stands there twice"),
         ("0F1,", "0F1,0F2,", "rank 0 has 0F2, which has no place there"),
