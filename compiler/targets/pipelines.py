@@ -17,7 +17,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from compiler.targets.text import ranges
 from compiler.view import Accelerators, ScheduleView, Task, view_of
-from dialects.diagnostics import TaktError, at
+from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.operators import OperatorOp
 from dialects.structure import GraphOp, find_graph
 
@@ -71,6 +71,18 @@ def with_plan(view: ScheduleView, hint: str) -> str:
 def default_batch(view: ScheduleView) -> int:
     """A number of micro-batches with a fill, a steady state and a drain: three times those in flight."""
     return 3 * max(1, view.in_flight)
+
+
+def batch_of(view: ScheduleView, microbatches: int | None) -> int:
+    """How many micro-batches to write down; TaktError for none, and for others than those of a step."""
+    if microbatches is not None and microbatches < 1:
+        raise TaktError(f"{microbatches} micro-batches: there must be at least 1")
+    if not view.step:
+        return microbatches or default_batch(view)
+    if microbatches not in (None, view.microbatches):
+        message = f"the schedule is a step of {view.microbatches} micro-batches, not of {microbatches}"
+        raise TaktError(Diagnostic(message, hint="compile the model for as many as are wanted"))
+    return view.microbatches
 
 
 def refuse(operators: Sequence[OperatorOp], task: Task, message: str, hint: str | None = None) -> TaktError:

@@ -24,7 +24,7 @@ from math import ceil
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.targets.cells import Malformed, in_time, text_of, with_messages
-from compiler.targets.pipelines import Pipeline, default_batch, pipeline_of
+from compiler.targets.pipelines import Pipeline, batch_of, pipeline_of
 from compiler.targets.training_stages import Training, training_of
 from compiler.view import Move, ScheduleView
 from dialects.diagnostics import Diagnostic, TaktError
@@ -66,13 +66,7 @@ def emit(module: ModuleOp, *, microbatches: int | None = None, form: str = "comp
 
 def _count(pipeline: Pipeline, microbatches: int | None) -> int:
     """How many micro-batches; TaktError for none, and for too many."""
-    view = pipeline.view
-    count = (view.microbatches if view.step else default_batch(view)) if microbatches is None else microbatches
-    if count < 1:
-        raise TaktError(Diagnostic(f"a schedule has one micro-batch or more, not {count}"))
-    if view.step and count != view.microbatches:
-        message = f"the schedule is a step of {view.microbatches} micro-batches, not of {count}"
-        raise TaktError(Diagnostic(message, hint="--microbatches is for the step as a whole: compile it for as many"))
+    count = batch_of(pipeline.view, microbatches)
     if (cells := count * len(pipeline.stages)) > MOST_CELLS:
         hint = "fewer --microbatches have fewer"
         raise TaktError(Diagnostic(f"the stages have {cells:,} cells, more than {MOST_CELLS:,}", hint=hint))
