@@ -318,7 +318,7 @@ def test_copies_and_no_micro_batches_are_refused(build: Build, operator: Any):
         emit(build([operator("a", [], 40, [[0], [1]], 0, stage=0)], 40, 2, stages=[[0, 1]]))
     one = build([operator("a", [], 40, [[0]], 0, stage=0)], 40, 1, stages=[[0]])
     assert emit(one, microbatches=2, form="compute-comms") == "0F0,0F1\n"
-    with pytest.raises(TaktError, match="one micro-batch or more, not 0"):
+    with pytest.raises(TaktError, match="0 micro-batches: there must be at least 1"):
         emit(one, microbatches=0)
     with pytest.raises(TaktError, match="1,000,001 cells"):
         emit(one, microbatches=1_000_001)
