@@ -101,6 +101,17 @@ class Training:
         return min(b for b, _ in begun), max(b + t for b, t in begun)
 
 
+def forward_of(module: ModuleOp) -> tuple[ScheduleView, tuple[OperatorOp, ...]]:
+    """The forward part of a scheduled module, and its operators: all of it, unless it is a training schedule."""
+    view, graph = view_of(module), find_graph(module)
+    assert graph is not None
+    operators = tuple(graph.operators())
+    if graph.training is None:
+        return view, operators
+    part, kept = forward_part(view, halves(view))
+    return part, tuple(operators[v] for v in kept)
+
+
 def training_of(module: ModuleOp, target: str) -> Training:
     """The stages of a training schedule; raises :class:`TaktError` for what is no pipeline of ranks.
 
