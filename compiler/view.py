@@ -283,6 +283,11 @@ class ScheduleView:
                 held[p] = held.get(p, 0) + more
         return held
 
+    def taking_part(self, update: Update) -> Accelerators:
+        """The accelerators of an update: its own, and those on which the weight gradients lie that it reads."""
+        places = (update.place, *(self.tasks[v].copies[0] for v in update.gradients))
+        return tuple(sorted({p for place in places for p in place}))
+
     @cached_property
     def readers(self) -> tuple[tuple[Edge, ...], ...]:
         """The edges that leave each task."""
