@@ -199,7 +199,7 @@ def expected_of(graph: GraphOp, placement: Placement) -> Expected:
         tasks.append(Task(placed.name, turns[op], starts, tuple(reads), len(op.outputs), group))
     together = placement.ticks if placement.step else 1
     pattern = placement.period * together
-    in_flight = together_in_flight(tasks, pattern) if placement.step else -(-placement.latency // placement.period)
+    in_flight = together_in_flight(tasks, pattern) if placement.step else placement.in_flight
     updates = _updates(graph, number, turns) if placement.step else ()
     sizes = (pattern, together, max(1, in_flight))
     return Expected(*sizes, tuple(tasks), len(inputs), contents, destinations, updates)
@@ -209,7 +209,7 @@ def _updates(graph: GraphOp, number: Mapping[OperatorOp, int], turns: Mapping[Op
     """The optimizer steps of a step; one without a slot, which other rules report, is where its gradients are."""
     found: list[Update] = []
     for n, op in enumerate(graph.updates()):
-        gradients = [v.op for v in op.inputs if isinstance(v, OpResult) and isinstance(v.op, OperatorOp)]
+        gradients = [v.op for v in op.inputs if isinstance(v, OpResult) and v.op in turns]
         places = [turns[gradient][0] for gradient in gradients]
         if op.slot is not None:
             places.append(op.slot.copies()[0])
