@@ -168,8 +168,7 @@ def expected_of(graph: GraphOp, placement: Placement) -> Expected:
             contents[number[op], result.index] = Content(size, op.is_sharded(result.index), result in kept)
         reads = dict.fromkeys(found for value in op.inputs if (found := need(value, op)) is not None)
         tasks.append(Task(placed.name, turns[op], placed.start, tuple(reads), len(op.outputs)))
-    in_flight = max(1, -(-placement.latency // placement.period))
-    return Expected(placement.period, in_flight, tuple(tasks), len(inputs), contents, destinations)
+    return Expected(placement.period, max(1, placement.in_flight), tuple(tasks), len(inputs), contents, destinations)
 
 
 def listing_of(program: ProgramOp) -> Listing:
