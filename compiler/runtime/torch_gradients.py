@@ -252,7 +252,7 @@ def _linear_weight(given: _Read) -> Gradients:
         features = given.of.arguments["features"]
         g = given.arriving[0]
         # All parts hold it, and only one adds it: each has the gradient whole.
-        bias = share_of(given.call.operator, "bias", (features,), g.dtype)
+        bias = given.call.name("bias", (features,), g.dtype)
         found[bias] = 0.1 * g.reshape(-1, features).sum(0)
     return found
 
@@ -261,7 +261,7 @@ def _router_weight(given: _Read) -> Gradients:
     x, logits = given.call.inputs[0], _router_logits(given)
     shape = (logits.shape[-1], x.shape[-1])
     found = logits.reshape(-1, shape[0]).T @ x.reshape(-1, shape[1]) / shape[1] ** 0.5
-    return {share_of(given.call.operator, "weight", shape, x.dtype): found}
+    return {given.call.name("weight", shape, x.dtype): found}
 
 
 def _experts_weight(given: _Read) -> Gradients:

@@ -71,7 +71,14 @@ class Call:
     def parameter(
         self, role: str, shape: Sequence[int], dtype: torch.dtype, dim: int = 0, share: slice | None = None
     ) -> Tensor:
-        return self.parameters.get(self.operator, role, shape, dtype, dim, share)
+        """A parameter, of which this part has its ``share`` along ``dim``."""
+        return self.parameters.get(self.operator, role, shape, dtype, dim, share if self.parts > 1 else None)
+
+    def name(
+        self, role: str, shape: Sequence[int], dtype: torch.dtype, dim: int = 0, share: slice | None = None
+    ) -> tuple[Key, Part]:
+        """What :meth:`parameter` gives."""
+        return share_of(self.operator, role, shape, dtype, dim, share if self.parts > 1 else None)
 
 
 Made = tuple[Sequence[Tensor], Rule]
@@ -191,7 +198,7 @@ class Mixture:
 
     def shares(self) -> list[tuple[Key, Part]]:
         """What these are of which parameters."""
-        return [share_of(self.call.operator, *named) for named in self._named()]
+        return [self.call.name(*named) for named in self._named()]
 
     def _named(self) -> Iterator[tuple[str, tuple[int, int], torch.dtype, int, slice]]:
         count = self.call.argument("experts") * self.hidden

@@ -30,6 +30,11 @@ def real_type(element: str) -> torch.dtype:
     return torch.float64 if width(element) == 8 else torch.float32
 
 
+def is_float(value: Value) -> bool:
+    """Whether a value is one of floating-point numbers in the language."""
+    return value.element in _FLOATS
+
+
 def to_bytes(tensor: Tensor) -> Tensor:
     """The bytes of a tensor, ``uint8 [bytes]``; they share its memory where it is contiguous."""
     return tensor.reshape(-1).view(torch.uint8)
@@ -115,7 +120,7 @@ def input_value(job: Job, number: int, microbatch: int) -> Tensor:
     value = job.inputs[number]
     source = generator(job.settings.seed, "input", number, microbatch)
     dtype = real_type(value.element)
-    if value.element in _FLOATS:
+    if is_float(value):
         return torch.randn(value.shape, generator=source, dtype=dtype)
     return torch.randint(_below(job, number), value.shape, generator=source).to(dtype)
 
