@@ -16,7 +16,7 @@ from compiler.command_line import (
     share,
     size,
 )
-from passes.choices import ALLOTMENTS, AXES, GOALS, GRANULARITIES, OPTIMIZERS, PLANS, SOLVERS
+from passes.choices import ALLOTMENTS, AXES, GOALS, GRANULARITIES, OPTIMIZERS, PLANS, RECOMPUTATIONS, SOLVERS
 
 PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
@@ -30,12 +30,16 @@ ALLOTMENTS_HELP = (
     " many, in stages that wide (plans stages, interleaved, v and auto)"
 )
 TRAINING_HELP = f"a training step, with backward operators and what this keeps: {', '.join(OPTIMIZERS)}"
+RECOMPUTE_HELP = (
+    f"what a training step computes again instead of keeping it: {', '.join(RECOMPUTATIONS)}; solver: what gives the"
+    " best schedule that fits"
+)
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
     *("plan", "stages", "objective", "microbatches", "max_in_flight", "max_latency", "memory", "max_crossing"),
     *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate", "allotments"),
-    "training",
+    *("training", "recompute"),
 )
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
 
@@ -77,6 +81,7 @@ def add_schedule_options(
         "--gap", metavar="SHARE", type=share, help="stop when the period is proven this close to the least, such as 1%%"
     )
     add("--training", choices=OPTIMIZERS, metavar="OPTIMIZER", help=TRAINING_HELP)
+    add("--recompute", choices=(*RECOMPUTATIONS, "solver"), metavar="POLICY", help=RECOMPUTE_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
     add = parser.add_argument_group("search").add_argument

@@ -29,6 +29,10 @@ Optimizer = Literal["adam", "momentum", "sgd", "none"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 """What is kept for each parameter that is trained; "none" is less than "sgd", which has a master copy."""
 
+Recomputation = Literal["none", "selective", "full"]
+RECOMPUTATIONS: tuple[Recomputation, ...] = get_args(Recomputation)
+"""Which values of the forward pass are computed again for the backward pass, from none to most."""
+
 Allotments = Literal["any", "stage"]
 ALLOTMENTS: tuple[Allotments, ...] = get_args(Allotments)
 """How many accelerators of its stage an operator runs on: as many as it likes, or all of them."""
