@@ -59,7 +59,7 @@ PHASES: tuple[tuple[str, str], ...] = (
 SOLVING = ("partition-stages", "schedule-periodic")
 """The passes that look for a schedule; the options are theirs."""
 
-TRAINING = ("training", "tie")
+TRAINING = ("training", "tie", "asynchronous")
 """The options of the pass that makes a training graph; it is no part of the pipeline without them."""
 
 MEMORY_ROUNDS = 5
@@ -98,6 +98,8 @@ class Options:
     training: Optimizer | None = None
     """A training step instead of the forward pass alone, with what this optimizer keeps."""
     tie: Tie | None = None
+    asynchronous: int | None = None
+    """Micro-batches after which parameters are updated, without a step."""
 
     @property
     def whole(self) -> bool:
@@ -112,7 +114,8 @@ class Options:
         if pass_name == "restrict-allotments":
             return {"to": self.allotments}
         if pass_name == "expand-training":
-            return {"optimizer": self.training} | ({} if self.tie is None else {"tie": self.tie})
+            given = {"optimizer": self.training, "tie": self.tie, "asynchronous": self.asynchronous}
+            return {name: value for name, value in given.items() if value is not None}
         if pass_name not in SOLVING:
             return {}
         given = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -250,6 +253,10 @@ def trained(module: ModuleOp, options: Options) -> list[str]:
     if graph.training is not None:
         if (found := graph.training.optimizer.data) != options.training:
             raise TaktError(at(graph, f"the input is a training graph for '{found}' already, not '{options.training}'"))
+        every = graph.training.asynchronous.data
+        if options.asynchronous not in (None, every):
+            how = f"every {every} micro-batches" if every else "once a step"
+            raise TaktError(at(graph, f"the input is a training graph whose parameters are updated {how} already"))
         return []
     if graph.level.data != "model":
         message = f"the input is a forward graph at level '{graph.level.data}', past 'model'"

@@ -34,12 +34,16 @@ TIE_HELP = (
     "operators that share parameters, in training: copies, whose gradients are summed once a step (default), or"
     " colocate, on the same accelerators"
 )
+ASYNCHRONOUS_HELP = (
+    "update parameters every M micro-batches (default: 1) and wait for nothing: micro-batches keep the version"
+    " that they began with"
+)
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
     *("plan", "stages", "objective", "microbatches", "max_in_flight", "max_latency", "memory", "max_crossing"),
     *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate", "allotments"),
-    *("training", "tie"),
+    *("training", "tie", "asynchronous"),
 )
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
 
@@ -82,6 +86,7 @@ def add_schedule_options(
     )
     add("--training", choices=OPTIMIZERS, metavar="OPTIMIZER", help=TRAINING_HELP)
     add("--tie", choices=TIES, metavar="KIND", help=TIE_HELP)
+    add("--asynchronous", metavar="M", nargs="?", const=1, type=positive, help=ASYNCHRONOUS_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
     add = parser.add_argument_group("search").add_argument
@@ -100,6 +105,10 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
     check_objective(parser, args)
     if args.tie is not None and args.training is None:
         parser.error("--tie is about the parameters that are trained: give --training too")
+    if args.asynchronous is not None and args.training is None:
+        parser.error("--asynchronous is about training: give --training too")
+    if args.asynchronous is not None and args.objective == "step":
+        parser.error("--objective step is about a batch that begins with new parameters: leave out --asynchronous")
     counted = args.objective == "step" or args.compile_to == "programs" or args.emit in BATCHES
     if args.microbatches is not None and not counted:
         parser.error(
