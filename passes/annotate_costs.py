@@ -124,6 +124,9 @@ def price_updates(graph: GraphOp, machine: Machine, held: Held) -> None:
             owners.setdefault(op.group, []).append(op)
     known: dict[tuple[object, ...], CostAttr] = {}
     for step in graph.updates():
+        if step.group not in owners:
+            name = step.outputs[0].name_hint or step.kind()
+            raise TaktError(at(step, f"'{name}' updates parameters of a group in which no operator has any"))
         members = {(op.cost, op.params.value.data, _parameter_bytes(op)): None for op in owners[step.group]}
         others = sum(gradient.group != step.group for gradient in gradients(step))
         key = (others, *members)
