@@ -94,6 +94,7 @@ def test_asynchronous_training_says_what_its_versions_hold(taktc: Tool, mlp: str
         (("--asynchronous",), "give --training too"),
         (("--training", "none", "--asynchronous"), "without an optimizer nothing is updated"),
         (("--training", "sgd", "--asynchronous", "--objective", "step", "--microbatches", "4"), "leave out --asynch"),
+        (("--training", "sgd", "--asynchronous", "--microbatches", "4"), "leave out --asynch"),
     ):
         assert expected in " ".join(taktc(mlp, *options).err.split())
 
