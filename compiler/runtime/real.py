@@ -2,8 +2,9 @@
 
 Inside ``compute`` the accelerators of a set exchange what the split of the operator takes (all-reduce, all-gather),
 after which each has all of the result, also where the program counts on its share only; a share that came by message
-is completed by the first operator that reads it. Gradients of parameters stay where these are. All members of a set run the same operators in the same order, which
-the schedule sees to, and so they meet in the same collectives.
+is completed by the first operator that reads it. Gradients of parameters stay on the accelerators that hold these. All
+members of a set run the same operators in the same order, which the schedule sees to, and so they meet in the same
+collectives.
 """
 
 from __future__ import annotations

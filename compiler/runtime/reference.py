@@ -89,7 +89,7 @@ def compare(folder: Path, job: Job, tolerance: float = TOLERANCE) -> Comparison:
     if training is None:
         return Comparison(compared, worst, tuple(missing), tolerance)
     changed = {key: training.parameters.held[key, None].detach() for key in training.updated()}
-    gradients, parameters = compare_trained(folder, job, training.gradients, changed, tolerance)
+    gradients, parameters = compare_trained(folder, job, training.gradients(), changed, tolerance)
     return Comparison(compared, worst, tuple(missing), tolerance, gradients, parameters if changed else None)
 
 
