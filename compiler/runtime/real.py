@@ -22,8 +22,9 @@ from compiler.runtime.backend import Backend, Place
 from compiler.runtime.clock import now
 from compiler.runtime.fits import real_size, scale
 from compiler.runtime.job import Read, Value, outputs_file, trained_file
+from compiler.runtime.torch_calls import WHOLE, Call, Rule
 from compiler.runtime.torch_gradients import run_input, run_weight
-from compiler.runtime.torch_operators import WHOLE, Call, Rule, run
+from compiler.runtime.torch_operators import run
 from compiler.runtime.torch_training import Trained
 from compiler.runtime.torch_values import (
     Parameters,

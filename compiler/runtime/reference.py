@@ -16,7 +16,8 @@ from torch import Tensor
 from compiler.runtime.compared import Agreement, compare_trained
 from compiler.runtime.job import Job, outputs_file
 from compiler.runtime.reference_training import Leaves, Reference
-from compiler.runtime.torch_operators import Call, run
+from compiler.runtime.torch_calls import Call
+from compiler.runtime.torch_operators import run
 from compiler.runtime.torch_values import Parameters, initial_value, input_value, read_value
 
 TOLERANCE = 1e-5
