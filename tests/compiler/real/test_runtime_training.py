@@ -297,3 +297,19 @@ LOSSES = """model losses {
 def test_losses_that_count_twice(both: str, outputs: str, loss: str) -> None:
     found = refused(LOSSES.replace("BOTH", both).replace("OUTPUTS", outputs))
     assert found == "" if not loss else f"loss '{loss}' counts more than once" in found
+
+
+@pytest.mark.parametrize(("optimizer", "numbers"), [("none", 2), ("sgd", 2), ("momentum", 3), ("adam", 4)])
+def test_what_lies_beside_parameters_counts(optimizer: str, numbers: int, placed: Placed) -> None:
+    from compiler.runtime.fits import parameter_bytes
+    from passes.training.held import Held
+
+    job, _ = placed(**RUNS["chain"], optimizer=optimizer)
+    held = Held(optimizer, mixed=True)
+    operators = tuple(replace(o, params=held.bytes(o.params, 2)) for o in job.operators)
+    # In float32: a with its bias, and the two vectors of d; c with its bias; e.
+    assert parameter_bytes(replace(job, operators=operators)) == {
+        0: numbers * 4 * (6 * 7 + 2 * 6),
+        1: numbers * 4 * 8 * 6,
+        2: numbers * 4 * 6 * 5,
+    }
