@@ -10,7 +10,9 @@ from xdsl.utils.exceptions import DiagnosticException
 
 from dialects.attributes import show_set
 from dialects.communication import MoveOp, TransferOp
+from dialects.gradients import OptimizerStepOp, WeightGradientOp
 from dialects.operators import OpaqueOp, OperatorOp
+from dialects.placement import update_name
 from dialects.programs import ProgramOp
 from dialects.rules import Finding, Rule, Subject
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, PlatformOp, StageOp, StateOp
@@ -124,6 +126,31 @@ def _state_readers(subject: Subject) -> Iterator[Finding]:
         for use in state.output.uses:
             if isinstance(use.operation, OutputOp):
                 yield Finding(use.operation, f"state '{state.state.data}' is an output, but no operator computes it")
+
+
+def _optimizer_gradients(subject: Subject) -> Iterator[Finding]:
+    first: dict[str, OptimizerStepOp] = {}
+    for op in subject.graph.updates():
+        name = f"'{update_name(op)}'"
+        if op.group is None:
+            yield Finding(op, f"{name} is of no group: there are no parameters for it")
+            continue
+        group = op.group.data
+        if first.setdefault(group, op) is not op:
+            yield Finding(op, f"{name} is the second optimizer step of group '{group}'")
+        gradients = [value.owner for value in op.inputs]
+        for value, gradient in zip(op.inputs, gradients, strict=True):
+            if not isinstance(gradient, WeightGradientOp):
+                yield Finding(op, f"{name} reads '{value.name_hint or 'a value'}', which is no gradient of weights")
+        if isinstance(gradients[0], WeightGradientOp) and gradients[0].group != op.group:
+            what = subject.names[gradients[0]]
+            yield Finding(op, f"{name} reads '{what}' first, which is not of its group '{group}'")
+        for member in subject.groups.get(group, ()):
+            if isinstance(member, WeightGradientOp) and member not in gradients:
+                yield Finding(op, f"{name} does not read '{subject.names[member]}' of its group '{group}'")
+        for use in op.results[0].uses:
+            if not isinstance(use.operation, OutputOp):
+                yield Finding(use.operation, f"{_user(subject, use.operation)} reads what {name} gives once a step")
 
 
 def _opaque_table(subject: Subject) -> Iterator[Finding]:
@@ -363,6 +390,9 @@ def leftovers(level: int) -> Rule:
             for name in early:
                 if name in op.properties:
                     yield Finding(op, f"'{subject.names[op]}' has a '{name}' already")
+        for update in subject.graph.updates():
+            if "slot" in early and update.slot is not None:
+                yield Finding(update, f"'{update_name(update)}' has a 'slot' already")
         for op in subject.graph.transfers():
             if level < 4 or (level < 5 and isinstance(op, TransferOp)):
                 yield Finding(op, f"the graph has a transfer already: {op.name}")
@@ -398,7 +428,15 @@ BODY_RULES = (
 )
 """What the rules of all levels take for granted about a graph."""
 
-MODEL_RULES = (Rule("opaque-table", "Every opaque operator has a table of times.", _opaque_table),)
+MODEL_RULES = (
+    Rule("opaque-table", "Every opaque operator has a table of times.", _opaque_table),
+    Rule(
+        "optimizer-gradients",
+        "Every optimizer step has a group, and is the only one of it; it reads results of weight gradients, all those "
+        "of its group and one of them first, and nothing but the output of the graph reads what it gives.",
+        _optimizer_gradients,
+    ),
+)
 
 MOLDABLE_RULES = (
     Rule("platform-present", "The module has a platform.", _platform_present),

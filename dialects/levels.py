@@ -23,6 +23,7 @@ from dialects.graph_rules import (
 from dialects.program_rules import PROGRAM_RULES
 from dialects.rules import Rule, Subject
 from dialects.schedule_rules import SCHEDULE_RULES
+from dialects.step_rules import STEP_RULES
 from dialects.structure import LEVELS
 from dialects.transfer_rules import TRANSFER_RULES
 
@@ -30,7 +31,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "model": (*STRUCTURE_RULES, *BODY_RULES, *MODEL_RULES, leftovers(0)),
     "moldable": (*MOLDABLE_RULES, leftovers(2)),
     "staged": (*STAGED_RULES, leftovers(3)),
-    "scheduled": (*SCHEDULE_RULES, *TRANSFER_RULES, leftovers(4)),
+    "scheduled": (*SCHEDULE_RULES, *TRANSFER_RULES, *STEP_RULES, leftovers(4)),
     "communicating": (*COMMUNICATION_RULES, leftovers(5)),
     "programs": PROGRAM_RULES,
 }

@@ -5,7 +5,8 @@ run; a result on its producer's set from the producer's start until the last con
 the last transfer has left; a copy, or a share, on each other set that reads it, from its landing (the
 producer's end without links) to the last consumer there; a graph input on each set that reads it,
 from the first to the last consumer. What is read from a state ``distance``
-micro-batches later is read so many periods later, on the set of that micro-batch. Intervals are half-open.
+micro-batches later is read with that micro-batch, on its set. In a step, which repeats like a pattern, the workspace of
+an optimizer step lives while it runs. Intervals are half-open.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Memory:
 
     def __init__(self, placement: Placement):
         self.placement = placement
-        self.cycle = placement.period * placement.repetition
+        self.cycle = placement.cycle
         """The state of the memory repeats after so many ticks."""
 
     # --- what lives when ---------------------------------------------------------------------
@@ -76,49 +77,46 @@ class Memory:
                 found.extend(self._of_operator(placed, instance))
             for source in self.placement.inputs():
                 found.extend(self._of_input(source, instance))
+        for update in self.placement.updates.values():
+            workspace = update.cost.workspace
+            found.append(Lifetime(update.sets[0], update.start, update.time, workspace, "workspace", update.name))
         return [life for life in found if life.length > 0 and life.size > 0]
 
     def _of_operator(self, placed: Placed, instance: int) -> Iterator[Lifetime]:
-        home = placed.sets[instance % placed.copies]
-        shift = instance * self.placement.period
-        yield Lifetime(home, placed.start + shift, placed.time, placed.cost.workspace, "workspace", placed.name)
-        last = placed.end
+        placement = self.placement
+        home, start = placed.sets[instance % placed.copies], placement.begin(placed, instance)
+        yield Lifetime(home, start, placed.time, placed.cost.workspace, "workspace", placed.name)
+        last = end = start + placed.time
         received: dict[int, _Received] = {}
         for result in placed.op.outputs:
             size, sharded = tensor_bytes(result.type), placed.op.is_sharded(result.index)
-            for consumer, distance in self.placement.consumers(result):
+            for consumer, distance in placement.consumers(result):
                 there = consumer.sets[(instance + distance) % consumer.copies]
-                end = consumer.end + distance * self.placement.period
+                read = placement.begin(consumer, instance + distance) + consumer.time
                 if there == home:
-                    last = max(last, end)
+                    last = max(last, read)
                     continue
-                moves = self.placement.arrivals(result, consumer, distance)
-                last = max([last, *(move.left for move in moves)])
-                begin = min((move.landing for move in moves), default=placed.end)
-                share = -(-size // len(self.placement.sets[there])) if sharded else size
-                received.setdefault(there, _Received()).add(result.index, share, begin, end)
-        yield Lifetime(home, placed.start + shift, last - placed.start, placed.cost.output, "result", placed.name)
+                moves = placement.arrivals(result, consumer, distance)
+                last = max([last, *(placement.begin(move, instance) + move.time for move in moves)])
+                begin = min((placement.landing(move, instance) for move in moves), default=end)
+                share = -(-size // len(placement.sets[there])) if sharded else size
+                received.setdefault(there, _Received()).add(result.index, share, begin, read)
+        yield Lifetime(home, start, last - start, placed.cost.output, "result", placed.name)
         for there, of in received.items():
-            begin = placed.end if of.begin is None else of.begin
+            begin = end if of.begin is None else of.begin
             size = sum(of.sizes.values())
-            yield Lifetime(there, begin + shift, of.until - begin, size, "received value", placed.name)
+            yield Lifetime(there, begin, of.until - begin, size, "received value", placed.name)
 
     def _of_input(self, source: InputOp, instance: int) -> Iterator[Lifetime]:
         spans: dict[int, tuple[int, int]] = {}
         for consumer, _ in self.placement.consumers(source.output):
-            there = consumer.sets[instance % consumer.copies]
-            begin, end = spans.get(there, (consumer.start, consumer.end))
-            spans[there] = (min(begin, consumer.start), max(end, consumer.end))
-        size = tensor_bytes(source.output.type)
+            there, start = consumer.sets[instance % consumer.copies], self.placement.begin(consumer, instance)
+            end = start + consumer.time
+            first, last = spans.get(there, (start, end))
+            spans[there] = (min(first, start), max(last, end))
+        size, name = tensor_bytes(source.output.type), source.output.name_hint or "input"
         for there, (begin, end) in spans.items():
-            yield Lifetime(
-                there,
-                begin + instance * self.placement.period,
-                end - begin,
-                size,
-                "input",
-                source.output.name_hint or "input",
-            )
+            yield Lifetime(there, begin, end - begin, size, "input", name)
 
     # --- accelerators that cannot be told apart ----------------------------------------------
 

@@ -7,19 +7,23 @@ a pattern of several micro-batches makes it a fraction of nanoseconds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import accumulate
 from math import lcm
 from typing import cast
 
-from xdsl.dialects.builtin import BytesAttr
+from xdsl.dialects.builtin import BytesAttr, ModuleOp
 from xdsl.ir import OpResult, SSAValue
 
 from dialects.attributes import CostEntry, Ints, values
 from dialects.communication import MoveOp
+from dialects.gradients import OptimizerStepOp
+from dialects.network import Network
 from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
-from dialects.structure import GraphOp, InputOp
+from dialects.structure import GraphOp, InputOp, find_platform
+from dialects.updates import update_time
 
 MOST_COPIES = 1024
 """Greatest least common multiple of the numbers of copies: the schedule is unrolled that often."""
@@ -92,12 +96,21 @@ class Placement:
         self.sets: list[tuple[int, ...]] = []
         """The distinct accelerator sets, each sorted."""
         self._set_index: dict[BytesAttr, int] = {}
+        self.listed = True
+        """Whether a step has one start for each micro-batch, and one set, everywhere; nothing else can be timed."""
         names = operator_names(graph.operators()) if names is None else names
         self.placed: dict[OperatorOp, Placed] = {}
         for op in graph.operators():
             placed = self._place(op, names[op])
             if placed is not None:
                 self.placed[op] = placed
+        self.updates: dict[OptimizerStepOp, Placed] = {}
+        """In a step, what the optimizer does once for all of its micro-batches, with one start."""
+        for op in graph.updates() if self.step else ():
+            placed = self._place(op, update_name(op))
+            if placed is not None and op.slot is not None and len(op.slot.starts) == placed.copies == 1:
+                time = self.update_time(op)
+                self.updates[op] = placed if time is None else replace(placed, time=time)
         self.moves: list[Moved] = []
         """The transfers of results of placed operators, in program order."""
         for op in graph.transfers():
@@ -105,7 +118,7 @@ class Placement:
             if isinstance(source, OpResult) and isinstance(source.op, OperatorOp) and source.op in self.placed:
                 targets = _repeated(tuple(self._intern(s) for s in op.targets.data))
                 start, landing, time = (t * self.ticks for t in (op.start.value.data, op.lands, op.time.value.data))
-                listed = self._listed(op.starts), self._listed(op.landings)
+                listed = self._listed(op.starts, len(targets)), self._listed(op.landings, len(targets))
                 self.moves.append(Moved(op, source, self.placed[source.op], targets, start, landing, time, *listed))
 
     def _place(self, op: OperatorOp, name: str) -> Placed | None:
@@ -116,14 +129,26 @@ class Placement:
         if entry is None:
             return None
         sets = tuple(self._intern(s) for s in slot.sets.data)
-        starts = self._listed(slot.starts)
+        starts = () if isinstance(op, OptimizerStepOp) else self._listed(slot.starts, len(sets))
         return Placed(op, name, sets, slot.start.data * self.ticks, entry.time * self.ticks, entry, starts)
 
-    def _listed(self, starts: Sequence[int]) -> tuple[int, ...]:
+    def _listed(self, starts: Sequence[int], sets: int) -> tuple[int, ...]:
         """Starts of the micro-batches of a step in ticks; none where it is no step, or where others are listed."""
-        return tuple(t * self.ticks for t in starts) if self.step and len(starts) == self.ticks else ()
+        fits = len(starts) == (self.ticks if self.step else 1) and (sets == 1 or not self.step)
+        self.listed = self.listed and fits
+        return tuple(t * self.ticks for t in starts) if self.step and fits else ()
 
     # --- moments -----------------------------------------------------------------------------
+
+    @property
+    def cycle(self) -> int:
+        """Ticks after which everything on every accelerator repeats."""
+        return self.period * self.repetition
+
+    @property
+    def unlike(self) -> range:
+        """The micro-batches whose moments, relative to each other, may differ: all of a step, else the first."""
+        return range(self.ticks if self.step else 1)
 
     def begin(self, what: Placed | Moved, instance: int) -> int:
         """When an instance starts, or leaves, ticks."""
@@ -132,6 +157,20 @@ class Placement:
     def landing(self, move: Moved, instance: int) -> int:
         """When an instance begins to arrive, ticks."""
         return self._moment(move.landing, move.landings, instance)
+
+    def update_time(self, step: OptimizerStepOp) -> int | None:
+        """How long the optimizer's step takes, ticks; with the exchange between copies of its parameters.
+
+        None where a slot is missing, or a time for so many accelerators.
+        """
+        time = update_time(step, self._network)
+        return None if time is None else time * self.ticks
+
+    @cached_property
+    def _network(self) -> Network:
+        module = self.graph.parent_op()
+        platform = find_platform(module) if isinstance(module, ModuleOp) else None
+        return Network(()) if platform is None else Network.of(platform)
 
     def _moment(self, first: int, listed: tuple[int, ...], instance: int) -> int:
         if not listed:
@@ -157,8 +196,17 @@ class Placement:
             found.setdefault(left, []).append((state, distance))
         return found
 
+    @cached_property
+    def _consumers(self) -> dict[SSAValue, list[tuple[Placed, int]]]:
+        return {}
+
     def consumers(self, value: SSAValue) -> list[tuple[Placed, int]]:
         """The placed operators that read ``value``, and how many micro-batches later; each pair once."""
+        if value not in self._consumers:
+            self._consumers[value] = self._find_consumers(value)
+        return self._consumers[value]
+
+    def _find_consumers(self, value: SSAValue) -> list[tuple[Placed, int]]:
         found: dict[tuple[Placed, int], None] = {}
         for source, distance in [(value, 0), *self._aliases.get(value, ())]:
             for use in source.uses:
@@ -209,14 +257,14 @@ class Placement:
         return list(self.graph.inputs())
 
     @cached_property
-    def repetition(self) -> int:
-        """Periods after which the pattern on every accelerator repeats: the lcm of the numbers of copies.
-
-        In a step it is the number of its micro-batches.
-        """
-        if self.step:
-            return self.ticks
+    def turns(self) -> int:
+        """Micro-batches after which the sets that operators run on repeat: the lcm of the numbers of copies."""
         return lcm(*{p.copies for p in self.placed.values()}) if self.placed else 1
+
+    @property
+    def repetition(self) -> int:
+        """Periods after which the pattern on every accelerator repeats; in a step the number of its micro-batches."""
+        return self.ticks if self.step else self.turns
 
     @cached_property
     def masks(self) -> list[int]:
@@ -236,11 +284,58 @@ class Placement:
     def nanoseconds(self, ticks: int) -> Fraction:
         return Fraction(ticks, self.ticks)
 
+    def run_name(self, placed: Placed, instance: int) -> str:
+        """A run as messages name it: in a step with its micro-batch, where the operator runs in each."""
+        of = f" of micro-batch {instance % self.ticks}" if self.step and placed.op not in self.updates else ""
+        return f"'{placed.name}'{of}"
+
+    # --- figures -----------------------------------------------------------------------------
+
+    @cached_property
+    def _spans(self) -> list[tuple[int, int]]:
+        """First start and last end of each of the micro-batches that are unlike, ticks."""
+        placed = self.placed.values()
+        if not placed:
+            return []
+        begins = ([(begin, begin + p.time) for p in placed for begin in (self.begin(p, i),)] for i in self.unlike)
+        return [(min(b for b, _ in runs), max(e for _, e in runs)) for runs in begins]
+
     @property
     def latency(self) -> int:
-        """From the first start of an instance to its last end, ticks."""
-        ends = [p.end for p in self.placed.values()]
-        return max(ends) - min(p.start for p in self.placed.values()) if ends else 0
+        """From the first start of a micro-batch to its last end, of the one that takes longest; ticks."""
+        return max((end - begin for begin, end in self._spans), default=0)
+
+    @property
+    def in_flight(self) -> int:
+        """Micro-batches begun and not ended at once, at most; latency over period, rounded up, where it is no step."""
+        if not self.period:
+            return 0
+        if not self.step:
+            return -(-self.latency // self.period)
+        changes: list[tuple[int, int]] = []
+        always = 0
+        for begin, end in self._spans:
+            rounds, rest = divmod(end - begin, self.cycle)
+            always += rounds
+            first = begin % self.cycle
+            for low, high in ((first, first + rest), (first - self.cycle, first + rest - self.cycle)):
+                changes += [(max(low, 0), 1), (high, -1)] if high > max(low, 0) else []
+        # Sorted, an end comes before a start at the same time: spans are half-open.
+        return always + max(accumulate((change for _, change in sorted(changes)), initial=0))
+
+    @property
+    def loads(self) -> dict[int, Fraction]:
+        """Fraction of the time that each accelerator works, by accelerator; those without operators are left out."""
+        per_set: dict[int, Fraction] = {}
+        for placed in (*self.placed.values(), *self.updates.values()) if self.period else ():
+            every = self.cycle if placed.op in self.updates else placed.copies * self.period
+            for index in placed.sets:
+                per_set[index] = per_set.get(index, Fraction(0)) + Fraction(placed.time, every)
+        found: dict[int, Fraction] = {}
+        for index, load in per_set.items():
+            for accelerator in self.sets[index]:
+                found[accelerator] = found.get(accelerator, Fraction(0)) + load
+        return found
 
 
 def bytes_of(result: OpResult) -> int:
@@ -254,30 +349,22 @@ def _repeated(sets: tuple[int, ...]) -> tuple[int, ...]:
     return next(sets[:n] for n in range(1, count + 1) if not count % n and sets[:n] * (count // n) == sets)
 
 
+def update_name(op: OptimizerStepOp) -> str:
+    """What an optimizer step is called: by the name of its result, or else by its kind and group."""
+    return op.results[0].name_hint or f"{op.kind()} of {'no group' if op.group is None else op.group.data}"
+
+
 def latency(graph: GraphOp) -> int:
-    """Time of one micro-batch from its first start to its last end, ns."""
+    """Time of one micro-batch from its first start to its last end, ns; in a step, of the one that takes longest."""
     placement = Placement(graph)
     return placement.latency // placement.ticks
 
 
 def in_flight(graph: GraphOp) -> int:
-    """Micro-batches in the pipeline at a time: latency over period, rounded up."""
-    placement = Placement(graph)
-    return -(-placement.latency // placement.period) if placement.period else 0
+    """Micro-batches in the pipeline at a time, at most."""
+    return Placement(graph).in_flight
 
 
 def loads(graph: GraphOp) -> dict[int, Fraction]:
     """Fraction of the time that each accelerator works, by accelerator; those without operators are left out."""
-    placement = Placement(graph)
-    if not placement.period:
-        return {}
-    per_set: dict[int, Fraction] = {}
-    for placed in placement.placed.values():
-        share = Fraction(placed.time, placed.copies * placement.period)
-        for index in placed.sets:
-            per_set[index] = per_set.get(index, Fraction(0)) + share
-    found: dict[int, Fraction] = {}
-    for index, load in per_set.items():
-        for accelerator in placement.sets[index]:
-            found[accelerator] = found.get(accelerator, Fraction(0)) + load
-    return found
+    return Placement(graph).loads

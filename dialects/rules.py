@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from itertools import islice
 from sys import maxsize
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from xdsl.ir import Operation
 from dialects.diagnostics import Diagnostic, at
 from dialects.network import Network
 from dialects.operators import OperatorOp, operator_names
-from dialects.placement import Placement
+from dialects.placement import MOST_COPIES, Placement
 from dialects.structure import GraphOp, PlatformOp, StageOp, find_graph, find_platform
 
 _Made = TypeVar("_Made")
@@ -158,3 +158,15 @@ class Rule:
         if not isinstance(parent, GraphOp) or parent is not subject.graph:
             return -1
         return subject.positions[op]
+
+
+def timed(check: Callable[[Placement, Subject], Iterator[Finding]]) -> Callable[[Subject], Iterator[Finding]]:
+    """Run a rule that needs a period, starts for it, and copies few enough to unroll, only when there are."""
+
+    @wraps(check)
+    def guarded(subject: Subject) -> Iterator[Finding]:
+        placement = subject.placement
+        if placement.period and placement.listed and placement.turns <= MOST_COPIES:
+            yield from check(placement, subject)
+
+    return guarded

@@ -16,8 +16,7 @@ from dialects.attributes import show_set
 from dialects.network import Network, Resource, Way
 from dialects.operators import OperatorOp
 from dialects.placement import Moved, Placement, bytes_of
-from dialects.rules import Finding, Rule, Subject
-from dialects.schedule_rules import timed
+from dialects.rules import Finding, Rule, Subject, timed
 from dialects.units import show_time
 
 
@@ -100,23 +99,37 @@ def _transfer_time(subject: Subject) -> Iterator[Finding]:
 def _transfer_start(subject: Subject) -> Iterator[Finding]:
     placement, buffered = subject.placement, subject.network.mode == "buffered"
     copies: dict[OpResult, Moved] = {}
-    for move in placement.moves:
-        name, start, landing = _name(placement, move), _time(placement, move.start), _time(placement, move.landing)
-        if move.start < move.producer.end:
-            end = _time(placement, move.producer.end)
-            yield Finding(move.op, f"{name} starts at {start}, before '{move.producer.name}' ends at {end}")
-        if not buffered and move.landing != move.start:
-            yield Finding(move.op, f"{name} starts at {start} but lands at {landing}: there is no buffer between")
-        if buffered and move.landing < move.left:
-            left = _time(placement, move.left)
-            yield Finding(move.op, f"{name} lands at {landing}, before it has left at {left}")
+    for move in placement.moves if placement.listed else ():
         first = copies.setdefault(move.result, move)
-        if buffered and (move.start, move.time) != (first.start, first.time):
-            yield Finding(
-                move.op,
-                f"{name} leaves at {start} for {_time(placement, move.time)}, {_name(placement, first)} at "
-                f"{_time(placement, first.start)} for {_time(placement, first.time)}: one copy leaves for all",
-            )
+        for instance in placement.unlike:
+            found = list(_misplaced(placement, move, first, instance, buffered))
+            yield from found
+            if found:
+                break
+
+
+def _misplaced(placement: Placement, move: Moved, first: Moved, instance: int, buffered: bool) -> Iterator[Finding]:
+    """What is wrong with when a micro-batch leaves and lands; ``first`` is the first transfer of the same result."""
+    begin, lands = placement.begin(move, instance), placement.landing(move, instance)
+    ended = placement.begin(move.producer, instance) + move.producer.time
+    name, start, landing = _name(placement, move), _time(placement, begin), _time(placement, lands)
+    name += f" of micro-batch {instance}" if placement.step else ""
+    if begin < ended:
+        yield Finding(
+            move.op, f"{name} starts at {start}, before '{move.producer.name}' ends at {_time(placement, ended)}"
+        )
+    if not buffered and lands != begin:
+        yield Finding(move.op, f"{name} starts at {start} but lands at {landing}: there is no buffer between")
+    if buffered and lands < begin + move.time:
+        left = _time(placement, begin + move.time)
+        yield Finding(move.op, f"{name} lands at {landing}, before it has left at {left}")
+    together = placement.begin(first, instance)
+    if buffered and (begin, move.time) != (together, first.time):
+        yield Finding(
+            move.op,
+            f"{name} leaves at {start} for {_time(placement, move.time)}, {_name(placement, first)} at "
+            f"{_time(placement, together)} for {_time(placement, first.time)}: one copy leaves for all",
+        )
 
 
 # --- what they occupy ------------------------------------------------------------------------
@@ -132,6 +145,11 @@ class _Use:
     time: int
     turns: int
     moves: bool = True
+    starts: tuple[int, ...] = ()
+    """In a step, where each micro-batch begins."""
+
+    def at(self, instance: int, period: int) -> int:
+        return self.starts[instance] if self.starts else self.begin + instance * period
 
 
 _Held = Mapping[Resource, Mapping[_Use, Iterable[int]]]
@@ -146,17 +164,18 @@ def _held(placement: Placement, subject: Subject) -> _Held:
         for resource in sorted(resources):  # sets have no order of their own
             held.setdefault(resource, {}).setdefault(use, {})[turn] = None
 
-    copies: dict[tuple[OpResult, int, int], _Use] = {}
+    copies: dict[tuple[OpResult, int, int, tuple[int, ...]], _Use] = {}
     for move in placement.moves:
         ways = _ways(subject, move)
-        if placement.repetition % len(ways):
+        if placement.turns % len(ways):
             continue  # its targets take turns as nothing else does: it serves no operator
-        arrival = departure = _Use(move.op, _name(placement, move), move.start, move.time, len(ways))
+        name = _name(placement, move)
+        arrival = departure = _Use(move.op, name, move.start, move.time, len(ways), starts=move.starts)
         if subject.network.mode == "buffered":
-            arrival = replace(arrival, begin=move.landing)
+            arrival = replace(arrival, begin=move.landing, starts=move.landings)
             name = f"the copy of '{move.producer.name}' into its buffer"
-            fresh = _Use(move.op, name, move.start, move.time, placement.repetition)
-            departure = copies.setdefault((move.result, move.start, move.time), fresh)
+            fresh = _Use(move.op, name, move.start, move.time, placement.turns, starts=move.starts)
+            departure = copies.setdefault((move.result, move.start, move.time, move.starts), fresh)
         for turn in range(departure.turns):
             hold(departure, turn, ways[turn % len(ways)].sender)
         for turn, way in enumerate(ways):
@@ -169,11 +188,17 @@ def _with_operators(placement: Placement, held: _Held) -> _Held:
     found: dict[int, dict[_Use, Iterable[int]]] = {r.at: dict(uses) for r, uses in held.items() if r.level < 0}
     for placed in placement.placed.values():
         if 0 < placed.time <= placed.copies * placement.period:
-            use = _Use(placed.op, f"'{placed.name}'", placed.start, placed.time, placed.copies, moves=False)
+            name, copies = f"'{placed.name}'", placed.copies
+            use = _Use(placed.op, name, placed.start, placed.time, copies, moves=False, starts=placed.starts)
             for turn, index in enumerate(placed.sets):
                 for accelerator in placement.sets[index]:
                     if accelerator in found:
                         found[accelerator][use] = [turn]
+    for update in placement.updates.values():
+        if 0 < update.time <= placement.cycle:
+            use = _Use(update.op, f"'{update.name}'", update.start, update.time, placement.ticks, moves=False)
+            for accelerator in found.keys() & placement.sets[update.sets[0]]:
+                found[accelerator][use] = [0]
     return {Resource("accelerator", -1, at, at): uses for at, uses in found.items()}
 
 
@@ -185,7 +210,7 @@ def _overbooked(placement: Placement, network: Network, held: _Held) -> Iterator
         alike.setdefault(key, []).append(resource)
     reported: set[frozenset[_Use]] = set()
     for (capacity, uses), resources in alike.items():
-        cycle = placement.period * lcm(*(use.turns for use, _ in uses))
+        cycle = placement.cycle if placement.step else placement.period * lcm(*(use.turns for use, _ in uses))
         for crowd in _crowds(uses, cycle, placement.period, capacity):
             together = frozenset(use for use, _ in crowd)
             if together not in reported and any(use.moves for use in together):
@@ -197,7 +222,7 @@ def _overbooked(placement: Placement, network: Network, held: _Held) -> Iterator
 
 
 _Crowd = list[tuple[_Use, int]]
-"""Uses at one time, each with the start of its instance."""
+"""Uses at one time, each with its instance."""
 
 
 def _crowds(uses: Iterable[tuple[_Use, Iterable[int]]], cycle: int, period: int, capacity: int) -> Iterator[_Crowd]:
@@ -205,22 +230,22 @@ def _crowds(uses: Iterable[tuple[_Use, Iterable[int]]], cycle: int, period: int,
     events: list[tuple[int, bool, int, _Use, int]] = []
     for use, turns in uses:
         instances = (i for turn in turns for i in range(turn, cycle // period, use.turns))
-        for start in (use.begin + i * period for i in instances):
-            for a, b in _pieces(start % cycle, use.time, cycle, capacity + 1):
+        for instance in instances:
+            for a, b in _pieces(use.at(instance, period) % cycle, use.time, cycle, capacity + 1):
                 key = len(events)
-                events += [(a, True, key, use, start), (b, False, key, use, start)]
+                events += [(a, True, key, use, instance), (b, False, key, use, instance)]
     events.sort(key=lambda event: event[:3])
     running: dict[int, tuple[_Use, int]] = {}
-    for _, opens, key, use, start in events:
+    for _, opens, key, use, instance in events:
         if not opens:
             del running[key]
             continue
         if len(running) >= capacity:
             if capacity > 1:
-                yield [(use, start), *running.values()]
+                yield [(use, instance), *running.values()]
             else:
-                yield from ([(use, start), other] for other in running.values())
-        running[key] = (use, start)
+                yield from ([(use, instance), other] for other in running.values())
+        running[key] = (use, instance)
 
 
 def _pieces(begin: int, time: int, cycle: int, most: int) -> Iterator[tuple[int, int]]:
@@ -234,15 +259,18 @@ def _pieces(begin: int, time: int, cycle: int, most: int) -> Iterator[tuple[int,
 
 
 def _clash(placement: Placement, crowd: _Crowd, cycle: int, capacity: int, where: str) -> str:
-    def run(use: _Use, start: int) -> str:
+    def run(use: _Use, instance: int) -> str:
+        start = use.at(instance, placement.period)
         begin = start % cycle
         end = begin + use.time
         until = _time(placement, end) if end <= cycle else f"{_time(placement, end % cycle)} of the next"
-        return f"{use.name} (start {_time(placement, use.begin)}, that is {_time(placement, begin)} to {until})"
+        name = f"{use.name} of micro-batch {instance}" if use.starts else use.name
+        shown = start if use.starts else use.begin
+        return f"{name} (start {_time(placement, shown)}, that is {_time(placement, begin)} to {until})"
 
-    runs = list(dict.fromkeys(run(use, start) for use, start in crowd))
-    modulo = f"modulo the pattern of {_time(placement, cycle)}"
-    if len({use for use, _ in crowd}) == 1:
+    runs = list(dict.fromkeys(run(use, instance) for use, instance in crowd))
+    modulo = f"modulo the {'step' if placement.step else 'pattern'} of {_time(placement, cycle)}"
+    if len({use for use, _ in crowd}) == 1 and (len(runs) == 1 or not placement.step):
         return f"{runs[0]} meets its own next run on {where} {modulo}"
     limit = f", which carries {capacity} at once," if capacity > 1 else ""
     return f"{', '.join(runs[:-1])} and {runs[-1]} overlap on {where}{limit} {modulo}"

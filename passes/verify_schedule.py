@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -10,7 +11,8 @@ from xdsl.passes import ModulePass
 
 from dialects.diagnostics import TaktError, at
 from dialects.levels import verify_level
-from dialects.placement import in_flight, latency
+from dialects.placement import in_flight, latency, loads
+from dialects.structure import GraphOp, find_graph
 from dialects.units import show_time
 from passes.instance import Instance, read_instance
 from passes.scheduling.bounds import bound_named, bounds_by_name, limits_named, proves
@@ -54,12 +56,35 @@ def verify_certificate(instance: Instance, work: float) -> None:
         raise TaktError(at(instance.graph, message, hint if costly else None, rule="certificate"))
 
 
+def step_bound(graph: GraphOp) -> int:
+    """ns that a step takes at least with operators where they are: the work of the busiest accelerator."""
+    schedule = graph.schedule
+    assert schedule is not None
+    return ceil(max(loads(graph).values(), default=0) * schedule.pattern.data)
+
+
+def verify_step_certificate(graph: GraphOp) -> None:
+    """Raise :class:`TaktError` where the bound that a step claims is more than :func:`step_bound` proves."""
+    schedule = graph.schedule
+    assert schedule is not None
+    claimed, proven = schedule.bound.data, step_bound(graph)
+    if claimed > proven:
+        message = (
+            f"the step claims a lower bound of {show_time(claimed)} ({claimed} ns) by "
+            f'"{schedule.bound_by.data}", which cannot be proven again from the IR: the work of the busiest '
+            f"accelerator proves {show_time(proven)} ({proven} ns)"
+        )
+        hint = "without the option certificate, all rules are checked, and that the step is no shorter than its bound"
+        raise TaktError(at(graph, message, hint, rule="certificate"))
+
+
 @dataclass(frozen=True)
 class VerifySchedulePass(ModulePass):
     """Check every rule of level scheduled and, with certificate, prove the claimed lower bound again.
 
     The bound is proved from the IR alone, by the argument that the schedule names. One that depends on a limit, such
-    as "at most 4 in flight", is proved for schedules that keep the limit, which this one must. The IR is left as it is.
+    as "at most 4 in flight", is proved for schedules that keep the limit, which this one must. Of a step no more is
+    proved than that the busiest accelerator has its work to do; a bound above that is refused. The IR is left as it is.
 
     options:
       certificate: prove the lower bound again
@@ -73,5 +98,8 @@ class VerifySchedulePass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         verify_level(op, "scheduled")
-        if self.certificate:
+        graph = find_graph(op)
+        if self.certificate and graph is not None and graph.schedule is not None and graph.schedule.is_step:
+            verify_step_certificate(graph)
+        elif self.certificate:
             verify_certificate(read_instance(op, "scheduled", or_later=True), self.work)
