@@ -121,8 +121,12 @@ def test_targets_of_forward_passes(taktc: Tool, mlp: str, target: str) -> None:
 
 
 @pytest.mark.torch
-def test_real_runs_compute_no_gradients(taktc: Tool, mlp: str) -> None:
+def test_what_a_real_run_cannot_train(taktc: Tool, mlp: str) -> None:
     pytest.importorskip("torch")
+    text = MODEL.replace("output loss", "twice = mul(loss, loss)\n  output twice, loss")
+    Path(mlp).write_text(text)
     found = taktc("run", mlp, "--training", "adam", "--real", *EFFORT)
     assert found.code == 1
-    assert "a real run computes forward operators only" in found.err
+    assert "loss 'loss' counts more than once, as other losses are made of it" in found.err
+    assert "leave it, or what is made of it, out of the outputs" in found.err
+    assert "loss = mse_loss(x, y)" in found.err
