@@ -324,9 +324,7 @@ def least_recomputation(context: Context, module: ModuleOp, options: Options, ob
     for policy in RECOMPUTATIONS:
         recorder = Recorder()
         try:
-            found = run_pipeline(
-                context, module.clone(), options=replace(options, recompute=policy), observer=recorder
-            )
+            found = run_pipeline(context, module.clone(), options=replace(options, recompute=policy), observer=recorder)
         except TaktError as error:
             refusal = error
             continue

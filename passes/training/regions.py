@@ -190,4 +190,6 @@ def read_regions(graph: GraphOp) -> list[Region]:
 def _is_light(placed: Placed) -> bool:
     call = placed.call
     flops = rule_of(call).flops(call, placed.plan, 1)
-    return flops <= LIGHT * sum(t.size for t in call.results) if call.kind == "matmul" else not flops and call.kind != "op"
+    if call.kind == "matmul":
+        return flops <= LIGHT * sum(t.size for t in call.results)
+    return not flops and call.kind != "op"

@@ -74,13 +74,12 @@ def test_graphs_that_cannot_become_training_graphs(taktc: Tool, mlp: str, tmp_pa
     assert taktc(mlp, "--training", "lion").code == 2
 
 
-BLOCKS = MODEL.replace("model mlp {", """block layer(x: tensor<8 x 64, bf16>) -> y {
-  h = linear(x, features = 256)
-  g = gelu(h)
-  y = linear(g, features = 64, split = "row")
-}
-model mlp {""").replace("h = linear(x, features = 256)\n    g = gelu(h)\n    x = linear(g, features = 64, split = \"row\")",
-                        "x = layer(x)")  # fmt: skip
+LAYER = """  h = linear(x, features = 256)
+    g = gelu(h)
+    x = linear(g, features = 64, split = "row")
+"""
+BLOCKS = "block layer(x: tensor<8 x 64, bf16>) -> x2 {\n" + LAYER.replace("x =", "x2 =") + "}\n"
+BLOCKS += MODEL.replace(LAYER, "  x = layer(x)\n")
 
 
 @pytest.fixture

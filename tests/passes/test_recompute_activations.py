@@ -207,7 +207,7 @@ def test_copies_cost_and_lie_as_their_originals(examples: Path) -> None:
             assert _times(copy) == _times(op)
 
 
-def _times(op: OperatorOp) -> dict[int, CostEntry]:
+def _times(op: OperatorOp) -> Mapping[int, CostEntry]:
     assert op.cost is not None
     return op.cost.table()
 
