@@ -253,6 +253,7 @@ def test_print_ir_after_all_is_ir(taktc: Tool, dag: tuple[str, ...]) -> None:
         "parse",
         "annotate-costs",
         "partition-stages",
+        "recompute-activations",
         "schedule-periodic",
     ]
     last = result.err.split(headers[-1])[1]
@@ -275,6 +276,7 @@ def test_list_passes(taktc: Tool) -> None:
         "insert-communication",
         "lower-to-programs",
         "partition-stages",
+        "recompute-activations",
         "restrict-allotments",
         "schedule-periodic",
         "verify-level",
