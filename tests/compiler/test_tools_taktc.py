@@ -253,7 +253,6 @@ def test_print_ir_after_all_is_ir(taktc: Tool, dag: tuple[str, ...]) -> None:
         "parse",
         "annotate-costs",
         "partition-stages",
-        "recompute-activations",
         "schedule-periodic",
     ]
     last = result.err.split(headers[-1])[1]
