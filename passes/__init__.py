@@ -17,6 +17,11 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
 
         return ExpandTrainingPass
 
+    def recompute_activations() -> type[ModulePass]:
+        from passes.recompute_activations import RecomputeActivationsPass
+
+        return RecomputeActivationsPass
+
     def annotate_costs() -> type[ModulePass]:
         from passes.annotate_costs import AnnotateCostsPass
 
@@ -36,6 +41,11 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
         from passes.schedule_periodic import SchedulePeriodicPass
 
         return SchedulePeriodicPass
+
+    def schedule_step() -> type[ModulePass]:
+        from passes.schedule_step import ScheduleStepPass
+
+        return ScheduleStepPass
 
     def insert_communication() -> type[ModulePass]:
         from passes.insert_communication import InsertCommunicationPass
@@ -59,10 +69,12 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
 
     return {
         "expand-training": expand_training,
+        "recompute-activations": recompute_activations,
         "annotate-costs": annotate_costs,
         "restrict-allotments": restrict_allotments,
         "partition-stages": partition_stages,
         "schedule-periodic": schedule_periodic,
+        "schedule-step": schedule_step,
         "insert-communication": insert_communication,
         "lower-to-programs": lower_to_programs,
         "verify-level": verify_level,
