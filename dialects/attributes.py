@@ -442,10 +442,11 @@ class ScheduleAttr(BracketedAttribute):
         engine: StringAttr,
         seed: IntAttr,
         limits: LimitsAttr | None = None,
-        step: bool = False,
+        step: bool | IntAttr = False,
     ) -> None:
         kept = limits or LimitsAttr.make({})
-        super().__init__(pattern, microbatches, bound, bound_by, plan, engine, seed, kept, IntAttr(int(step)))
+        word = step if isinstance(step, IntAttr) else IntAttr(int(step))
+        super().__init__(pattern, microbatches, bound, bound_by, plan, engine, seed, kept, word)
 
     @property
     def is_step(self) -> bool:
