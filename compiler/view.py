@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from itertools import accumulate
 from math import ceil, lcm
 from typing import cast
 
@@ -89,11 +90,18 @@ class Task:
     """Numbers of the results of which each accelerator of a set holds its share only."""
     later: tuple[int, ...] = ()
     """In a step, the starts of micro-batches 1, 2, ..."""
+    version: int = 0
+    """Bytes of one more version of its parameters, where they are trained asynchronously."""
 
     @property
     def end(self) -> int:
         """When micro-batch 0 leaves the operator."""
         return self.start + self.time
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The starts of all micro-batches of a step; that of micro-batch 0 where the others follow by the period."""
+        return (self.start, *self.later)
 
     def set_of(self, microbatch: int) -> Accelerators:
         """The accelerators that run micro-batch ``microbatch``."""
@@ -144,6 +152,16 @@ class Move:
     def ready(self) -> int:
         """When micro-batch 0 has arrived."""
         return self.landing + self.time
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """As :attr:`Task.starts`."""
+        return (self.start, *self.later)
+
+    @property
+    def landings(self) -> tuple[int, ...]:
+        """As many starts of the arrivals."""
+        return (self.landing, *self.later_landings)
 
     def target_of(self, microbatch: int) -> Accelerators:
         """The accelerators that receive micro-batch ``microbatch`` of the producer."""
@@ -218,6 +236,8 @@ class ScheduleView:
     """Whether each of the ``microbatches`` of a pattern has starts of its own; ``bound`` is then one on the pattern."""
     updates: tuple[Update, ...] = ()
     """What the optimizer does once a step."""
+    asynchronous: int = 0
+    """Micro-batches after which parameters are updated without a step; 0 where they wait for its end."""
 
     def begin(self, what: Task | Move, microbatch: int) -> Fraction:
         """When a micro-batch starts an operator or a transfer, in ns."""
@@ -239,40 +259,92 @@ class ScheduleView:
         return Fraction(self.pattern, self.microbatches)
 
     @cached_property
-    def rounds(self) -> int:
-        """Micro-batches after which the use of every copy repeats: the least common multiple of the copies."""
+    def turns(self) -> int:
+        """Micro-batches after which the sets on which everything runs repeat: the least common multiple of copies."""
         return lcm(*(len(t.copies) for t in self.tasks), *(len(m.targets) for m in self.moves))
 
     @cached_property
-    def latency(self) -> int:
-        """From the start of a micro-batch's first operator to the end of its last, in ns."""
-        if not self.tasks:
-            return 0
-        return max(t.end for t in self.tasks) - min(t.start for t in self.tasks)
+    def rounds(self) -> int:
+        """Micro-batches after which everything repeats: :attr:`turns`; in a step at least all micro-batches of it."""
+        return lcm(self.turns, self.microbatches) if self.step else self.turns
+
+    @cached_property
+    def extents(self) -> tuple[tuple[int, int], ...]:
+        """First start and last end of each micro-batch of a step; outside of steps of micro-batch 0 alone."""
+        columns = zip(*(t.starts for t in self.tasks), strict=True)
+        return tuple((min(c), max(s + t.time for s, t in zip(c, self.tasks, strict=True))) for c in columns)
+
+    @cached_property
+    def span(self) -> tuple[int, int]:
+        """First start and last end of anything in a step, updates included; outside of steps of micro-batch 0."""
+        begun = [s for x in (*self.tasks, *self.moves) for s in x.starts]
+        ended = [end for _, end in self.extents] + [s + m.time for m in self.moves for s in (*m.starts, *m.landings)]
+        for update in self.updates:
+            if update.start is not None:
+                begun.append(update.start)
+                ended.append(update.start + update.time)
+        return min(begun, default=0), max(ended, default=0)
 
     @property
+    def makespan(self) -> int:
+        """From the first start to the last end of anything in a step, in ns; see :attr:`span`."""
+        return self.span[1] - self.span[0]
+
+    @cached_property
+    def latency(self) -> int:
+        """From the start of a micro-batch's first operator to the end of its last, in ns; in a step the longest."""
+        return max((end - begin for begin, end in self.extents), default=0)
+
+    @cached_property
     def in_flight(self) -> int:
         """The most micro-batches begun and not yet finished at once."""
-        return ceil(self.latency / self.period)
+        if not self.step:
+            return ceil(self.latency / self.period)
+        # Each begins again every pattern: from the phase of its start on, as many of it run as it lasts patterns, and
+        # one more until the rest has passed.
+        always, changes = 0, list[tuple[int, int]]()
+        for begin, end in self.extents:
+            laps, rest = divmod(end - begin, self.pattern)
+            always += laps
+            if rest:
+                begin %= self.pattern
+                changes += [(begin, 1), (begin + rest, -1)]
+                changes += [(begin - self.pattern, 1), (begin + rest - self.pattern, -1)]
+        return always + max(accumulate((change for _, change in sorted(changes)), initial=0))
 
     @property
     def gap(self) -> Fraction | None:
-        """How far above the least period this one may be, as a share: ``period / bound - 1``. None without a bound."""
-        return self.period / self.bound - 1 if self.bound else None
+        """How far above the least period, or step, this one may be, as a share: ``period / bound - 1``.
+
+        None without a bound.
+        """
+        return (self.pattern if self.step else self.period) / Fraction(self.bound) - 1 if self.bound else None
 
     @cached_property
     def load(self) -> Mapping[int, Fraction]:
-        """Accelerator → busy ns per micro-batch (a replica counts a ``1/copies`` share), for all of the platform."""
+        """Accelerator → busy ns per micro-batch, for all of the platform.
+
+        A replica counts a ``1/copies`` share, and so does the update of a step for each of its micro-batches.
+        """
         busy = {p: Fraction(0) for p in range(self.platform.accelerators)}
-        for task in self.tasks:
-            share = Fraction(task.time, len(task.copies))
-            for p in (p for copy in task.copies for p in copy):
-                busy[p] = busy.get(p, Fraction(0)) + share
+        shares = [(p, Fraction(t.time, len(t.copies))) for t in self.tasks for copy in t.copies for p in copy]
+        if self.step:
+            shares += [(p, Fraction(u.time, self.microbatches)) for u in self.updates for p in u.place]
+        for p, share in shares:
+            busy[p] = busy.get(p, Fraction(0)) + share
         return busy
 
     @cached_property
+    def bubble(self) -> Mapping[int, Fraction]:
+        """Accelerator → the share of a pattern in which it runs nothing, for all of the platform."""
+        return {p: 1 - busy / self.period for p, busy in self.load.items()}
+
+    @cached_property
     def parameters(self) -> Mapping[int, int]:
-        """Accelerator → bytes of parameters it holds; tasks of one group hold the greatest of theirs once."""
+        """Accelerator → bytes of parameters it holds; tasks of one group hold the greatest of theirs once.
+
+        Further versions of them are not counted.
+        """
         held = dict.fromkeys(range(self.platform.accelerators), 0)
         largest: dict[tuple[int, str], int] = {}
         for task in self.tasks:
@@ -284,6 +356,11 @@ class ScheduleView:
                     largest[p, task.group] = before + more
                 held[p] = held.get(p, 0) + more
         return held
+
+    def taking_part(self, update: Update) -> Accelerators:
+        """The accelerators of an update: its own, and those on which the weight gradients lie that it reads."""
+        places = (update.place, *(self.tasks[v].copies[0] for v in update.gradients))
+        return tuple(sorted({p for place in places for p in place}))
 
     @cached_property
     def readers(self) -> tuple[tuple[Edge, ...], ...]:
@@ -302,12 +379,12 @@ class ScheduleView:
     def crossing(self) -> Fraction:
         """Bytes per micro-batch of values read on another set than their producer's, once for each such set."""
         total = 0
-        for microbatch in range(self.rounds):
+        for microbatch in range(self.turns):
             for task, edges in zip(self.tasks, self.readers, strict=True):
                 arrivals = arrivals_of(self.tasks, edges, microbatch)
                 home = task.set_of(microbatch)
                 total += sum(task.results[r] for s, read in arrivals.items() if s != home for r in read)
-        return Fraction(total, self.rounds)
+        return Fraction(total, self.turns)
 
     # --- transfers ---------------------------------------------------------------------------
 
@@ -399,6 +476,7 @@ def view_of(module: ModuleOp) -> ScheduleView:
     names = operator_names(graph)
     tasks = tuple(_task(op, name, index) for index, (op, name) in enumerate(names.items()))
     schedule = graph.schedule
+    _check_listed(graph, names)
     return ScheduleView(
         graph=graph.sym_name.data,
         platform=_platform(platform),
@@ -419,6 +497,7 @@ def view_of(module: ModuleOp) -> ScheduleView:
         training=graph.training and (graph.training.optimizer.data, graph.training.precision.data),
         step=schedule.is_step,
         updates=_updates(graph, names, _platform(platform).network),
+        asynchronous=0 if graph.training is None else graph.training.asynchronous.data,
     )
 
 
@@ -463,7 +542,24 @@ def _task(op: OperatorOp, name: str, index: int) -> Task:
         group=None if op.group is None else op.group.data,
         sharded=() if op.sharded is None else values(op.sharded),
         later=op.slot.starts[1:],
+        version=entry.version,
     )
+
+
+def _check_listed(graph: GraphOp, names: Mapping[OperatorOp, str]) -> None:
+    """Raise :class:`TaktError` where a micro-batch of a step has no start, or one outside of steps has its own."""
+    assert graph.schedule is not None
+    step = graph.schedule.is_step
+    count = graph.schedule.microbatches.data if step else 1
+    listed = [(op, f"operator '{name}'", op.slot.starts) for op, name in names.items() if op.slot is not None]
+    listed += [(op, "a transfer", op.starts) for op in graph.transfers()]
+    for op, what, starts in listed:
+        if len(starts) != count:
+            wanted = f"{count}, one for each micro-batch of the step" if step else "1: the schedule is no step"
+            raise TaktError(at(op, f"{what} has {len(starts)} starts, not {wanted}"))
+    for op in graph.updates():
+        if step and op.slot is None:
+            raise TaktError(at(op, "an optimizer step of a step has no slot"))
 
 
 def _updates(graph: GraphOp, names: Mapping[OperatorOp, str], network: Network) -> tuple[Update, ...]:

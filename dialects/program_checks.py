@@ -11,7 +11,7 @@ one only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import lcm
 
 from dialects.attributes import show_set
@@ -25,6 +25,7 @@ from dialects.programs import (
     RECV,
     SECTIONS,
     SEND,
+    UPDATE,
     Buffer,
     Instruction,
 )
@@ -39,7 +40,7 @@ Moment = tuple[Buffer, int]
 def check_form(expected: Expected, listings: Sequence[Listing]) -> Iterator[Fault]:
     """Numbers that name nothing, and programs that do not belong together."""
     first, known = listings[0], {listing.accelerator for listing in listings}
-    repeats = lcm(*(len(task.turns) for task in expected.tasks))
+    repeats = lcm(expected.together, *(len(task.turns) for task in expected.tasks))
     for listing in listings:
         shape = (listing.base, listing.step, listing.trips)
         if shape != (first.base, first.step, first.trips):
@@ -47,7 +48,11 @@ def check_form(expected: Expected, listings: Sequence[Listing]) -> Iterator[Faul
             yield listing.accelerator, f"its micro-batches are {_shape(listing)}, {other}"
             continue
         if listing.step % repeats:
-            yield listing.accelerator, f"a trip begins {listing.step} micro-batches, but copies repeat after {repeats}"
+            what = f"a step has {repeats}" if expected.together > 1 else f"copies repeat after {repeats}"
+            yield listing.accelerator, f"a trip begins {listing.step} micro-batches, but {what}"
+        elif listing.base % expected.together:
+            what = f"{listing.base} micro-batches are begun outside of the kernel"
+            yield listing.accelerator, f"{what}, but a step has {expected.together}"
         for section in SECTIONS:
             most = listing.base + listing.step * (1 if section == "kernel" else listing.tried)
             for place, x in enumerate(listing.sections[section]):
@@ -62,6 +67,8 @@ def _shape(listing: Listing) -> str:
 
 def _wrong(x: Instruction, expected: Expected, listing: Listing, known: set[int]) -> str | None:
     """What an instruction names and does not exist."""
+    if x.kind == UPDATE:
+        return None if x.subject < len(expected.updates) else f"optimizer step {x.subject}"
     if x.subject < 0:
         return None if x.kind == FREE and -x.subject <= expected.inputs else f"input {-1 - x.subject}"
     if x.subject >= len(expected.tasks):
@@ -104,6 +111,62 @@ def check_runs(expected: Expected, listings: Sequence[Listing]) -> Iterator[Faul
                 yield p, f"{what} {'once' if (v, i) in wanted else 'at all'} (in a run of {total} micro-batches)"
             if faults:
                 break
+
+
+def check_updates(expected: Expected, listings: Sequence[Listing]) -> Iterator[Fault]:
+    """Optimizer steps that are not done exactly once a step, or among operators of another step.
+
+    On each accelerator that takes part, an optimizer step stands behind all weight gradients that it reads of its
+    step, and before those of the next, and before the first operator of its group.
+    """
+    watched = _watched(expected)
+    for listing in listings:
+        p = listing.accelerator
+        for trips in range(min(1, listing.tried), listing.tried + 1):
+            run = [x for part in listing.run(trips) for x in part if x.kind in (COMPUTE, UPDATE)]
+            total = listing.base + trips * listing.step
+            faults = [*_miscounted(expected, run, p, total), *_misplaced(expected, run, watched)]
+            yield from ((p, fault) for fault in faults)
+            if faults:
+                break
+
+
+def _miscounted(expected: Expected, run: Sequence[Instruction], p: int, total: int) -> Iterator[str]:
+    found = Counter((x.microbatch, x.subject) for x in run if x.kind == UPDATE)
+    last = range(expected.together - 1, total, expected.together)
+    wanted = {(i, n) for n, update in enumerate(expected.updates) if p in update.among for i in last}
+    for i, n in sorted(found.keys() | wanted):
+        if found[i, n] != 1 or (i, n) not in wanted:
+            what = f"'{expected.updates[n].name}' after micro-batch {i} is done {found[i, n]} times, not"
+            yield f"{what} {'once' if (i, n) in wanted else 'at all'} (in a run of {total} micro-batches)"
+
+
+def _watched(expected: Expected) -> dict[int, dict[int, bool]]:
+    """Operator → the optimizer steps that stand before those of its next step, and whether they read it."""
+    found: dict[int, dict[int, bool]] = {}
+    members: dict[str | None, list[int]] = {}
+    for v, task in enumerate(expected.tasks):
+        members.setdefault(task.group, []).append(v)
+    for n, update in enumerate(expected.updates):
+        for v in members.get(update.group, ()) if update.group is not None else ():
+            found.setdefault(v, {})[n] = False
+        for v in update.gradients:
+            found.setdefault(v, {})[n] = True
+    return found
+
+
+def _misplaced(
+    expected: Expected, run: Sequence[Instruction], watched: Mapping[int, Mapping[int, bool]]
+) -> Iterator[str]:
+    place = {(x.subject, x.microbatch // expected.together): k for k, x in enumerate(run) if x.kind == UPDATE}
+    for k, x in enumerate(run):
+        step = x.microbatch // expected.together
+        for n, read in watched.get(x.subject, {}).items() if x.kind == COMPUTE else ():
+            name, what = expected.updates[n].name, f"'{expected.tasks[x.subject].name}' of micro-batch {x.microbatch}"
+            if read and place.get((n, step), k) < k:
+                yield f"'{name}' of step {step} stands before {what}, which it reads"
+            if place.get((n, step - 1), k) > k:
+                yield f"'{name}' of step {step - 1} stands behind {what}, which is of the next"
 
 
 def check_messages(expected: Expected, listings: Sequence[Listing]) -> Iterator[Fault]:

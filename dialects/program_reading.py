@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 from xdsl.ir import OpResult, SSAValue
@@ -33,16 +34,33 @@ class Need(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """An operator: where its micro-batches run in turn, the start of the first (ticks), what it reads."""
+    """An operator: where its micro-batches run in turn, what it reads, and when it starts, in ticks.
+
+    ``starts`` has a start for each micro-batch of a step; else that of micro-batch 0, which others follow by a period.
+    """
 
     name: str
     turns: Turns
-    start: int
+    starts: tuple[int, ...]
     reads: tuple[Need, ...]
     results: int
+    group: str | None = None
 
     def on(self, microbatch: int) -> tuple[int, ...]:
         return self.turns[microbatch % len(self.turns)]
+
+
+@dataclass(frozen=True)
+class Update:
+    """An optimizer step: the accelerators that take part, and the numbers of the weight gradients that it reads.
+
+    These are on the set of its own group, and where it reads those of copies of its parameters also on theirs.
+    """
+
+    name: str
+    group: str | None
+    among: tuple[int, ...]
+    gradients: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,15 +76,23 @@ class Content:
 class Expected:
     """What programs must do. ``contents`` and ``destinations`` go by number of operator and of result.
 
-    ``destinations`` holds, for each, the turns of destination 1, 2, ...
+    ``destinations`` holds, for each, the turns of destination 1, 2, ... Everything repeats after ``pattern`` ticks and
+    ``together`` micro-batches: those of a step, else one.
     """
 
-    period: int
+    pattern: int
+    together: int
     in_flight: int
     tasks: tuple[Task, ...]
     inputs: int
     contents: Mapping[tuple[int, int], Content]
     destinations: Mapping[tuple[int, int], Sequence[Turns]]
+    updates: tuple[Update, ...] = ()
+
+    def begin(self, subject: int, microbatch: int) -> int:
+        """When a micro-batch starts an operator, ticks."""
+        lap, turn = divmod(microbatch, self.together)
+        return self.tasks[subject].starts[turn] + lap * self.pattern
 
     def arrival(self, buffer: Buffer, microbatch: int) -> tuple[int, ...]:
         """The accelerators that a destination stands for in the turn of a micro-batch."""
@@ -102,6 +128,8 @@ class Listing:
     sections: Mapping[str, Sequence[Instruction]]
     groups: Sequence[tuple[int, ...]] = ()
     names: Mapping[int, str] = field(default_factory=dict[int, str])
+    updates: Mapping[int, str] = field(default_factory=dict[int, str])
+    """Names of optimizer steps."""
 
     @property
     def tried(self) -> int:
@@ -167,8 +195,48 @@ def expected_of(graph: GraphOp, placement: Placement) -> Expected:
             size = tensor_bytes(result.type)
             contents[number[op], result.index] = Content(size, op.is_sharded(result.index), result in kept)
         reads = dict.fromkeys(found for value in op.inputs if (found := need(value, op)) is not None)
-        tasks.append(Task(placed.name, turns[op], placed.start, tuple(reads), len(op.outputs)))
-    return Expected(placement.period, max(1, placement.in_flight), tuple(tasks), len(inputs), contents, destinations)
+        starts, group = placed.starts or (placed.start,), None if op.group is None else op.group.data
+        tasks.append(Task(placed.name, turns[op], starts, tuple(reads), len(op.outputs), group))
+    together = placement.ticks if placement.step else 1
+    pattern = placement.period * together
+    in_flight = together_in_flight(tasks, pattern) if placement.step else placement.in_flight
+    updates = _updates(graph, number, turns) if placement.step else ()
+    sizes = (pattern, together, max(1, in_flight))
+    return Expected(*sizes, tuple(tasks), len(inputs), contents, destinations, updates)
+
+
+def _updates(graph: GraphOp, number: Mapping[OperatorOp, int], turns: Mapping[OperatorOp, Turns]) -> tuple[Update, ...]:
+    """The optimizer steps of a step; one without a slot, which other rules report, is where its gradients are."""
+    found: list[Update] = []
+    for n, op in enumerate(graph.updates()):
+        gradients = [v.op for v in op.inputs if isinstance(v, OpResult) and v.op in turns]
+        places = [turns[gradient][0] for gradient in gradients]
+        if op.slot is not None:
+            places.append(op.slot.copies()[0])
+        among = tuple(sorted({p for place in places for p in place}))
+        name = op.results[0].name_hint or f"optimizer_step.{n}"
+        group = None if op.group is None else op.group.data
+        found.append(Update(name, group, among, tuple(number[gradient] for gradient in gradients)))
+    return tuple(found)
+
+
+def together_in_flight(tasks: Sequence[Task], pattern: int) -> int:
+    """The most micro-batches of a step that have begun one of these operators and not their last, all at once.
+
+    Operators begin by their starts, those of one moment by micro-batch and then in the order of the graph.
+    """
+    count = len(tasks[0].starts)
+    spans: list[tuple[tuple[int, int, int], tuple[int, int, int]]] = []
+    for i in range(count):
+        begun = [(task.starts[i], i, v) for v, task in enumerate(tasks)]
+        spans.append((min(begun), max(begun)))
+    laps = 1 + max(last[0] for _, last in spans) // pattern
+    changes: list[tuple[tuple[int, int, int, int], int]] = []
+    for lap in range(laps):
+        for first, last in spans:
+            for (time, i, v), behind, change in ((first, 0, 1), (last, 1, -1)):
+                changes.append(((time + lap * pattern, i + lap * count, v, behind), change))
+    return max(accumulate(change for _, change in sorted(changes)))
 
 
 def listing_of(program: ProgramOp) -> Listing:
@@ -181,4 +249,5 @@ def listing_of(program: ProgramOp) -> Listing:
         {section: list(program.instructions(section)) for section in SECTIONS},
         [members(group) for group in program.groups.data],
         program.name_of(),
+        program.update_names(),
     )

@@ -1,7 +1,7 @@
 """Run programs as strictly as a runtime may: in order, one instruction at a time, both ends of a message together.
 
-A send ends only when its receive has begun, and the other way round; an all-gather, and an operator on several
-accelerators, which exchange data meanwhile, when all members have come to it.
+A send ends only when its receive has begun, and the other way round; an all-gather, an operator on several
+accelerators, which exchange data meanwhile, and an optimizer step when all members have come to it.
 Among the operators that could run, the one that the schedule starts first runs first, so that micro-batches begin and
 end as scheduled as far as the programs allow.
 """
@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dialects.attributes import show_set
-from dialects.program_reading import Expected, Listing
-from dialects.programs import ALL_GATHER, COMPUTE, COPY, FREE, KINDS, RECV, SEND, Instruction
+from dialects.program_reading import Expected, Listing, together_in_flight
+from dialects.programs import ALL_GATHER, COMPUTE, COPY, FREE, KINDS, RECV, SEND, UPDATE, Instruction
 
 Fault = tuple[int, str]
 
@@ -70,13 +70,16 @@ class _Run:
             together = _gang(self.expected, p, x)
             if p not in self.ready and all(self.runs(q, x) for q in together):
                 self.ready.update(together)
-                start = self.expected.tasks[x.subject].start + x.microbatch * self.expected.period
+                start = self.expected.begin(x.subject, x.microbatch)
                 heapq.heappush(self.computes, (start, x.microbatch, x.subject, together))
             return ()
         if x.kind == ALL_GATHER:
             group = self.groups[p][x.peer]
             together = all(self.gathers(q, group) for q in group) and p in group
             part = group if together else ()
+        elif x.kind == UPDATE:
+            group = self.expected.updates[x.subject].among
+            part = group if p in group and all(self.runs(q, x) for q in group) else ()
         else:
             y, wanted = self.head(x.peer), RECV if x.kind == SEND else SEND
             part = (p, x.peer) if y is not None and y.kind == wanted and y.peer == p else ()
@@ -137,7 +140,10 @@ def _waits_for(expected: Expected, listing: Listing, x: Instruction, found: Repl
     """An accelerator that does not stand where ``x`` needs it."""
     if x.kind in (SEND, RECV):
         return x.peer
-    group = listing.groups[x.peer] if x.kind == ALL_GATHER else _gang(expected, listing.accelerator, x)
+    if x.kind == UPDATE:
+        group = expected.updates[x.subject].among
+    else:
+        group = listing.groups[x.peer] if x.kind == ALL_GATHER else _gang(expected, listing.accelerator, x)
 
     def there(q: int) -> bool:
         y = found.stuck.get(q)
@@ -149,6 +155,9 @@ def _waits_for(expected: Expected, listing: Listing, x: Instruction, found: Repl
 
 
 def _waiting(listing: Listing, x: Instruction) -> str:
+    if x.kind == UPDATE:
+        what = f"'{x.subject} {listing.updates.get(x.subject, '?')}' after micro-batch {x.microbatch}"
+        return f"accelerator {listing.accelerator} waits in update {what}"
     what = f"{listing.show(x.buffer)} of micro-batch {x.microbatch}"
     if x.kind == COMPUTE:
         return f"accelerator {listing.accelerator} waits in compute {what}"
@@ -162,8 +171,7 @@ def check_in_flight(expected: Expected, listings: Sequence[Listing], found: Repl
     """Programs that begin more micro-batches before they finish one than the schedule does."""
     for listing in listings:
         p = listing.accelerator
-        starts = [t.start for t in expected.tasks if any(p in members for members in t.turns)]
-        bound = max(1, -(-(max(starts, default=0) - min(starts, default=0)) // expected.period))
+        bound = _bound(expected, p)
         computes = [x for part in listing.parts for x in part if x.kind == COMPUTE]
         left = Counter(x.microbatch for x in computes)
         begun: set[int] = set()
@@ -180,3 +188,14 @@ def check_in_flight(expected: Expected, listings: Sequence[Listing], found: Repl
     if found.most > expected.in_flight:
         what = f"in all, {found.most} micro-batches are begun and not finished at once"
         yield listings[0].accelerator, f"{what}, the schedule has {expected.in_flight} in flight"
+
+
+def _bound(expected: Expected, p: int) -> int:
+    """The most micro-batches that the schedule has begun and not finished on an accelerator."""
+    tasks = [task for task in expected.tasks if any(p in members for members in task.turns)]
+    if not tasks:
+        return 1
+    if expected.together > 1:
+        return together_in_flight(tasks, expected.pattern)
+    starts = [task.starts[0] for task in tasks]
+    return max(1, -(-(max(starts) - min(starts)) // expected.pattern))

@@ -13,6 +13,7 @@ from dialects.program_checks import (
     check_form,
     check_messages,
     check_runs,
+    check_updates,
 )
 from dialects.program_reading import Expected, Listing, expected_of, listing_of
 from dialects.program_replay import Replay, check_in_flight, check_progress, replay
@@ -38,6 +39,7 @@ def check_programs(expected: Expected, listings: Sequence[Listing]) -> Iterator[
 
 _CHECKS: Mapping[str, Callable[[Expected, Sequence[Listing]], Iterator[Fault]]] = {
     "runs-once": check_runs,
+    "updated-once": check_updates,
     "messages": check_messages,
     "collectives": check_collectives,
     "buffers": check_buffers,
@@ -66,6 +68,8 @@ class _Inspection:
         """None where operators lack their place in the schedule, which other rules report."""
         placement = self.subject.placement
         whole = placement.period and len(placement.placed) == len(self.subject.operators)
+        if placement.step:
+            whole = whole and all(placed.starts and placed.copies == 1 for placed in placement.placed.values())
         return expected_of(self.subject.graph, placement) if whole else None
 
     @cached_property
@@ -144,15 +148,22 @@ PROGRAM_RULES = (
     ),
     Rule(
         "program-form",
-        "All programs are for the same micro-batches, a trip of the kernel begins a multiple of the copies of every "
-        "operator, and instructions name operators, results, destinations, bytes, accelerators and micro-batches that "
-        "exist.",
+        "All programs are for the same micro-batches, whole steps of them, a trip of the kernel begins a multiple of "
+        "the copies of every operator, and instructions name operators, results, destinations, bytes, accelerators and "
+        "micro-batches that exist.",
         _program_form,
     ),
     Rule(
         "runs-once",
         "Every operator runs exactly once for each micro-batch on each accelerator of the set whose turn it is.",
         _checked("runs-once"),
+    ),
+    Rule(
+        "updated-once",
+        "In a step, every accelerator that takes part in an optimizer step (that of its group, and those of the weight "
+        "gradients it reads) does so once for each step, behind these weight gradients of the step and before the "
+        "first operator of its group in the next; elsewhere there is none.",
+        _checked("updated-once"),
     ),
     Rule(
         "messages",
@@ -180,8 +191,8 @@ PROGRAM_RULES = (
     ),
     Rule(
         "no-deadlock",
-        "Run in order, each send waiting for its receive and the other way round, and the members of an all-gather, or "
-        "of the set of an operator, for each other, all programs come to their end.",
+        "Run in order, each send waiting for its receive and the other way round, and the members of an all-gather, of "
+        "the set of an operator, or of an optimizer step, for each other, all programs come to their end.",
         _replayed("no-deadlock"),
     ),
 )

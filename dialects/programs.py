@@ -20,10 +20,10 @@ from xdsl.utils.exceptions import VerifyException
 
 from dialects.attributes import Ints, check_set, ints, members, parse_integer, show_set, values
 
-KINDS = ("compute", "send", "recv", "copy", "all_gather", "free")
+KINDS = ("compute", "send", "recv", "copy", "all_gather", "free", "update")
 """Kinds of instructions; an instruction holds the place of its kind here."""
 
-COMPUTE, SEND, RECV, COPY, ALL_GATHER, FREE = range(len(KINDS))
+COMPUTE, SEND, RECV, COPY, ALL_GATHER, FREE, UPDATE = range(len(KINDS))
 
 SECTIONS = ("prologue", "kernel", "epilogue")
 
@@ -57,7 +57,8 @@ class Instruction(NamedTuple):
 
     ``compute`` runs operator ``subject``; ``send`` and ``recv`` move bytes ``[begin, end)`` of a value to and from
     accelerator ``peer``, ``copy`` within the accelerator; in ``all_gather`` the accelerators of group ``peer`` exchange
-    their pieces until each holds ``[begin, end)``; ``free`` gives up one buffer. All others hold 0.
+    their pieces until each holds ``[begin, end)``; ``free`` gives up one buffer; ``update`` is optimizer step
+    ``subject`` of the graph, after micro-batch ``microbatch``, the last of a step. All others hold 0.
     """
 
     kind: int
@@ -92,6 +93,16 @@ def from_rows(rows: Rows | Sequence[Sequence[int]]) -> Ints:
 
     matrix = np.ascontiguousarray(np.asarray(rows, dtype="<i8").reshape(-1, WIDTH))
     return cast(Ints, DenseArrayBase(i64, BytesAttr(matrix.tobytes())))
+
+
+def _subjects(sections: Sequence[Ints]) -> tuple[list[int], list[int]]:
+    """What instructions of these sections are about, by number: operators and inputs; optimizer steps."""
+    found: tuple[set[int], set[int]] = set(), set()
+    for rows in map(to_rows, sections):
+        updates: Mask = rows[:, 0] == UPDATE
+        found[0].update(rows[~updates, 1].tolist())
+        found[1].update(rows[updates, 1].tolist())
+    return sorted(found[0]), sorted(found[1])
 
 
 @irdl_op_definition
@@ -132,6 +143,8 @@ class ProgramOp(IRDLOperation):
     """What the instructions are about, by number..."""
     names = prop_def(ArrayAttr[StringAttr])
     """...and its name in the graph when the program was made, for people."""
+    updates = opt_prop_def(ArrayAttr[StringAttr])
+    """Names of the optimizer steps that its instructions name, by number; left out when there are none."""
 
     @staticmethod
     def make(
@@ -142,10 +155,14 @@ class ProgramOp(IRDLOperation):
         sections: Sequence[Rows | Sequence[Sequence[int]]],
         groups: Sequence[Sequence[int]],
         names: Mapping[int, str],
+        updates: Sequence[str] = (),
     ) -> ProgramOp:
-        """Create a program; ``names`` of the subjects of its instructions, others may be among them."""
+        """Create a program; ``names`` of the subjects of its instructions, others may be among them.
+
+        ``updates`` are the names of all optimizer steps of the graph.
+        """
         rows = [from_rows(section) for section in sections]
-        used = sorted({int(n) for section in rows for n in set(to_rows(section)[:, 1].tolist())})
+        used, updated = _subjects(rows)
         properties: dict[str, Attribute] = {
             "accelerator": IntegerAttr(accelerator, i64),
             "base": IntegerAttr(base, i64),
@@ -157,6 +174,8 @@ class ProgramOp(IRDLOperation):
         }
         if trips is not None:
             properties["trips"] = IntegerAttr(trips, i64)
+        if updated:
+            properties["updates"] = ArrayAttr([StringAttr(updates[n]) for n in updated])
         return ProgramOp.create(properties=properties)
 
     def rows(self, section: str) -> Rows:
@@ -171,6 +190,11 @@ class ProgramOp(IRDLOperation):
         """Subject → name."""
         return {n: name.data for n, name in zip(values(self.subjects), self.names.data, strict=True)}
 
+    def update_names(self) -> dict[int, str]:
+        """Optimizer step → name."""
+        _, updated = _subjects([cast(Ints, self.properties[section]) for section in SECTIONS])
+        return dict(zip(updated, (name.data for name in self.updates.data) if self.updates else (), strict=True))
+
     def verify_(self) -> None:
         for name in ("accelerator", "base", "step", "trips"):
             number = cast(IntegerAttr | None, self.properties.get(name))
@@ -181,11 +205,14 @@ class ProgramOp(IRDLOperation):
         subjects = values(self.subjects)
         if len(subjects) != len(self.names.data) or any(a >= b for a, b in pairwise(subjects)):
             raise VerifyException("the subjects of a program increase, and each has a name")
-        for name in self.names.data:
+        for name in (*self.names.data, *(() if self.updates is None else self.updates.data)):
             if not _NAME.fullmatch(name.data):
                 raise VerifyException(f"'{name.data}' is no name for a line of a program")
         for section in SECTIONS:
             self._verify_rows(section)
+        _, updated = _subjects([cast(Ints, self.properties[section]) for section in SECTIONS])
+        if len(updated) != (0 if self.updates is None else len(self.updates.data)):
+            raise VerifyException("every optimizer step of a program has a name")
 
     def _verify_rows(self, section: str) -> None:
         import numpy as np
@@ -201,13 +228,13 @@ class ProgramOp(IRDLOperation):
         grouped: Mask = (kind == ALL_GATHER) & (peer < len(self.groups.data))
         whole: Mask = (begin == 0) & (end == 0) & (peer == 0)
         rules: list[Mask] = [
-            np.isin(subject, values(self.subjects)),
+            np.where(kind == UPDATE, subject >= 0, np.isin(subject, values(self.subjects))),
             (kind >= 0) & (kind < len(KINDS)),
             (result >= 0) & (microbatch >= 0) & (destination >= bytewise),
             np.where(bytewise, (begin >= 0) & (begin <= end) & (peer >= 0), whole),
             paired | grouped | (peer == 0),
             (subject >= 0) | ((kind == FREE) & (result == 0) & (destination == 0)),
-            (kind != COMPUTE) | ((result == 0) & (destination == 0)),
+            ((kind != COMPUTE) & (kind != UPDATE)) | ((result == 0) & (destination == 0)),
         ]
         fits: Mask = np.logical_and.reduce(rules)
         if not fits.all():
@@ -235,7 +262,7 @@ class ProgramOp(IRDLOperation):
 
     def lines(self, section: str) -> Iterator[str]:
         """The instructions of a section as text; neighbouring frees of one micro-batch share a line."""
-        names = self.name_of()
+        names, updates = self.name_of(), self.update_names()
         groups = [show_set(members(group)) for group in self.groups.data]
         moment = _MOMENTS[section]
         rows: list[list[int]] = self.rows(section).tolist()
@@ -243,6 +270,9 @@ class ProgramOp(IRDLOperation):
         for number, (kind, subject, result, destination, microbatch, peer, begin, end) in enumerate(rows):
             if kind == COMPUTE:
                 yield f"compute {subject} {names[subject]} of {moment(microbatch)}"
+                continue
+            if kind == UPDATE:
+                yield f"update {subject} {updates[subject]} after {moment(microbatch)}"
                 continue
             buffer = f"{subject}" if subject >= 0 else f"in{-1 - subject}"
             if result:
@@ -299,8 +329,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.$'-]+")
 _BUFFER = r"(in)?(\d{1,9})(?::(\d{1,9}))?(?:->(\d{1,9}))? ([A-Za-z0-9_.$'-]+)"
 
 _LINE = re.compile(
-    rf"(compute|send|recv|copy|all_gather|free) ({_BUFFER}(?:, {_BUFFER})*)"
-    r" of (?:(\d{1,18})|(i)(?: \+ (\d{1,18}))?|(last)(?: - (\d{1,18}))?)"
+    rf"(compute|send|recv|copy|all_gather|free|update) ({_BUFFER}(?:, {_BUFFER})*)"
+    r" (of|after) (?:(\d{1,18})|(i)(?: \+ (\d{1,18}))?|(last)(?: - (\d{1,18}))?)"
     r"(?: bytes \[(\d{1,18}):(\d{1,18})\])?(?: (to|from) (\d{1,9})| among (\[[0-9:, ]+\]))?"
 )
 
@@ -315,6 +345,7 @@ class _Body:
         self.text = parser.lexer.input.content
         self.groups: dict[tuple[int, ...], int] = {}
         self.names: dict[int, str] = {}
+        self.updates: dict[int, str] = {}
         self.at = 0
         self.start = 0
 
@@ -341,6 +372,8 @@ class _Body:
         found["groups"] = ArrayAttr([ints(group) for group in self.groups])
         found["subjects"] = ints(used)
         found["names"] = ArrayAttr([StringAttr(self.names[n]) for n in used])
+        if self.updates:
+            found["updates"] = ArrayAttr([StringAttr(self.updates[n]) for n in sorted(self.updates)])
         return found
 
     def line(self) -> str:
@@ -369,18 +402,20 @@ class _Body:
         match = _LINE.fullmatch(line)
         if match is None:
             self.fail(f"'{line}' is no instruction")
-        absolute, trip, ahead, last, before, begin, end, way, peer, among = match.groups()[12:]
+        when, absolute, trip, ahead, last, before, begin, end, way, peer, among = match.groups()[12:]
         if {"prologue": absolute, "kernel": trip, "epilogue": last}[section] is None:
             words = {"prologue": "a number", "kernel": "'i'", "epilogue": "'last'"}[section]
             self.fail(f"a micro-batch of the {section} starts with {words}")
         microbatch = int(absolute or ahead or before or 0)
         kind = KINDS.index(match[1])
-        buffers = [self.buffer(found) for found in _ONE_BUFFER.finditer(match[2])]
+        names = self.updates if kind == UPDATE else self.names
+        buffers = [self.buffer(found, names) for found in _ONE_BUFFER.finditer(match[2])]
         wanted = {SEND: "to", RECV: "from"}.get(kind)
         if (
             way != wanted
             or (begin is not None) != (COMPUTE < kind < FREE)
             or (among is not None) != (kind == ALL_GATHER)
+            or (when == "after") != (kind == UPDATE)
         ):
             self.fail(f"'{line}' does not say what a {match[1]} needs to")
         if len(buffers) > 1 and kind != FREE:
@@ -389,11 +424,11 @@ class _Body:
         for buffer in buffers:
             yield (kind, *buffer, microbatch, int(peer or group), int(begin or 0), int(end or 0))
 
-    def buffer(self, found: re.Match[str]) -> Buffer:
+    def buffer(self, found: re.Match[str], names: dict[int, str]) -> Buffer:
         source, number, result, destination, name = found.groups()
         subject = -1 - int(number) if source else int(number)
-        if self.names.setdefault(subject, name) != name:
-            self.fail(f"'{name}' has another name before: '{self.names[subject]}'")
+        if names.setdefault(subject, name) != name:
+            self.fail(f"'{name}' has another name before: '{names[subject]}'")
         return Buffer(subject, int(result or 0), int(destination or 0))
 
     def group(self, text: str) -> int:

@@ -92,8 +92,8 @@ class _Insertion:
             raise TaktError(at(reserve, "what is moved is no result of a scheduled operator"))
         sets = reserve.sets()
         kind = kind_of(value.op.is_sharded(value.index), len(value.op.slot.copies()[0]), len(sets[0]))
-        start, time = reserve.start.value.data, reserve.time.value.data
-        made = kind.make(value, sets, reserve.link.data, start, time, reserve.lands)
+        time = reserve.time.value.data
+        made = kind.make(value, sets, reserve.link.data, reserve.starts, time, reserve.landings)
         made.location = reserve.location
         made.attributes.update(reserve.attributes)
         made.arrived.name_hint = self.names.derive(value.name_hint or f"value.{value.index}", sets[0][0])
@@ -131,7 +131,7 @@ def insert_communication(graph: GraphOp) -> None:
 class InsertCommunicationPass(ModulePass):
     """Make reserved transfers explicit operations: level scheduled to communicating.
 
-    Every reservation becomes an operation with the same targets, link, start, time and landing, so nothing moves in
+    Every reservation becomes an operation with the same targets, link, starts, time and landings, so nothing moves in
     time; the operators on its targets read its result. Whole values go by send_recv to one accelerator and by
     broadcast to several; sharded ones by scatter from one, gather to one, reshard otherwise. A value that is read
     from a state elsewhere arrives in a state of its own there; the state it came from stays. A graph without

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import lcm
 from typing import cast
@@ -21,7 +21,7 @@ from dialects.structure import GraphOp, InputOp, find_platform
 from passes.insert_communication import insert_communication, scheduled_graph
 from passes.instance import network_of
 from passes.programs.build import build
-from passes.programs.data import MOST_INSTRUCTIONS, Move, Operator, Pipeline, Read, TooLong, Value
+from passes.programs.data import MOST_INSTRUCTIONS, Move, Operator, Pipeline, Read, TooLong, Update, Value
 from passes.scheduling.network import Network, no_network
 
 Sets = tuple[tuple[int, ...], ...]
@@ -37,12 +37,16 @@ def turns(sets: Sequence[tuple[int, ...]], later: int = 0) -> Sets:
 
 
 class _Reading:
-    """A scheduled graph as a :class:`Pipeline`; times in ticks of one micro-batch of the pattern."""
+    """A scheduled graph as a :class:`Pipeline`; times in ticks, of which a period, or a step, has a whole number."""
 
     def __init__(self, graph: GraphOp, network: Network):
-        assert graph.schedule is not None
+        schedule = graph.schedule
+        assert schedule is not None
         self.graph, self.network = graph, network
-        self.ticks, self.period = graph.schedule.microbatches.data, graph.schedule.pattern.data
+        self.together = schedule.microbatches.data if schedule.is_step else 1
+        self.ticks = 1 if schedule.is_step else schedule.microbatches.data
+        """Ticks in a nanosecond."""
+        self.window = schedule.pattern.data
         self.operators = tuple(graph.operators())
         self.number = {op: v for v, op in enumerate(self.operators)}
         self.values: list[Value] = []
@@ -60,26 +64,40 @@ class _Reading:
                 self.add(result, Value(v, result.index, _bytes(result), op.is_sharded(result.index), result in kept))
         for transfer in self.graph.transfers():
             self.transfers.setdefault((transfer.moved, turns(transfer.sets())), transfer)
-        reads = self.reads()
-        return Pipeline(
-            self.period, tuple(self.operator(op) for op in self.operators), tuple(self.values), reads, tuple(self.moves)
-        )
+        reads, operators = self.reads(), tuple(self.operator(op) for op in self.operators)
+        values, moves, updates = tuple(self.values), tuple(self.moves), tuple(self.updates())
+        return Pipeline(self.window, operators, values, reads, moves, self.together, updates)
 
     def add(self, value: SSAValue, found: Value) -> None:
         self.index[value] = len(self.values)
         self.values.append(found)
 
     def operator(self, op: OperatorOp) -> Operator:
-        start, end = self.span(op)
-        return Operator(_copies(op), start, end)
+        return Operator(_copies(op), self.moments(op, tuple(start for start, _ in self.spans(op))))
 
-    def span(self, op: OperatorOp) -> tuple[int, int]:
-        """Start and end of micro-batch 0, in ticks."""
+    def spans(self, op: OperatorOp) -> tuple[tuple[int, int], ...]:
+        """When an operator starts and ends, ns."""
         assert op.slot is not None
         entry = None if op.cost is None else op.cost.table().get(op.slot.allotment.data)
         if entry is None:
             raise TaktError(at(op, f"'{op.kind()}' has no time on {op.slot.allotment.data} accelerators"))
-        return op.slot.start.data * self.ticks, (op.slot.start.data + entry.time) * self.ticks
+        return tuple((start, start + entry.time) for start in op.slot.starts)
+
+    def moments(self, op: OperatorOp | MoveOp, listed: tuple[int, ...]) -> tuple[int, ...]:
+        """Times in ns as ticks, one for each micro-batch that begins in a window."""
+        if len(listed) != self.together:
+            message = f"{len(listed)} moments are listed, and {self.together} micro-batches repeat together"
+            raise TaktError(at(op, message, "in a step there is one for each micro-batch, elsewhere one"))
+        return tuple(time * self.ticks for time in listed)
+
+    def updates(self) -> Iterator[Update]:
+        """The optimizer steps of a step, in which all sets of the weight gradients that they read take part."""
+        for op in self.graph.updates() if self.graph.schedule is not None and self.graph.schedule.is_step else ():
+            if op.slot is None:
+                raise TaktError(at(op, "an optimizer step of a step has no slot", "schedule-step gives it one"))
+            read = [v.op for v in op.inputs if isinstance(v, OpResult) and isinstance(v.op, OperatorOp)]
+            among = {p for each in (op, *read) for p in _copies(each)[0]}
+            yield Update(tuple(sorted(among)), op.slot.start.data * self.ticks)
 
     def reads(self) -> tuple[Read, ...]:
         carried = self.graph.carried()
@@ -103,11 +121,15 @@ class _Reading:
             return before
         number = self.destinations[value, target] = 1 + sum(v is value for v, _ in self.destinations)
         transfer = self.transfers.get((value, target))
-        moment = self.span(cast(OperatorOp, value.op))[1] if transfer is None else transfer.lands * self.ticks
+        producer = cast(OperatorOp, value.op)
+        if transfer is None:
+            moments = self.moments(producer, tuple(end for _, end in self.spans(producer)))
+        else:
+            moments = self.moments(transfer, transfer.landings)
         data = self.values[self.index[value]]
         pairs = [(home[i % len(home)], target[i % len(target)]) for i in range(lcm(len(home), len(target)))]
         gathered = tuple(self.network.price_of(data.size, data.sharded, a, b).gathered for a, b in pairs)
-        self.moves.append(Move(self.index[value], number, target, moment, gathered))
+        self.moves.append(Move(self.index[value], number, target, moments, gathered))
         return number
 
 
@@ -124,8 +146,17 @@ def subject_names(graph: GraphOp) -> Mapping[int, str]:
     """The names of operators by number, and of input ``n`` by ``-1 - n``, as programs show them."""
     names = {v: name for v, name in enumerate(operator_names(graph).values())}
     names |= {-1 - n: op.output.name_hint or f"input.{n}" for n, op in enumerate(graph.inputs())}
-    # Letters beyond ASCII may stand in names of values, but xDSL reads no strings with them.
-    return {n: re.sub(r"[^A-Za-z0-9_.$'-]", "_", name) for n, name in names.items()}
+    return {n: _plain(name) for n, name in names.items()}
+
+
+def update_names(graph: GraphOp) -> list[str]:
+    """The names of optimizer steps, as programs show them."""
+    return [_plain(op.results[0].name_hint or f"optimizer_step.{n}") for n, op in enumerate(graph.updates())]
+
+
+def _plain(name: str) -> str:
+    """Letters beyond ASCII may stand in names of values, but xDSL reads no strings with them."""
+    return re.sub(r"[^A-Za-z0-9_.$'-]", "_", name)
 
 
 @dataclass(frozen=True)
@@ -135,11 +166,12 @@ class LowerToProgramsPass(ModulePass):
     Reservations are made explicit first (``insert-communication``). Every accelerator that runs an operator gets a
     program of three sections: a prologue, a kernel that is repeated, and an epilogue, each a list of computes, sends,
     receives, copies, all-gathers and frees. All of them keep one common order, so they cannot wait for each other in
-    a circle, however long anything takes. Values that cross without a reservation, on a platform without links or of
+    a circle, however long anything takes. In a step the kernel is a whole step, at the end of which each accelerator
+    does the optimizer steps of its groups; where micro-batches outlast their step, a step overlaps the next. Values that cross without a reservation, on a platform without links or of
     no bytes, are sent when they are computed.
 
     options:
-      microbatches: how many to run (default: as many as wanted, the kernel has no end)
+      microbatches: how many to run, in whole steps (default: as many as wanted, the kernel has no end)
 
     rewrite:
       %h = takt.op(%x) ... slot <1 on [0:1] at 0>
@@ -161,6 +193,15 @@ class LowerToProgramsPass(ModulePass):
         lower_to_programs(op, self.microbatches)
 
 
+def check_whole_steps(graph: GraphOp, step: int, microbatches: int) -> None:
+    """Raise TaktError where so many micro-batches are no whole steps."""
+    if microbatches % step:
+        low = microbatches // step * step
+        counts = f"{low} or {low + step}" if low else str(step)
+        message = f"{microbatches} micro-batches are no whole steps: the schedule is a step of {step}"
+        raise TaktError(at(graph, message, f"run a multiple of {step} micro-batches, such as {counts}"))
+
+
 def lower_to_programs(module: ModuleOp, microbatches: int | None = None) -> None:
     """Add the programs of all accelerators to a scheduled module; raises :class:`TaktError` where that is no module."""
     graph, platform = scheduled_graph(module, ("scheduled", "communicating")), find_platform(module)
@@ -168,6 +209,8 @@ def lower_to_programs(module: ModuleOp, microbatches: int | None = None) -> None
         raise TaktError(at(graph, "there is no platform", "give one with --platform, or write it beside the model"))
     if microbatches is not None and microbatches < 1:
         raise TaktError(f"{microbatches} micro-batches: there must be at least 1")
+    if graph.schedule is not None and graph.schedule.is_step and microbatches is not None:
+        check_whole_steps(graph, graph.schedule.microbatches.data, microbatches)
     if graph.level.data == "scheduled":
         insert_communication(graph)
     try:
@@ -176,10 +219,11 @@ def lower_to_programs(module: ModuleOp, microbatches: int | None = None) -> None
         message = f"the programs would have {failure.instructions:,} instructions, more than {MOST_INSTRUCTIONS:,}"
         hint = "fewer micro-batches in flight make them shorter: --max-in-flight, or another plan"
         raise TaktError(at(graph, message, hint)) from None
-    names = subject_names(graph)
+    names, updates = subject_names(graph), update_names(graph)
     for accelerator, program in programs.of.items():
         sections = (program.prologue, program.kernel, program.epilogue)
-        op = ProgramOp.make(accelerator, programs.base, programs.step, programs.trips, sections, program.groups, names)
+        counts = (programs.base, programs.step, programs.trips)
+        op = ProgramOp.make(accelerator, *counts, sections, program.groups, names, updates)
         op.location = graph.location
         module.body.block.add_op(op)
     graph.level = StringAttr("programs")

@@ -10,65 +10,16 @@ Random parameters keep values near 1 in deep models: products with them are divi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from compiler.runtime.job import Operator
-from compiler.runtime.torch_values import Parameters, real_type
-from passes.programs.messages import share
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How results of several parts make the whole: added, or joined along ``dim``. Else each part is the whole.
-
-    Joined parts share out ``units`` of ``length`` elements along ``dim``, those that go together, such as a head.
-    """
-
-    added: bool = False
-    dim: int | None = None
-    units: int = 0
-    length: int = 0
-
-    def sizes(self, parts: int) -> list[int]:
-        """Elements along ``dim`` of each part."""
-        return [(end - begin) * self.length for begin, end in (share(self.units, j, parts) for j in range(parts))]
-
-
-WHOLE, ADDED = Rule(), Rule(added=True)
-
-
-@dataclass(frozen=True)
-class Call:
-    """Part ``part`` of ``parts`` of an operator on its operands."""
-
-    operator: Operator
-    inputs: Sequence[Tensor]
-    parameters: Parameters
-    part: int = 0
-    parts: int = 1
-
-    def argument(self, name: str) -> Any:
-        return self.operator.arguments.get(name)
-
-    def share(self, count: int) -> slice:
-        """Which of ``count`` things are this part's."""
-        return slice(*share(count, self.part, self.parts))
-
-    def parameter(
-        self, role: str, shape: Sequence[int], dtype: torch.dtype, dim: int = 0, share: slice | None = None
-    ) -> Tensor:
-        return self.parameters.get(self.operator, role, shape, dtype, dim, share)
-
-
-Made = tuple[Sequence[Tensor], Rule]
-"""Results of a part, and how parts make the whole."""
+from compiler.runtime.torch_calls import ADDED, WHOLE, Call, Made, Rule
+from compiler.runtime.torch_mixture import mixture
+from compiler.runtime.torch_values import real_type
 
 
 def run(call: Call) -> Made:
@@ -88,8 +39,10 @@ def _linear(call: Call) -> Made:
     # [features, inner], as the table of an embedding that is tied to it.
     weight = call.parameter("table", (features, inner), x.dtype, 1 if by_rows else 0, own)
     y = (x[..., own] if by_rows else x) @ weight.T / inner**0.5
-    if call.argument("bias") and not (by_rows and call.part):
-        y = y + 0.1 * call.parameter("bias", (features,), x.dtype)[slice(None) if by_rows else own]
+    if call.argument("bias"):
+        # Every part holds all of the bias of rows, and one adds it.
+        bias = call.parameter("bias", (features,), x.dtype, 0, None if by_rows else own)
+        y = y if by_rows and call.part else y + 0.1 * bias
     return [y], ADDED if by_rows else Rule(dim=y.ndim - 1, units=features, length=1)
 
 
@@ -111,12 +64,14 @@ def _attention(call: Call) -> Made:
     rows, columns = q.shape[2], k.shape[2]
     of_head = torch.arange(own.start, own.stop, device=q.device) // (heads // kv_heads)
     seen = None
+    blind = max(0, rows - columns) if call.argument("causal") else 0
     if call.argument("causal"):
-        # The last row sees all columns, each one above one less.
+        # The last row sees all columns, each one above one less. Rows that see none are made zero, and see here what
+        # they like: of nothing there would be no gradient.
         seen = torch.ones(rows, columns, dtype=torch.bool, device=q.device).tril(columns - rows)
+        seen[:blind] = True
     y = functional.scaled_dot_product_attention(q[:, own], k[:, of_head], v[:, of_head], seen)
-    if seen is not None:
-        y = y.masked_fill(~seen.any(1, keepdim=True), 0)
+    y = functional.pad(y[:, :, blind:], (0, 0, blind, 0))
     return [y.transpose(1, 2).flatten(2)], Rule(dim=2, units=heads, length=q.shape[-1])
 
 
@@ -132,34 +87,23 @@ def _embedding(call: Call) -> Made:
 
 
 def _router(call: Call) -> Made:
-    """By how much the weights of the chosen exceed that of the next one: no rounding makes a choice jump."""
+    """By how much the chosen exceed the next one, which counts as given: no rounding makes a choice, or the gradient of
+    one, jump."""
     (x,) = call.inputs
     experts, top = call.argument("experts"), call.argument("top_k")
-    weight = call.parameter("weight", (experts, x.shape[-1]), x.dtype)
-    weights = torch.softmax(x @ weight.T / x.shape[-1] ** 0.5, -1)
-    return [torch.relu(weights - weights.topk(top + 1).values[..., -1:]) if top < experts else weights], WHOLE
+    logits = x @ call.parameter("weight", (experts, x.shape[-1]), x.dtype).T / x.shape[-1] ** 0.5
+    if top == experts:
+        return [torch.softmax(logits, -1)], WHOLE
+    bound = logits.detach().topk(top + 1).values[..., -1:]
+    return [torch.relu(logits - bound).tanh().square()], WHOLE
 
 
 def _experts(call: Call) -> Made:
-    """The hidden columns of all experts, one expert after the other, are shared out."""
-    x, routes = call.inputs
-    experts, hidden, width = call.argument("experts"), call.argument("hidden"), x.shape[-1]
-    own = call.share(experts * hidden)
-    up, down, *gate = (
-        call.parameter(role, (experts * hidden, width), x.dtype, 0, own)
-        for role in ("up", "down", *(("gate",) if call.argument("gated") else ()))
-    )
-    tokens, routes = x.reshape(-1, width), routes.reshape(-1, experts).to(x.dtype)
-    y = torch.zeros_like(tokens)
-    for expert in range(experts):
-        begin, end = max(own.start, expert * hidden) - own.start, min(own.stop, (expert + 1) * hidden) - own.start
-        chosen = routes[:, expert].nonzero()[:, 0]
-        if begin >= end or not len(chosen):
-            continue
-        given = tokens[chosen]
-        h = given @ up[begin:end].T / width**0.5
-        h = functional.silu(given @ gate[0][begin:end].T / width**0.5) * h if gate else functional.gelu(h)
-        y.index_add_(0, chosen, h @ down[begin:end] / hidden**0.5 * routes[chosen, expert, None])
+    part = mixture(call)
+    matrices, y = part.matrices(), torch.zeros_like(part.x)
+    for visit in part.visits():
+        h = part.activated(part.before(part.x[visit.token], matrices, visit))
+        y = y.index_add(0, visit.token, h @ matrices[1][visit.rows] / part.hidden**0.5 * visit.route)
     return [y], ADDED
 
 
@@ -173,7 +117,7 @@ def _conv2d(call: Call) -> Made:
     shape = (channels, inner, kernel, kernel)
     made = slice(own.start * out, own.stop * out)
     weight = call.parameter("weight", shape, x.dtype, 0, made) / (inner * kernel**2) ** 0.5
-    bias = 0.1 * call.parameter("bias", (channels,), x.dtype)[made] if call.argument("bias") else None
+    bias = 0.1 * call.parameter("bias", (channels,), x.dtype, 0, made) if call.argument("bias") else None
     rule = Rule(dim=1, units=units, length=out)
     if own.start == own.stop:
         return [x.new_empty(x.shape[0], 0, *call.operator.results[0].shape[2:])], rule

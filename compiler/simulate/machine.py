@@ -40,7 +40,7 @@ class Clock:
 class Machine:
     """The accelerators in use, grouped into classes whose members belong to exactly the same sets.
 
-    Sets are those of operators, targets of transfers, and senders that stand still while one leaves.
+    Sets are those of operators and updates, targets of transfers, and senders that stand still while one leaves.
 
     ``sets`` numbers the distinct sets; ``classes`` lists the accelerators of each class; ``inside[s]`` the classes that
     make up set ``s``; ``over[c]`` the sets that class ``c`` belongs to. The members of a class always act alike.
@@ -88,6 +88,8 @@ def _places(view: ScheduleView) -> Iterator[tuple[str, str, Accelerators]]:
     for task in view.tasks:
         for members in task.copies:
             yield task.name, f"'{task.name}' runs on", members
+    for update in view.updates:
+        yield update.name, f"'{update.name}' runs on", update.place
     for move in view.moves:
         name = view.tasks[move.producer].name
         for members in move.targets:
@@ -101,14 +103,22 @@ def _places(view: ScheduleView) -> Iterator[tuple[str, str, Accelerators]]:
 
 def least_microbatches(view: ScheduleView) -> int:
     """Micro-batches to simulate as scheduled until the completions of one whole pattern lie in the steady state."""
-    last = max((*(t.end for t in view.tasks), *(m.ready for m in view.moves)), default=0)
-    return max(0, ceil(last / view.period)) + view.reach + view.rounds + 1
+    return whole_steps(view, max(0, ceil(view.span[1] / view.period)) + view.reach + view.rounds + 1)
+
+
+def whole_steps(view: ScheduleView, microbatches: int) -> int:
+    """So many micro-batches, in steps as many more as the last one has."""
+    return -(-microbatches // view.rounds) * view.rounds if view.step else microbatches
+
+
+def steps_at_once(view: ScheduleView) -> int:
+    """Steps of which something is in progress at one moment in the schedule, at most."""
+    return max(1, -(-view.makespan // view.pattern))
 
 
 def check_length(view: ScheduleView, clock: Clock, microbatches: int) -> None:
     """Raise :class:`SimulationError` when the simulated time does not fit in 64 bits."""
-    starts = [*(t.start for t in view.tasks), *(m.start for m in view.moves), *(m.landing for m in view.moves)]
-    total = sum(t.time for t in view.tasks) + sum(2 * m.time for m in view.moves)
-    total += max((abs(start) for start in starts), default=0)
+    total = sum(t.time for t in view.tasks) + sum(2 * m.time for m in view.moves) + sum(u.time for u in view.updates)
+    total += max(abs(moment) for moment in view.span)
     if total * clock.scale + clock.period * microbatches >= LONGEST:
         raise SimulationError("size", "the schedule is too long: its times do not fit in 64 bits")

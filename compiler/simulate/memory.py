@@ -4,18 +4,19 @@ The lifetimes are those of the contract of level 4: workspace during the run; wh
 until its last consumer on the same set ends and its last transfer has left; what another set receives from its landing
 (without links, from the end of the producer) to the end of the last consumer there; an input from the start of its
 first to the end of its last consumer on each set. What is read from a state ends with the micro-batch that reads it;
-initial values of states are not counted.
+initial values of states are not counted. In a step, updates have their workspace too, while they run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.simulate.machine import Machine
+from compiler.simulate.versions import parameters
 from compiler.view import Accelerators, Edge, Move, ScheduleView, Task, arrivals_of
 
 Times = NDArray[np.int64]
@@ -47,28 +48,61 @@ class Overflow:
     microbatch: int
 
 
+def moments(view: ScheduleView, listed: Sequence[tuple[int, ...]], microbatches: int) -> Times:
+    """When the schedule says that each micro-batch begins each of several things, ``[microbatch, thing]``, clock units.
+
+    ``listed`` are the starts of each, in ns: of all micro-batches of a step, else of micro-batch 0.
+    """
+    scale, period = view.period.denominator, view.period.numerator
+    begun: Times = np.empty((microbatches, len(listed)), dtype=np.int64)
+    for v, starts in enumerate(listed):
+        for turn, start in enumerate(starts):
+            rows = begun[turn :: len(starts), v]
+            rows[:] = start * scale + np.arange(len(rows), dtype=np.int64) * (len(starts) * period)
+    return begun
+
+
 def lifetimes(
-    view: ScheduleView, machine: Machine, starts: Times, moves: tuple[Times, Times] | None = None
+    view: ScheduleView,
+    machine: Machine,
+    starts: Times,
+    moves: tuple[Times, Times] | None = None,
+    updates: Times | None = None,
 ) -> Iterator[Lifetimes]:
     """All lifetimes of a run; ``starts[i, v]`` is when micro-batch ``i`` began operator ``v``, in clock units.
 
-    ``moves`` says in the same way when each move had left and when it landed; without it they keep to the schedule.
+    ``moves`` says in the same way when each move had left and when it landed, and ``updates[s, u]`` when step ``s``
+    began update ``u``; without them they keep to the schedule.
     """
     scale = view.period.denominator
     ends = starts + np.array([t.time * scale for t in view.tasks], dtype=np.int64)
     later = _continued(ends, view)
     left, landed = moves or _as_scheduled(view, len(starts))
-    for residue in range(min(view.rounds, len(starts))):
-        rows = slice(residue, None, view.rounds)
+    for residue in range(min(view.turns, len(starts))):
+        rows = slice(residue, None, view.turns)
         yield from _of_residue(
             view, machine, starts[rows], ends[rows], later[residue:], (left[rows], landed[rows]), residue
         )
+    if view.step:
+        yield from _of_updates(view, machine, -(-len(starts) // view.microbatches), updates)
 
 
 def _as_scheduled(view: ScheduleView, count: int) -> tuple[Times, Times]:
-    scale, shifts = view.period.denominator, np.arange(count, dtype=np.int64)[:, None] * view.period.numerator
-    left = np.array([(m.start + m.time) * scale for m in view.moves], dtype=np.int64)
-    return shifts + left, shifts + np.array([m.landing * scale for m in view.moves], dtype=np.int64)
+    lasting = np.array([m.time * view.period.denominator for m in view.moves], dtype=np.int64)
+    left = moments(view, [m.starts for m in view.moves], count) + lasting
+    return left, moments(view, [m.landings for m in view.moves], count)
+
+
+def _of_updates(view: ScheduleView, machine: Machine, steps: int, begun: Times | None) -> Iterator[Lifetimes]:
+    """The workspaces of updates, which belong to the last micro-batch of each step."""
+    scale, last, count = view.period.denominator, view.microbatches - 1, view.microbatches
+    for number, update in enumerate(view.updates):
+        assert update.start is not None
+        planned = (update.start + np.arange(steps, dtype=np.int64) * view.pattern) * scale
+        begin = planned if begun is None else begun[:, number]
+        end, place = begin + update.time * scale, machine.sets[update.place]
+        if update.workspace:
+            yield Lifetimes(place, update.workspace, begin, end, update.name, "workspace", last, count)
 
 
 def _continued(ends: Times, view: ScheduleView) -> Times:
@@ -93,11 +127,11 @@ def _of_residue(
     left, landed = moves
 
     def lifetime(place: Accelerators, size: int, begin: Times, end: Times, owner: str, what: str) -> Lifetimes:
-        return Lifetimes(machine.sets[place], size, begin, end, owner, what, residue, view.rounds)
+        return Lifetimes(machine.sets[place], size, begin, end, owner, what, residue, view.turns)
 
     def last(consumers: list[tuple[int, int]]) -> Times:
         """The last end among consumers (operator, distance), for each micro-batch of the residue."""
-        each = [later[d : d + len(ends) * view.rounds : view.rounds, v][: len(ends)] for v, d in consumers]
+        each = [later[d : d + len(ends) * view.turns : view.turns, v][: len(ends)] for v, d in consumers]
         return np.maximum.reduce(each)
 
     for task, edges in zip(view.tasks, view.readers, strict=True):
@@ -165,6 +199,7 @@ def usage(view: ScheduleView, machine: Machine, found: list[Lifetimes]) -> list[
     Parameters are included. Intervals are half-open: what ends at a moment makes room for what begins then, so only
     the net change at each moment counts.
     """
+    params = parameters(view)
     changes: list[list[tuple[Times, Times]]] = [[] for _ in machine.sets]
     for life in found:
         filled = life.begin < life.end
@@ -175,7 +210,7 @@ def usage(view: ScheduleView, machine: Machine, found: list[Lifetimes]) -> list[
     used: list[tuple[Times, Times]] = []
     for members, owners in zip(machine.classes, machine.over, strict=True):
         times, change = _join([on_set[s] for s in owners])
-        used.append((times, np.cumsum(change) + view.parameters[members[0]]))
+        used.append((times, np.cumsum(change) + params[members[0]]))
     return used
 
 
@@ -183,11 +218,12 @@ def peak_memory(
     view: ScheduleView, machine: Machine, found: list[Lifetimes]
 ) -> tuple[Mapping[int, int], Overflow | None]:
     """Accelerator → most bytes held at once, parameters included; and the first overflow, if there is one."""
-    peak = dict(view.parameters)
+    stored = parameters(view)
+    peak = dict(stored)
     overflow: Overflow | None = None
     every = zip(machine.classes, machine.over, usage(view, machine, found), strict=True)
     for members, owners, (times, held) in every:
-        params = view.parameters[members[0]]
+        params = stored[members[0]]
         most = max(params, int(held.max(initial=0)))
         peak.update(dict.fromkeys(members, most))
         if most > view.platform.memory:

@@ -2,8 +2,9 @@
 
 Self-timed and blocking, as strict as a runtime may be: an accelerator does one instruction at a time, in order. A send
 and its receive begin together, when both ends have come to them, and so do all members of an all-gather. An operator
-begins when all accelerators of its set have come to it. Computing never overlaps with moving on an accelerator, so the
-measured period may exceed that of a schedule whose transfers overlap.
+begins when all accelerators of its set have come to it, and an optimizer step when all have come to it whose gradients
+it reads; those of other groups then go on. Computing never overlaps with moving on an accelerator, so the measured
+period may exceed that of a schedule whose transfers overlap.
 
 It reads the view of the schedule and the instructions, and shares no code with the verifier of the programs.
 """
@@ -14,16 +15,17 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import lcm
 
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.simulate.errors import SimulationError
 from compiler.view import Accelerators, ScheduleView, view_of
-from dialects.programs import ALL_GATHER, COMPUTE, RECV, SEND, Instruction, ProgramOp
+from dialects.programs import ALL_GATHER, COMPUTE, RECV, SEND, UPDATE, Instruction, ProgramOp
 
 Durations = Callable[[Instruction, Accelerators], int]
-"""How long something takes on these accelerators, ns: an operator runs on them, or ``instruction.end -
-instruction.begin`` bytes move among them."""
+"""How long something takes on these accelerators, ns: an operator or an optimizer step runs on them, or
+``instruction.end - instruction.begin`` bytes move among them."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class ReplayReport:
     """A run of ``microbatches`` micro-batches; times in ns.
 
     ``begun`` and ``completed`` are when each micro-batch began its first operator and finished its last, ``period`` the
-    mean time between completions over the later half of the run, in whole patterns of copies; ``busy`` how long each
-    accelerator computed.
+    mean time between completions over the later half of the run, in whole patterns of copies, or whole steps; ``busy``
+    how long each accelerator computed, optimizer steps included.
     """
 
     microbatches: int
@@ -49,8 +51,13 @@ def free_moves(instruction: Instruction, among: Accelerators) -> int:
 
 
 def scheduled_times(view: ScheduleView) -> Durations:
-    """The times of operators that the schedule counts with."""
-    return lambda instruction, among: view.tasks[instruction.subject].time
+    """The times of operators and optimizer steps that the schedule counts with."""
+
+    def time(instruction: Instruction, among: Accelerators) -> int:
+        timed = view.updates if instruction.kind == UPDATE else view.tasks
+        return timed[instruction.subject].time
+
+    return time
 
 
 def link_times(view: ScheduleView) -> Durations:
@@ -103,6 +110,7 @@ class _Run:
         self.microbatches = first.base.value.data + trips * first.step.value.data
         self.lists = {op.accelerator.value.data: self.unrolled(op, trips) for op in programs}
         self.groups = {op.accelerator.value.data: [tuple(g.get_values()) for g in op.groups.data] for op in programs}
+        self.takes_part = tuple(view.taking_part(update) for update in view.updates)
         self.at = dict.fromkeys(self.lists, 0)
         self.busy = dict.fromkeys(self.lists, 0)
         self.arrived: dict[tuple[object, ...], set[int]] = {}
@@ -117,7 +125,7 @@ class _Run:
         for trip in range(trips):
             found += [x._replace(microbatch=x.microbatch + trip * step) for x in op.instructions("kernel")]
         found += [x._replace(microbatch=last - x.microbatch) for x in op.instructions("epilogue")]
-        return [x for x in found if x.kind in (COMPUTE, SEND, RECV, ALL_GATHER)]
+        return [x for x in found if x.kind in (COMPUTE, SEND, RECV, ALL_GATHER, UPDATE)]
 
     def run(self) -> int:
         """Returns when the last instruction ends."""
@@ -133,11 +141,12 @@ class _Run:
             here.add(p)
             if len(here) == len(among):
                 del self.arrived[what]
-                end = now + self.time(x, among)
+                place = self.view.updates[x.subject].place if x.kind == UPDATE else among
+                end = now + self.time(x, place)
                 for q in among:
                     self.at[q] += 1
-                    self.busy[q] += end - now if x.kind == COMPUTE else 0
-                    heapq.heappush(events, (end, q))
+                    self.busy[q] += end - now if q in place and x.kind in (COMPUTE, UPDATE) else 0
+                    heapq.heappush(events, (end if q in place else now, q))
                 if x.kind == COMPUTE:
                     if self.begun[x.microbatch] is None:
                         self.begun[x.microbatch] = now
@@ -145,7 +154,8 @@ class _Run:
         for p, at in self.at.items():
             if at < len(self.lists[p]):
                 x = self.lists[p][at]
-                name, i = self.view.tasks[x.subject].name, x.microbatch
+                subject = self.view.updates[x.subject] if x.kind == UPDATE else self.view.tasks[x.subject]
+                name, i = subject.name, x.microbatch
                 message = f"accelerator {p} waits for ever at instruction {at}, '{name}' of micro-batch {i}"
                 raise SimulationError("deadlock", message, operator=name, microbatch=i, accelerator=p)
         return now
@@ -157,14 +167,17 @@ class _Run:
         if x.kind == ALL_GATHER:
             group = self.groups[p][x.peer]
             return (ALL_GATHER, group), group
+        if x.kind == UPDATE:
+            return (UPDATE, x.subject, x.microbatch), self.takes_part[x.subject]
         ends = (p, x.peer) if x.kind == SEND else (x.peer, p)
         return (SEND, *ends), ends
 
     def time(self, x: Instruction, among: Accelerators) -> int:
-        return (self.operators if x.kind == COMPUTE else self.moves)(x, among)
+        return (self.operators if x.kind in (COMPUTE, UPDATE) else self.moves)(x, among)
 
     def report(self, makespan: int) -> ReplayReport:
-        rounds, done = self.view.rounds, sorted(self.completed)
+        rounds = lcm(self.view.rounds, self.view.microbatches if self.view.step else 1)
+        done = sorted(self.completed)
         last = len(done) - 1
         span = max(1, (last // 2) // rounds * rounds) if last > 0 else 0
         period = Fraction(done[last] - done[last - span], span) if span else Fraction(makespan)

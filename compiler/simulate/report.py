@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 
 from compiler.simulate.jobs import Jobs
-from compiler.simulate.machine import Clock, Machine
+from compiler.simulate.machine import Clock, Machine, steps_at_once
 from compiler.simulate.memory import Lifetimes, Overflow, Times, lifetimes, peak_memory
+from compiler.simulate.rhythm import Rhythm, of_periods, of_steps
 from compiler.view import ScheduleView
 
 Mode = Literal["time-triggered", "self-timed"]
@@ -23,7 +24,9 @@ class Report:
 
     ``warm_up`` is the number of periods before the steady state, in which ``period`` (completion to completion) and
     ``load`` (accelerator → busy fraction) were measured over whole patterns; ``steady`` tells whether it was reached.
-    ``peak_memory`` includes parameters and covers the whole run. Latency counts from the injection of a micro-batch.
+    ``peak_memory`` includes parameters and covers the whole run. Latency counts from the injection of a micro-batch,
+    in a step from its first start. ``step`` is the time from step to step, ``period`` that for each micro-batch of it;
+    None where the schedule is no step.
     """
 
     mode: Mode
@@ -36,73 +39,62 @@ class Report:
     in_flight: int
     peak_memory: Mapping[int, int]
     load: Mapping[int, Fraction]
+    step: Fraction | None = None
 
 
 def measure(
     view: ScheduleView, machine: Machine, jobs: Jobs, begun: Times, mode: Mode
 ) -> tuple[Report, Overflow | None]:
     """Measure a run; ``begun[i, j]`` is when micro-batch ``i`` began job ``j``, in clock units."""
-    clock = Clock.of(view)
-    count, rounds = len(begun), view.rounds
-    starts = begun[:, : len(view.tasks)]
+    clock, count, operators = Clock.of(view), len(begun), len(view.tasks)
     if not view.tasks:
         return _idle(view, count, mode), None
+    starts, updates = begun[:, :operators], _updates(view, begun)
     durations = np.array([t.time * clock.scale for t in view.tasks], dtype=np.int64)
-    injected = np.arange(count, dtype=np.int64) * clock.period
-    injected += min(0, int(starts.min()))
-    completed = (starts + durations).max(axis=1)
-    settled, steady = _settled(begun - np.arange(count)[:, None] * clock.period, rounds)
-    longest = int((completed - injected)[settled:].max())
-    warm_up = settled + -(-longest // clock.period)
-    steady = steady and warm_up + rounds < count
-    if not steady:
-        warm_up = count // 2
-    found: list[Lifetimes] = list(lifetimes(view, machine, starts, jobs.moved(begun, clock.scale)))
+    first, completed = starts.min(axis=1), (starts + durations).max(axis=1)
+    if view.step:
+        injected = first
+        ends = np.maximum(completed.reshape(len(updates), -1).max(axis=1), _updated(view, updates, clock))
+        rhythm = of_steps(view, begun, ends, steps_at_once(view), clock)
+    else:
+        injected = np.arange(count, dtype=np.int64) * clock.period
+        injected += min(0, int(starts.min()))
+        rhythm = of_periods(view, begun, injected, completed, clock)
+    found: list[Lifetimes] = list(lifetimes(view, machine, starts, jobs.moved(begun, clock.scale), updates))
     peak, overflow = peak_memory(view, machine, found)
-    first = starts.min(axis=1)
     report = Report(
         mode=mode,
         microbatches=count,
-        warm_up=warm_up,
-        steady=steady,
-        period=_period(completed, warm_up, rounds, clock),
+        warm_up=-(-rhythm.low // clock.period),
+        steady=rhythm.steady,
+        period=rhythm.period,
         latency_min=clock.ns(int((completed - injected).min())),
         latency_max=clock.ns(int((completed - injected).max())),
         in_flight=_most_at_once(first, completed),
         peak_memory=peak,
-        load=_load(view, machine, starts, durations, warm_up, clock),
+        load=_load(view, machine, starts, updates, rhythm, clock),
+        step=rhythm.step,
     )
     return report, overflow
 
 
+def _updates(view: ScheduleView, begun: Times) -> Times:
+    """When each step began each update, ``[step, update]``; nothing outside of steps."""
+    first = len(view.tasks)
+    rows = slice(view.microbatches - 1, None, view.microbatches) if view.step else slice(0)
+    return begun[rows, first : first + len(view.updates)]
+
+
+def _updated(view: ScheduleView, updates: Times, clock: Clock) -> Times:
+    """When the last update of each step had ended."""
+    lasting = np.array([u.time * clock.scale for u in view.updates], dtype=np.int64)
+    return (updates + lasting).max(axis=1, initial=0)
+
+
 def _idle(view: ScheduleView, count: int, mode: Mode) -> Report:
-    zero = Fraction(0)
+    zero, step = Fraction(0), Fraction(view.pattern) if view.step else None
     idle = dict.fromkeys(range(view.platform.accelerators), zero)
-    return Report(mode, count, 0, True, view.period, zero, zero, 0, dict(view.parameters), idle)
-
-
-def _settled(offsets: Times, rounds: int) -> tuple[int, bool]:
-    """First micro-batch from which starts repeat relative to injection, and whether that is long enough to be final.
-
-    What a micro-batch does depends on those before it that are still in flight; once starts have repeated for as many
-    micro-batches as are in flight, they repeat for ever. The caller checks that by the length of the warm-up.
-    """
-    count = len(offsets)
-    if count <= rounds:
-        return 0, False
-    moved = np.flatnonzero((offsets[rounds:] != offsets[:-rounds]).any(axis=1))
-    first = int(moved[-1]) + 1 if len(moved) else 0
-    return first, True
-
-
-def _period(completed: Times, warm_up: int, rounds: int, clock: Clock) -> Fraction:
-    """Mean time between completions over whole patterns at the end of the run."""
-    count = len(completed)
-    span = max(rounds, (count - 1 - warm_up) // rounds * rounds)
-    span = min(span, count - 1)
-    if span < 1:
-        return clock.ns(clock.period)
-    return clock.ns(int(completed[-1] - completed[-1 - span])) / span
+    return Report(mode, count, 0, True, view.period, zero, zero, 0, dict(view.parameters), idle, step)
 
 
 def _most_at_once(begun: Times, completed: Times) -> int:
@@ -113,19 +105,22 @@ def _most_at_once(begun: Times, completed: Times) -> int:
 
 
 def _load(
-    view: ScheduleView, machine: Machine, starts: Times, durations: Times, warm_up: int, clock: Clock
+    view: ScheduleView, machine: Machine, starts: Times, updates: Times, rhythm: Rhythm, clock: Clock
 ) -> dict[int, Fraction]:
     """Busy fraction of each accelerator over the whole patterns of the steady state."""
-    patterns = max(1, (len(starts) - warm_up) // view.rounds)
-    low = warm_up * clock.period
-    high = low + patterns * view.rounds * clock.period
+
+    def within(begun: Times, time: int) -> int:
+        end = begun + time * clock.scale
+        return int(np.maximum(0, np.minimum(end, rhythm.high) - np.maximum(begun, rhythm.low)).sum())
+
     busy = [0] * len(machine.sets)
-    within = np.maximum(0, np.minimum(starts + durations, high) - np.maximum(starts, low))
-    for residue in range(min(view.rounds, len(starts))):
-        total = within[residue :: view.rounds].sum(axis=0)
-        for task in view.tasks:
-            busy[machine.sets[task.set_of(residue)]] += int(total[task.index])
+    for task in view.tasks:
+        for turn, place in enumerate(task.copies):
+            busy[machine.sets[place]] += within(starts[turn :: len(task.copies), task.index], task.time)
+    if view.step:
+        for update in view.updates:
+            busy[machine.sets[update.place]] += within(updates[:, update.index], update.time)
     load = dict.fromkeys(range(view.platform.accelerators), Fraction(0))
     for members, owners in zip(machine.classes, machine.over, strict=True):
-        load.update(dict.fromkeys(members, Fraction(sum(busy[s] for s in owners), high - low)))
+        load.update(dict.fromkeys(members, Fraction(sum(busy[s] for s in owners), rhythm.high - rhythm.low)))
     return load

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from math import lcm
 
 import numpy as np
 
 from compiler.simulate.errors import SimulationError
-from compiler.simulate.jobs import Jobs
-from compiler.simulate.machine import Clock, Machine, check_length, least_microbatches
+from compiler.simulate.jobs import Job, Jobs
+from compiler.simulate.machine import Clock, Machine, check_length, least_microbatches, steps_at_once, whole_steps
 from compiler.simulate.memory import Times
 from compiler.simulate.report import Report, measure
 from compiler.view import ScheduleView
@@ -25,15 +26,18 @@ def self_timed(view: ScheduleView, microbatches: int = 0) -> Report:
     before it in the cyclic order of each of its accelerators, ports and wires are done: all of them, or on a resource
     that carries ``n`` at once all but ``n - 1``. In a valid schedule nothing then starts later than scheduled
     and the measured period is at most the scheduled one. Raises :class:`SimulationError` when nothing can start.
+
+    All micro-batches of a step may begin with it: the order alone says what runs in it at once. A step may begin when
+    no more than in the schedule are in progress: one where it takes its makespan.
     """
     clock, machine = Clock.of(view), Machine.of(view)
     jobs = Jobs.of(view, machine)
     # Behind the last micro-batch the accelerators have less to do: so many more are run and not measured.
     drain = least_microbatches(view)
-    count = max(microbatches, 2 * drain)
+    count = max(whole_steps(view, microbatches), 2 * drain)
     for _ in range(MOST_DOUBLINGS):
         check_length(view, clock, count + drain)
-        starts = _Run(view, clock, jobs, count + drain).run()
+        starts = earliest(view, clock, jobs, count + drain)
         report, _ = measure(view, machine, jobs, starts[:count], "self-timed")
         if report.steady:
             return report
@@ -41,31 +45,52 @@ def self_timed(view: ScheduleView, microbatches: int = 0) -> Report:
     return report  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
+def earliest(view: ScheduleView, clock: Clock, jobs: Jobs, microbatches: int) -> Times:
+    """When each job begins in such a run, ``[microbatch, job]``, in clock units; a step has all its micro-batches."""
+    return _Run(view, clock, jobs, microbatches).run()
+
+
+def _consumers(jobs: tuple[Job, ...]) -> list[list[list[tuple[int, int]]]]:
+    """For each job, what waits for it in micro-batches 0, 1, ... in turn, and how many micro-batches later."""
+    turns = [1] * len(jobs)
+    for job in jobs:
+        for u in {u for waits in job.waits for u, _ in waits}:
+            turns[u] = lcm(turns[u], len(job.waits))
+    found: list[list[list[tuple[int, int]]]] = [[[] for _ in range(count)] for count in turns]
+    for v, job in enumerate(jobs):
+        count = len(job.waits)
+        for residue, waits in enumerate(job.waits):
+            for u, distance in waits:
+                for turn in range((residue - distance) % count, turns[u], count):
+                    found[u][turn].append((v, distance))
+    return found
+
+
 class _Run:
     """One run: instances are numbered ``microbatch * jobs + job``."""
 
     def __init__(self, view: ScheduleView, clock: Clock, jobs: Jobs, count: int):
-        self.rounds, self.clock, self.jobs, self.count = view.rounds, clock, jobs.jobs, count
+        self.view, self.rounds, self.clock, self.jobs, self.count = view, view.rounds, clock, jobs.jobs, count
         self.width = len(jobs.jobs)
         self.times = [[time * clock.scale for time in job.times] for job in jobs.jobs]
-        self.consumers: list[list[tuple[int, int]]] = [[] for _ in jobs.jobs]
+        self.consumers = _consumers(self.jobs)
         self.held = [job.held for job in jobs.jobs]
-        producers = [sum(not distance for _, distance in job.waits) for job in jobs.jobs]
-        carried = [[distance for _, distance in job.waits if distance] for job in jobs.jobs]
-        for v, job in enumerate(jobs.jobs):
-            for u, distance in job.waits:
-                self.consumers[u].append((v, distance))
-        self.sources = [v for v, n in enumerate(producers) if not n]
         # An instance waits for its operands, its turn on each resource, and for injection when it reads nothing of
         # its own micro-batch. The initial values of states are there from the beginning.
+        injected = [[all(distance for _, distance in waits) for waits in job.waits] for job in jobs.jobs]
         self.waiting: list[int] = []
         for i in range(count):
-            for v in range(self.width):
-                held = self.held[v]
-                earlier = sum(distance <= i for distance in carried[v])
-                self.waiting.append((producers[v] or 1) + earlier + len(held[i % len(held)]))
+            for v, job in enumerate(jobs.jobs):
+                turn, held = i % len(job.waits), self.held[v]
+                needed = sum(distance <= i for _, distance in job.waits[turn])
+                self.waiting.append(injected[v][turn] + needed + len(held[i % len(held)]))
+        every = lcm(*(len(job.waits) for job in jobs.jobs))
+        self.sources = [[v for v, own in enumerate(injected) if own[turn % len(own)]] for turn in range(every)]
         self.capacity = jobs.capacity
         self.turns = [self.turns_of(order) for order in self.orders()]
+        self.together = steps_at_once(view)
+        self.missing = [view.microbatches * self.width] * (count // view.microbatches) if view.step else []
+        """For each step, what has not ended."""
         self.starts = [-1] * (count * self.width)
         self.running: list[tuple[int, int]] = []
 
@@ -75,7 +100,8 @@ class _Run:
         orders: list[list[tuple[int, int, int, int]]] = [[] for _ in self.capacity]
         for v, job in enumerate(self.jobs):
             for residue in range(self.rounds):
-                begin = job.start * self.clock.scale + residue * self.clock.period
+                turn = residue % len(job.starts)
+                begin = job.starts[turn] * self.clock.scale + (residue - turn) * self.clock.period
                 for c in job.held[residue % len(job.held)]:
                     orders[c].append((begin % lap, v, residue, begin // lap))
         for order in orders:
@@ -96,19 +122,31 @@ class _Run:
         for c, most in enumerate(self.capacity):
             for _ in range(most):
                 self.next_turn(c, 0)
-        injected = 0
-        while injected < self.count or self.running:
-            now = injected * self.clock.period
-            if injected < self.count and (not self.running or now <= self.running[0][0]):
-                for v in self.sources:
-                    self.release(injected * self.width + v, now)
-                injected += 1
+        if self.view.step:
+            for step in range(self.together):
+                self.begin_step(step, 0)
+        else:
+            self.running = [(i * self.clock.period, i - self.count) for i in range(self.count)]
+        while self.running:
+            now, instance = heapq.heappop(self.running)
+            if instance < 0:
+                self.inject(instance + self.count, now)
             else:
-                now, instance = heapq.heappop(self.running)
                 self.complete(instance, now)
         if -1 in self.starts:
             self.report_deadlock(self.starts.index(-1))
         return np.array(self.starts, dtype=np.int64).reshape(self.count, self.width)
+
+    def begin_step(self, step: int, now: int) -> None:
+        """Let all micro-batches of a step begin, if it is one of the run."""
+        first = step * self.view.microbatches
+        for i in range(first, min(first + self.view.microbatches, self.count)):
+            self.inject(i, now)
+
+    def inject(self, microbatch: int, now: int) -> None:
+        """Release what reads nothing of its own micro-batch."""
+        for v in self.sources[microbatch % len(self.sources)]:
+            self.release(microbatch * self.width + v, now)
 
     def release(self, instance: int, now: int) -> None:
         """One thing that an instance waited for has come; the last one starts it."""
@@ -125,12 +163,18 @@ class _Run:
 
     def complete(self, instance: int, now: int) -> None:
         microbatch, v = divmod(instance, self.width)
-        for w, distance in self.consumers[v]:
+        consumers = self.consumers[v]
+        for w, distance in consumers[microbatch % len(consumers)]:
             if microbatch + distance < self.count:
                 self.release((microbatch + distance) * self.width + w, now)
         held = self.held[v]
         for c in held[microbatch % len(held)]:
             self.next_turn(c, now)
+        if self.missing:
+            step = microbatch // self.view.microbatches
+            self.missing[step] -= 1
+            if not self.missing[step]:
+                self.begin_step(step + self.together, now)
 
     def report_deadlock(self, instance: int) -> None:
         microbatch, v = divmod(instance, self.width)

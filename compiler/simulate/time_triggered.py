@@ -8,8 +8,8 @@ import numpy as np
 
 from compiler.simulate.errors import SimulationError
 from compiler.simulate.jobs import Jobs
-from compiler.simulate.machine import Clock, Machine, check_length, least_microbatches
-from compiler.simulate.memory import Overflow, Times
+from compiler.simulate.machine import Clock, Machine, check_length, least_microbatches, whole_steps
+from compiler.simulate.memory import Overflow, Times, moments
 from compiler.simulate.report import Report, measure
 from compiler.view import ScheduleView
 from dialects.units import show_bytes
@@ -23,10 +23,9 @@ def time_triggered(view: ScheduleView, microbatches: int = 0) -> Report:
     """
     clock, machine = Clock.of(view), Machine.of(view)
     jobs = Jobs.of(view, machine)
-    count = max(microbatches, least_microbatches(view))
+    count = max(whole_steps(view, microbatches), least_microbatches(view))
     check_length(view, clock, count)
-    first = np.array([job.start * clock.scale for job in jobs.jobs], dtype=np.int64)
-    starts: Times = np.arange(count, dtype=np.int64)[:, None] * clock.period + first
+    starts = moments(view, [job.starts for job in jobs.jobs], count)
     _Run(clock, machine, jobs, starts).run()
     report, overflow = measure(view, machine, jobs, starts, "time-triggered")
     if overflow is not None:
@@ -87,7 +86,7 @@ class _Run:
         job = self.list[v]
         if job.moves and not self.time(instance):
             return
-        for u, distance in job.waits:
+        for u, distance in job.waits[microbatch % len(job.waits)]:
             source = instance - v - distance * self.width + u
             if distance > microbatch or self.done[source]:
                 continue  # before the first micro-batch, the initial value of a state
@@ -99,8 +98,8 @@ class _Run:
             where = "" if job.moves else f" on accelerator {place}"
             raise SimulationError(
                 "data",
-                f"{job.what} of micro-batch {microbatch} starts at {self.clock.show(now)}{where}, but its operand from "
-                f"{producer.what}{earlier} is ready at {self.until(source)}",
+                f"{job.what} of micro-batch {microbatch} starts at {self.clock.show(now)}{where}, but its "
+                f"{producer.gives} from {producer.what}{earlier} is ready at {self.until(source)}",
                 operator=job.operator,
                 microbatch=microbatch,
                 accelerator=place,

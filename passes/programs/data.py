@@ -1,4 +1,8 @@
-"""A periodic schedule with its transfers as plain data, and the programs made of it. Times are integer ticks."""
+"""A schedule with its transfers as plain data, and the programs made of it. Times are integer ticks.
+
+Everything repeats after a window: a period, or all micro-batches of a step. Whatever is done for a micro-batch has one
+moment in a periodic schedule, that of micro-batch 0, and in a step one for each of its micro-batches.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from passes.programs.messages import Members
 
 Rows = NDArray[np.int64]
 
-COMPUTE, SEND, RECV, COPY, ALL_GATHER, FREE = range(6)
+COMPUTE, SEND, RECV, COPY, ALL_GATHER, FREE, UPDATE = range(7)
 """Kinds of instructions."""
 
 MICROBATCH = 4
@@ -33,11 +37,10 @@ class TooLong(Exception):
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator: instance ``i`` runs on set ``i mod copies``, from ``start + i * period`` on."""
+    """An operator: micro-batch ``i`` runs on set ``i mod copies``, from the moment that ``starts`` gives it on."""
 
     sets: tuple[Members, ...]
-    start: int
-    end: int
+    starts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -70,25 +73,42 @@ class Read(NamedTuple):
 class Move:
     """A value on its way to destination ``destination`` (from 1): micro-batch ``i`` to target ``i mod targets``.
 
-    ``moment`` is when both ends take part. In the turns of ``gathered`` the targets get pieces and gather the whole.
+    ``moments`` are when both ends take part. In the turns of ``gathered`` the targets get pieces and gather the whole.
     """
 
     value: int
     destination: int
     targets: tuple[Members, ...]
-    moment: int
+    moments: tuple[int, ...]
     gathered: tuple[bool, ...] = (False,)
+
+
+class Update(NamedTuple):
+    """An optimizer step, once a window from ``start`` on, in which the accelerators ``among`` take part."""
+
+    among: Members
+    start: int
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A periodic schedule: operators in an order in which each stands behind those of its micro-batch it reads."""
+    """A schedule: operators in an order in which each stands behind those of its micro-batch it reads.
 
-    period: int
+    ``together`` micro-batches begin in a window of ``window`` ticks. ``updates`` are in the order of the graph.
+    """
+
+    window: int
     operators: tuple[Operator, ...]
     values: tuple[Value, ...]
     reads: tuple[Read, ...]
     moves: tuple[Move, ...]
+    together: int = 1
+    updates: tuple[Update, ...] = ()
+
+    def moment(self, moments: tuple[int, ...], microbatch: int) -> int:
+        """The moment of a micro-batch."""
+        lap, turn = divmod(microbatch, self.together)
+        return moments[turn] + lap * self.window
 
 
 @dataclass(frozen=True)

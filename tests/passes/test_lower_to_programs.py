@@ -78,8 +78,8 @@ def chain(moment: int = 4, sets: Sequence[Sequence[int]] = ((0,), (1,)), **optio
     """Operator 0 takes [0, 4), operator 1 reads it at 9 and takes 4; the period is 5."""
     a, b = (tuple(s) for s in sets)
     value, output = Value(0, 0, 8, options.get("sharded", False)), Value(1, 0, 8, kept=True)
-    operators = (Operator((a,), 0, 4), Operator((b,), 9, 13))
-    move = Move(0, 1, (b,), moment, (options.get("gathered", False),))
+    operators = (Operator((a,), (0,)), Operator((b,), (9,)))
+    move = Move(0, 1, (b,), (moment,), (options.get("gathered", False),))
     return Pipeline(5, operators, (value, output), (Read(1, 0, 1, 0),), (move,))
 
 
@@ -105,8 +105,8 @@ def test_a_number_of_microbatches_becomes_trips(count: int, base: int, trips: in
 
 def test_copies_make_longer_trips():
     pipeline = chain()
-    copies = Operator(((1,), (2,), (3,)), 9, 13)
-    move = Move(0, 1, ((1,), (2,), (3,)), 4)
+    copies = Operator(((1,), (2,), (3,)), (9,))
+    move = Move(0, 1, ((1,), (2,), (3,)), (4,))
     programs = build(Pipeline(5, (pipeline.operators[0], copies), pipeline.values, pipeline.reads, (move,)), 8)
     assert (programs.base, programs.step, programs.trips) == (2, 3, 2)
     assert listed(programs.of[0].kernel)[::3] == [(COMPUTE, 0, 1), (COMPUTE, 0, 2), (COMPUTE, 0, 3)]

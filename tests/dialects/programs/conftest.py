@@ -2,7 +2,7 @@
 
 The oracle is an interpreter of programs, written from the definitions in the plainest way there is: buffers hold the
 name of what is in them byte by byte, accelerators take turns, and both ends of a message wait for each other, as do
-the accelerators of an operator.
+the accelerators of an operator and those of an optimizer step.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import IntAttr, IntegerAttr, ModuleOp, StringAttr, Te
 
 from dialects.attributes import CostAttr, CostEntry, ScheduleAttr, SlotAttr, ints
 from dialects.communication import ReserveOp
+from dialects.gradients import ACCUMULATED, OptimizerStepOp
 from dialects.links import LinkAttr
 from dialects.operators import OpaqueOp
 from dialects.programs import (
@@ -26,6 +27,7 @@ from dialects.programs import (
     FREE,
     RECV,
     SEND,
+    UPDATE,
     Buffer,
     Instruction,
     ProgramOp,
@@ -50,6 +52,13 @@ class Op:
     takes_input: bool = False
     sharded: list[int] = field(default_factory=list)
     start: int = 0
+    later: list[int] = field(default_factory=list)
+    """In a step, the starts of micro-batches 1, 2, ..."""
+    group: str | None = None
+
+    @property
+    def starts(self) -> list[int]:
+        return [self.start, *self.later]
 
     @property
     def end(self) -> int:
@@ -68,8 +77,18 @@ class Transfer:
     targets: tuple[tuple[int, ...], ...]
     time: int = 0
     link: int = 0
+    starts: list[int] = field(default_factory=list)
+    landings: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Update:
+    """An optimizer step for a group, which reads what operators have added up."""
+
+    group: str
+    gradients: list[int]
+    time: int
     start: int = 0
-    landing: int = 0
 
 
 @dataclass
@@ -83,10 +102,21 @@ class Case:
     levels: tuple[tuple[int, int], ...]
     mode: str
     outputs: list[tuple[int, int]]
+    together: int = 0
+    """Micro-batches of a step of ``period`` ns; 0: it is none."""
+    updates: list[Update] = field(default_factory=list)
 
     @property
     def step(self) -> int:
-        return lcm(*(len(op.sets) for op in self.ops))
+        return self.together or lcm(*(len(op.sets) for op in self.ops))
+
+    def moment(self, starts: Sequence[int], i: int) -> int:
+        """When micro-batch ``i`` starts something."""
+        return starts[i % len(starts)] + i // len(starts) * self.period
+
+    def among(self, update: Update) -> set[int]:
+        """Who takes part in an optimizer step."""
+        return {p for v in update.gradients for p in self.ops[v].sets[0]}
 
     def links(self) -> list[LinkAttr]:
         named = zip(("node", "cluster"), self.levels, strict=False)
@@ -123,9 +153,9 @@ class Case:
             operands += [x.output] if op.takes_input else []
             types = [TensorType(i8, [size]) for size in op.sizes]
             cost = CostAttr.from_table({len(op.sets[0]): CostEntry(op.time)})
-            made.append(OpaqueOp.make(operands, {}, types, 0, cost=cost))
+            made.append(OpaqueOp.make(operands, {}, types, 0, cost=cost, group=op.group))
             made[v].stage = IntegerAttr(0, i64)
-            made[v].slot = SlotAttr.make(op.sets, op.start)
+            made[v].slot = SlotAttr.make(op.sets, op.starts)
             if op.sharded:
                 made[v].sharded = ints(op.sharded)
             for r, result in enumerate(made[v].results):
@@ -134,22 +164,31 @@ class Case:
             for t in self.transfers:
                 if t.op == v:
                     value, link = made[v].results[t.result], ["node", "cluster"][t.link]
-                    body.append(ReserveOp.make(value, t.targets, link, t.start, t.time, t.landing))
+                    body.append(ReserveOp.make(value, t.targets, link, t.starts, t.time, t.landings))
+        for n, update in enumerate(self.updates):
+            home = self.ops[update.gradients[0]].sets[0]
+            read = [next(r for r in made[v].results if r.type == ACCUMULATED) for v in update.gradients]
+            cost = CostAttr.from_table({len(home): CostEntry(update.time)})
+            body.append(OptimizerStepOp.make(read, {}, [ACCUMULATED], 0, group=update.group, cost=cost))
+            body[-1].slot = SlotAttr.make([home], update.start)
+            body[-1].stage = IntegerAttr(0, i64)
+            body[-1].results[0].name_hint = f"u{n}"
         body += [NextOp.make(state.state.data, made[u].results[r]) for (u, r, _), state in states.items()]
         body.append(OutputOp.make([made[v].results[r] for v, r in self.outputs]))
         graph = GraphOp.make("g", body, "scheduled")
         words = (StringAttr("area"), StringAttr("stages"), StringAttr("hand"))
-        pattern = IntAttr(self.period * self.pattern_of)
-        graph.schedule = ScheduleAttr(pattern, IntAttr(self.pattern_of), IntAttr(0), *words, IntAttr(0))
+        pattern, count = IntAttr(self.period * self.pattern_of), IntAttr(self.together or self.pattern_of)
+        step = bool(self.together)
+        graph.schedule = ScheduleAttr(pattern, count, IntAttr(0), *words, IntAttr(0), step=step)
         return ModuleOp([self.platform(), graph])
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def cases(draw: st.DrawFn, step: bool = False) -> Case:
     count = draw(st.integers(1, 5))
     levels = draw(st.sampled_from([(), ((5, 1),), ((5, 0),), ((3, 1), (6, 4))]))
     mode = draw(st.sampled_from(["overlapped", "blocking", "buffered"])) if levels else "overlapped"
-    ops = [draw(operators(v)) for v in range(count)]
+    ops = [draw(operators(v, not step)) for v in range(count)]
     for _ in range(draw(st.integers(0, 2))):
         u, v = draw(st.integers(0, count - 1)), draw(st.integers(0, count - 1))
         ops[v].reads.append((u, draw(st.integers(0, len(ops[u].sizes) - 1)), draw(st.integers(1, 3))))
@@ -157,13 +196,17 @@ def cases(draw: st.DrawFn) -> Case:
     case.outputs = [(count - 1, 0), *draw(st.lists(st.sampled_from([(v, 0) for v in range(count)]), max_size=1))]
     if levels:
         case.transfers = needed(case)
+    if step:
+        case.pattern_of, case.together = 1, draw(st.integers(1, 3))
+        case.updates = draw(updates(case))
     place(case, draw)
+    case.updates = [update for update in case.updates if in_time(case, update)]
     return case
 
 
 @st.composite
-def operators(draw: st.DrawFn, v: int) -> Op:
-    copies = draw(st.sampled_from([1, 1, 1, 1, 2, 3]))
+def operators(draw: st.DrawFn, v: int, copied: bool) -> Op:
+    copies = draw(st.sampled_from([1, 1, 1, 1, 2, 3])) if copied else 1
     width = draw(st.integers(1, ACCELERATORS // copies if copies < 3 else 1))
     chosen = draw(st.permutations(range(ACCELERATORS)))
     sizes = draw(st.lists(st.integers(0, 9), min_size=1, max_size=2))
@@ -177,6 +220,35 @@ def operators(draw: st.DrawFn, v: int) -> Op:
         reads,
         draw(st.booleans()),
         draw(st.sampled_from([[], [], [0]])),
+    )
+
+
+@st.composite
+def updates(draw: st.DrawFn, case: Case) -> list[Update]:
+    """Optimizer steps of groups of one operator or two on one set, some with gradients of another group."""
+    found: list[Update] = []
+    for v, op in enumerate(case.ops):
+        if op.group is None and draw(st.booleans()):
+            op.group = f"g{v}"
+            alike = [w for w, other in enumerate(case.ops) if w > v and other.sets == op.sets and other.group is None]
+            if alike and draw(st.booleans()):
+                case.ops[alike[0]].group = op.group
+            gradient = max(w for w, other in enumerate(case.ops) if other.group == op.group)
+            found.append(Update(op.group, [gradient], draw(st.integers(0, 2))))
+    if len(found) > 1 and draw(st.booleans()):
+        found[0].gradients.append(found[1].gradients[0])
+        found[1].gradients.append(found[0].gradients[0])
+    for op in case.ops:
+        op.sizes += [0] if op.group is not None and 0 not in op.sizes else []
+    return found
+
+
+def in_time(case: Case, update: Update) -> bool:
+    """Whether an optimizer step lies between its gradients and the next step."""
+    ends = [start + case.ops[v].time for v in update.gradients for start in case.ops[v].starts]
+    of = [op for op in case.ops if op.group == update.group or case.ops.index(op) in update.gradients]
+    return max(ends) <= update.start and update.start + update.time <= case.period + min(
+        s for o in of for s in o.starts
     )
 
 
@@ -202,11 +274,14 @@ def needed(case: Case) -> list[Transfer]:
 
 def place(case: Case, draw: st.DrawFn) -> None:
     """One after the other on the circle, in any order; then as soon as what is read is there."""
-    lengths: dict[tuple, int] = {("op", v): op.time for v, op in enumerate(case.ops)}
-    for n, t in enumerate(case.transfers):
-        lengths["out", (t.op, t.result) if case.mode == "buffered" else n] = t.time
-        if case.mode == "buffered":
-            lengths["in", n] = t.time
+    turns = range(case.together or 1)
+    lengths: dict[tuple, int] = {("op", v, j): op.time for v, op in enumerate(case.ops) for j in turns}
+    lengths |= {("update", n): update.time for n, update in enumerate(case.updates)}
+    for j in turns:
+        for n, t in enumerate(case.transfers):
+            lengths["out", (t.op, t.result) if case.mode == "buffered" else n, j] = t.time
+            if case.mode == "buffered":
+                lengths["in", n, j] = t.time
     offset, clock = {}, 0
     for key in draw(st.permutations(list(lengths))):
         offset[key] = clock
@@ -217,28 +292,38 @@ def place(case: Case, draw: st.DrawFn) -> None:
         return offset[key] + max(0, ceil((moment - offset[key]) / case.period)) * case.period
 
     for v, op in enumerate(case.ops):
-        op.start = after(("op", v), max([0, *(ready(case, op, key) for key in op.reads if not key[2])]))
+        first = [max([0, *(ready(case, op, key, j) for key in op.reads if not key[2])]) for j in turns]
+        op.start, *op.later = (after(("op", v, j), first[j]) for j in turns)
         for n, t in enumerate(case.transfers):
             if t.op == v:
-                t.start = after(("out", (t.op, t.result) if case.mode == "buffered" else n), op.end)
-                t.landing = after(("in", n), t.start + t.time) if case.mode == "buffered" else t.start
+                out = (t.op, t.result) if case.mode == "buffered" else n
+                t.starts = [after(("out", out, j), op.starts[j] + op.time) for j in turns]
+                t.landings = list(t.starts)
+                if case.mode == "buffered":
+                    t.landings = [after(("in", n, j), t.starts[j] + t.time) for j in turns]
     for op in case.ops:  # far enough back for the value to be there, without another turn of copies
         for number, (u, r, d) in enumerate(op.reads):
-            while d and op.start + d * case.period < ready(case, op, (u, r, d)):
+            while d and any(case.moment(op.starts, j + d) < ready(case, op, (u, r, d), j) for j in turns):
                 d += len(op.sets)
             op.reads[number] = (u, r, d)
-    first = min(op.start for op in case.ops)
+    for n, update in enumerate(case.updates):
+        of = [case.ops[v] for v in update.gradients]
+        update.start = after(("update", n), max(start + op.time for op in of for start in op.starts))
+    first = min(start for op in case.ops for start in op.starts)
     for op in case.ops:
-        op.start -= first
+        op.start, *op.later = (start - first for start in op.starts)
     for t in case.transfers:
-        t.start, t.landing = t.start - first, t.landing - first
+        t.starts, t.landings = [start - first for start in t.starts], [start - first for start in t.landings]
+    for update in case.updates:
+        update.start -= first
 
 
-def ready(case: Case, op: Op, key: tuple[int, int, int]) -> int:
+def ready(case: Case, op: Op, key: tuple[int, int, int], j: int) -> int:
+    """When micro-batch ``j`` of a value is where an operator reads it."""
     u, r, d = key
     there = tuple(op.on(i + d) for i in range(len(op.sets)))
-    arrivals = [t.landing + t.time for t in case.transfers if (t.op, t.result, t.targets) == (u, r, there)]
-    return max([case.ops[u].end, *arrivals])
+    arrivals = [t.landings[j] + t.time for t in case.transfers if (t.op, t.result, t.targets) == (u, r, there)]
+    return max([case.ops[u].starts[j] + case.ops[u].time, *arrivals])
 
 
 # --- the oracle ------------------------------------------------------------------------------
@@ -300,6 +385,12 @@ class Oracle:
                 if p in group and all(q in there and self.groups[q][heads[q].peer] == group for q in group):
                     self.gather(group, [heads[q] for q in group])
                     return list(group)
+            if x.kind == UPDATE:
+                group = self.case.among(self.case.updates[x.subject])
+                if p in group and all(q in heads and heads[q][:5] == x[:5] for q in group):
+                    for q in group:
+                        self.update(q, x.subject, x.microbatch)
+                    return list(group)
         return []
 
     def earliest(self, heads: dict[int, Instruction]) -> list[int]:
@@ -311,7 +402,7 @@ class Oracle:
             return members if p in members else (p,)
 
         found = [
-            (self.case.ops[x.subject].start + x.microbatch * self.case.period, x.microbatch, x.subject, p)
+            (self.case.moment(self.case.ops[x.subject].starts, x.microbatch), x.microbatch, x.subject, p)
             for p, x in heads.items()
             if x.kind == COMPUTE and all(stands(q, x) for q in gang(p, x))
         ]
@@ -332,13 +423,47 @@ class Oracle:
 
     def bound(self, p: int) -> int:
         ops = self.case.ops
+        if self.case.together > 1:
+            return self.scheduled(p)
         if p < 0:
             return max(1, ceil((max(op.end for op in ops) - min(op.start for op in ops)) / self.case.period))
         starts = [op.start for op in ops if any(p in s for s in op.sets)]
         return max(1, ceil((max(starts) - min(starts)) / self.case.period))
 
+    def scheduled(self, p: int) -> int:
+        """Micro-batches begun and not finished on an accelerator, or anywhere, if everything runs as scheduled."""
+        case, count = self.case, self.case.together * (3 + max(op.end for op in self.case.ops) // self.case.period)
+        count += case.together * max(max(op.starts) for op in case.ops) // case.period
+        here = [v for v, op in enumerate(case.ops) if p < 0 or p in op.sets[0]]
+        order = sorted((case.moment(case.ops[v].starts, i), i, v) for v in here for i in range(count))
+        left, most = {i: len(here) for i in range(count)}, 0
+        for _, i, _ in order:
+            most = max(most, sum(0 < n < len(here) or j == i for j, n in left.items()))
+            left[i] -= 1
+        return most
+
+    def update(self, p: int, n: int, i: int) -> None:
+        case, update = self.case, self.case.updates[n]
+        if (i + 1) % case.together or ("updated", p, n, i) in self.memory:
+            self.wrong.append("updates when it should not")
+        for v in update.gradients if p in self.case.among(update) else ():
+            for j in range(i + 1 - case.together, i + 1):
+                if p in case.ops[v].sets[0] and ("ran", p, v, j) not in self.memory:
+                    self.wrong.append("updates before a gradient")
+        self.memory["updated", p, n, i] = {}
+
+    def check_updated(self, p: int, v: int, i: int) -> None:
+        """What came before in its step must be done."""
+        last = i // self.case.together * self.case.together - 1
+        for n, update in enumerate(self.case.updates):
+            part = v in update.gradients or self.case.ops[v].group == update.group
+            if part and last >= 0 and ("updated", p, n, last) not in self.memory:
+                self.wrong.append("runs before the step before has ended")
+
     def compute(self, p: int, v: int, i: int) -> None:
         op = self.case.ops[v]
+        if self.case.together:
+            self.check_updated(p, v, i)
         if p not in op.on(i) or ("ran", p, v, i) in self.memory:
             self.wrong.append("runs where or when it should not")
             return
@@ -432,6 +557,10 @@ class Oracle:
                 self.wrong.append("input is left")
             elif isinstance(key[1], Buffer) and (key[1].destination or key[1][:2] not in self.case.outputs):
                 self.wrong.append("left at the end")
+        for n, update in enumerate(self.case.updates):
+            for i in range(self.case.together - 1, self.microbatches, self.case.together):
+                if any(("updated", p, n, i) not in self.memory for p in self.case.among(update)):
+                    self.wrong.append("never updates")
         for v, op in enumerate(self.case.ops):
             for i in range(self.microbatches):
                 if any(("ran", p, v, i) not in self.memory for p in op.on(i)):
@@ -461,7 +590,7 @@ def oracle(case: Case, module: ModuleOp, trips: int) -> list[str]:
 
 @pytest.fixture(scope="session")
 def random_cases() -> Callable[[], st.SearchStrategy[Case]]:
-    """Strategy of schedules; the module of one is ``case.module()``."""
+    """Strategy of schedules, or with ``step=True`` of steps; the module of one is ``case.module()``."""
     return cases
 
 
