@@ -11,7 +11,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from dialects.attributes import LimitsAttr, ScheduleAttr, SlotAttr
 from dialects.communication import ReserveOp
 from dialects.diagnostics import TaktError, at
-from dialects.gradients import GradientOp, OptimizerStepOp, WeightGradientOp
+from dialects.gradients import GradientOp, OptimizerStepOp, RecomputeOp, WeightGradientOp
 from dialects.operators import OperatorOp
 from passes.instance import Instance, read_instance
 from passes.partition_stages import grant
@@ -34,6 +34,9 @@ def read_batch(
     graph = instance.graph
     if microbatches < 1:
         raise TaktError(at(graph, f"a step of {microbatches} micro-batches: there must be at least 1"))
+    if graph.training is not None and graph.training.asynchronous.data:
+        message = "a graph that is trained asynchronously has no step: its micro-batches do not see the same parameters"
+        raise TaktError(at(graph, message, "leave out asynchronous, or schedule the period"))
     if (state := next(graph.states(), None)) is not None:
         message = f"state '{state.state.data}' hands values to later micro-batches, and a step schedules each by itself"
         raise TaktError(at(state, message, "schedule the period instead, or leave the state out"))
@@ -53,7 +56,7 @@ def _kinds(operators: tuple[OperatorOp, ...]) -> tuple[Kind, ...]:
     kinds: list[Kind] = []
     backward = False
     for op in operators:
-        backward = backward or isinstance(op, GradientOp)
+        backward = backward or isinstance(op, GradientOp | RecomputeOp)
         kinds.append(("W" if isinstance(op, WeightGradientOp) else "I") if backward else "F")
     return tuple(kinds)
 
