@@ -21,6 +21,9 @@ from passes.scheduling.steps.cells import Kind
 from passes.scheduling.steps.fitting import Found
 from passes.scheduling.steps.place import Move
 
+MOST_STARTS = 2**24
+"""Runs of operators in a step: each has its start in the IR."""
+
 
 def read_batch(
     module: ModuleOp, microbatches: int, memory: int | None = None, *, level: str = "moldable"
@@ -34,12 +37,18 @@ def read_batch(
     graph = instance.graph
     if microbatches < 1:
         raise TaktError(at(graph, f"a step of {microbatches} micro-batches: there must be at least 1"))
+    if microbatches * len(instance.operators) > MOST_STARTS:
+        message = f"a step of {microbatches} micro-batches of {len(instance.operators)} operators lists too many starts"
+        raise TaktError(at(graph, message, f"at most {MOST_STARTS} are; schedule the period, which goes on for ever"))
     if graph.training is not None and graph.training.asynchronous.data:
         message = "a graph that is trained asynchronously has no step: its micro-batches do not see the same parameters"
         raise TaktError(at(graph, message, "leave out asynchronous, or schedule the period"))
     if (state := next(graph.states(), None)) is not None:
         message = f"state '{state.state.data}' hands values to later micro-batches, and a step schedules each by itself"
         raise TaktError(at(state, message, "schedule the period instead, or leave the state out"))
+    if microbatches * len(instance.operators) > MOST_STARTS:
+        message = f"a step of {microbatches} micro-batches of {len(instance.operators)} operators lists too many starts"
+        raise TaktError(at(graph, message, f"at most {MOST_STARTS} are; schedule the period, which goes on for ever"))
     if graph.training is not None and graph.training.asynchronous.data:
         message = f"@{graph.sym_name.data} is asynchronous, and all micro-batches of a step see the same parameters"
         raise TaktError(at(graph, message, "schedule the period instead, or leave out 'asynchronous'"))
