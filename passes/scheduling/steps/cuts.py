@@ -8,11 +8,18 @@ as short as it can be: for a trial length, fill one chunk after the other; bisec
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch
+
+NEVER = 1 << 100
+"""More than anything costs."""
+
+UNEVEN = 4
+"""How much less it counts that a cut is away from where an even one would be, than what moves there."""
 
 Bounds = list[int]
 """Where each chunk begins among the forward operations, and the end of all."""
@@ -89,25 +96,70 @@ def crossings(batch: Batch) -> list[int]:
     return list(accumulate(changes))[:-1]
 
 
-def balanced(
-    works: Sequence[int],
-    places: Sequence[int],
-    chunks: int,
-    *,
-    slack: float = 0.0,
-    price: Callable[[int, int], int] = lambda chunk, place: 0,
-) -> Bounds:
+def balanced(works: Sequence[int], places: Sequence[int], chunks: int) -> Bounds:
     """The cut at ``places`` whose longest chunk is shortest; ``works`` are those of the forward operations.
 
-    Among those, and those that ``slack``, a fraction, lets be longer, each chunk is as close to the mean of what is
-    left as it may be, with what it costs to cut there: ``price``, ns, for the number of the chunk and the place where
-    it ends. Raises :class:`InvalidProblem` where there are fewer parts than chunks.
+    Among those each chunk is as close to the mean of what is left as it may be. Raises :class:`InvalidProblem` where
+    there are fewer parts than chunks.
     """
+    at = _sums(works, places, chunks)
+    low = _longest(at, chunks)
+    needed, end = _needed(at, low), len(places) - 1
+    bounds, here = [0], 0
+    for left in range(chunks, 1, -1):
+        goal = at[here] + (at[-1] - at[here]) // left
+        most = min(bisect_right(at, at[here] + low) - 1, end - (left - 1))
+        least = next(i for i in range(here + 1, most + 1) if needed[i] <= left - 1)
+        best = min(range(least, most + 1), key=lambda i: (abs(at[i] - goal), i))
+        bounds.append(places[best])
+        here = best
+    return [*bounds, places[-1]]
+
+
+def cheapest(
+    works: Sequence[int], places: Sequence[int], chunks: int, slack: float, price: Callable[[int, int], int]
+) -> Bounds:
+    """As :func:`balanced`, but chunks may be longer by ``slack``, a fraction, where cutting is cheap.
+
+    ``price`` is what it costs, ns, to end a chunk, by its number, at a place. Shortest path over chunks and places.
+    """
+    at = _sums(works, places, chunks)
+    longest = int(_longest(at, chunks) * (1 + slack))
+    end = len(places) - 1
+    costs = [0, *[NEVER] * end]
+    origins: list[list[int]] = []
+    for chunk in range(chunks):
+        now, came = [NEVER] * (end + 1), [-1] * (end + 1)
+        window: deque[int] = deque()  # places where this chunk may begin, the cheapest first
+        for j in range(1, end + 1):
+            while window and costs[window[-1]] >= costs[j - 1]:
+                window.pop()
+            window.append(j - 1)
+            while window and at[j] - at[window[0]] > longest:
+                window.popleft()
+            if window and costs[window[0]] < NEVER:
+                uneven = abs(at[j] - at[-1] * (chunk + 1) // chunks)
+                extra = 0 if chunk == chunks - 1 else price(chunk, places[j]) + uneven // UNEVEN
+                now[j], came[j] = costs[window[0]] + extra, window[0]
+        costs = now
+        origins.append(came)
+    bounds = [end]
+    for came in reversed(origins):
+        bounds.append(came[bounds[-1]])
+    return [places[i] for i in reversed(bounds)]
+
+
+def _sums(works: Sequence[int], places: Sequence[int], chunks: int) -> list[int]:
+    """Work before each place."""
     if len(places) <= chunks:
         message = f"the model has {len(places) - 1} parts between which it can be cut, fewer than {chunks} chunks"
         raise InvalidProblem([Violation("chunks", message)])
     sums = list(accumulate(works, initial=0))
-    at = [sums[place] for place in places]
+    return [sums[place] for place in places]
+
+
+def _longest(at: Sequence[int], chunks: int) -> int:
+    """The least length of the longest of so many chunks."""
     low, high = max(b - a for a, b in pairwise(at)), at[-1]
     while low < high:
         middle = (low + high) // 2
@@ -115,18 +167,7 @@ def balanced(
             high = middle
         else:
             low = middle + 1
-    low += int(low * slack)
-    needed, end = _needed(at, low), len(places) - 1
-    bounds, here = [0], 0
-    for left in range(chunks, 1, -1):
-        goal = at[here] + (at[-1] - at[here]) // left
-        most = min(bisect_right(at, at[here] + low) - 1, end - (left - 1))
-        least = next(i for i in range(here + 1, most + 1) if needed[i] <= left - 1)
-        costs = {i: abs(at[i] - goal) + price(chunks - left, places[i]) for i in range(least, most + 1)}
-        best = min(costs, key=lambda i: (costs[i], i))
-        bounds.append(places[best])
-        here = best
-    return [*bounds, places[-1]]
+    return low
 
 
 def _needed(at: Sequence[int], longest: int) -> list[int]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import pairwise
 from typing import Literal
 
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch, Update
 from passes.scheduling.steps.cells import Cell, Kind, Line, Stage
-from passes.scheduling.steps.cuts import Bounds, balanced, crossings, equal, places_to_cut
+from passes.scheduling.steps.cuts import Bounds, balanced, cheapest, crossings, equal, places_to_cut
 from passes.scheduling.steps.held import Held
 from passes.scheduling.steps.known import Placement
 
@@ -199,12 +200,18 @@ def _bounds(batch: Batch, shape: Shape, allotments: Sequence[int], blocks: Seque
     if network is None or not shape.slack:
         return balanced(works, places, count)
     sizes = crossings(batch)
+    levels = [network.level_of((*a, *b)) for a, b in pairwise(blocks)]
+
+    @cache
+    def time(level: int, size: int) -> int:
+        chunk = next(c for c, of in enumerate(levels) if of == level and blocks[c] != blocks[c + 1])
+        return network.price_of(size, False, blocks[chunk], blocks[chunk + 1]).time
 
     def price(chunk: int, place: int) -> int:
         """Of moving what crosses there, and its gradient back."""
-        return 2 * network.price_of(sizes[place], False, blocks[chunk], blocks[chunk + 1]).time
+        return 0 if blocks[chunk] == blocks[chunk + 1] else 2 * time(levels[chunk], sizes[place])
 
-    return balanced(works, places, count, slack=shape.slack, price=price)
+    return cheapest(works, places, count, shape.slack, price)
 
 
 def chunks_of(batch: Batch, bounds: Bounds) -> tuple[int, ...]:
