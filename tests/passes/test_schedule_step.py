@@ -305,9 +305,9 @@ def _most(module: ModuleOp) -> int:
 @pytest.mark.parametrize(
     ("model", "overrides"),
     [
-        ("gpt2_xl", {"layers": 4}),
-        ("llama3_8b", {"layers": 4}),
-        ("mixtral_8x7b", {"layers": 2}),
+        ("gpt2_xl", {"layers": 2}),
+        ("llama3_8b", {"layers": 2}),
+        ("mixtral_8x7b", {"layers": 1}),
         ("research_dag", {}),
     ],
 )
@@ -318,13 +318,13 @@ def test_examples(examples: Path, model: str, overrides: dict[str, str]) -> None
     ExpandTrainingPass().apply(Context(), module)
     AnnotateCostsPass().apply(Context(), module)
     known = step_time(module, 4, "1f1b")
-    assert step_time(module, 4, "own") <= known
+    assert step_time(module, 4, "own", effort=0.01) <= known
 
 
 def test_baselines_beside_our_own() -> None:
     module = moldable(LAYERS + LINKED.format(count=4, mode="overlapped"), "adam")
     before = print_ir(module)
-    made = dict(baselines(module, 8, effort=0.3))
+    made = dict(baselines(module, 8, effort=0.2))
     assert print_ir(module) == before
     assert list(made) == [*KNOWN, UNIFORM, OWN, STAGGERED]
     times: dict[str, int] = {}
@@ -344,7 +344,7 @@ def test_baselines_beside_our_own() -> None:
 
 def test_the_same_arguments_give_the_same_step() -> None:
     module = moldable(LAYERS + LINKED.format(count=4, mode="overlapped"), "adam")
-    assert print_ir(scheduled(module, 6, effort=0.2)) == print_ir(scheduled(module, 6, effort=0.2))
+    assert print_ir(scheduled(module, 6)) == print_ir(scheduled(module, 6))
 
 
 TIED = """model tied {
