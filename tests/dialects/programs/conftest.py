@@ -604,6 +604,23 @@ def chain_of() -> Callable[..., Case]:
 
 
 @pytest.fixture(scope="session")
+def step_of_two() -> Callable[..., Case]:
+    """``step_of_two(tied)``: two operators of 3 ns on accelerators 0 and 1 in a step of 2, then optimizer steps.
+
+    These read the gradients of both groups where they are tied.
+    """
+
+    def make(tied: bool = False) -> Case:
+        ops = [Op([(v,)], 3, [4, 0], [(0, 0, 0)] if v else [], start=3 * v, later=[3 * v + 3]) for v in range(2)]
+        for v, op in enumerate(ops):
+            op.group = f"g{v}"
+        updates = [Update(f"g{v}", [v, 1 - v] if tied else [v], 2, 9 if tied else 6 + 3 * v) for v in range(2)]
+        return Case(ops, [], 11, 1, (), "overlapped", [(1, 0)], 2, updates)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def harm() -> Callable[[Case, ModuleOp, int], list[str]]:
     """``harm(case, module, trips)``: what goes wrong when the programs of a module run."""
     return oracle
