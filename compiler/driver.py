@@ -139,7 +139,7 @@ class Driver:
         if args.dump_phases_to is None:
             return None
         goal = {} if args.compile_to is None else {"--compile-to": args.compile_to}
-        options = [word for pair in (goal | schedule_texts(args)).items() for word in pair]
+        options = [word for pair in (goal | schedule_texts(args)).items() for word in pair if word]
         return PhaseDumps(Path(args.dump_phases_to), options, passes)
 
     def _progress(self) -> AbstractContextManager[None]:

@@ -15,6 +15,8 @@ partition-stages      staged          a stage fixes which accelerators may hold 
 schedule-periodic     scheduled       allotments, accelerators and starts are chosen last, inside the
                                       granted blocks; only then is the memory of overlapping
                                       micro-batches known.
+schedule-step         scheduled       (instead of the two before, for a step of a finite batch) the order of
+                                      micro-batches decides what a cut is worth, so it makes both.
 insert-communication  communicating   (only if asked for) makes the reserved transfers operations, for
                                       tools that read a graph; nothing moves in time.
 lower-to-programs     programs        (only if asked for) what every accelerator does is final now, so it
@@ -44,7 +46,7 @@ from compiler.pass_text import make_pass, option_names
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.levels import verify_level
 from dialects.structure import LEVELS, find_graph, reaches
-from passes.choices import Allotments, Goal, Granularity, Optimizer, Plan, Solver
+from passes.choices import Allotments, Cut, Goal, Granularity, Optimizer, Order, Plan, Solver, Tie
 from passes.instance import DoesNotFit
 
 PHASES: tuple[tuple[str, str], ...] = (
@@ -57,7 +59,13 @@ PHASES: tuple[tuple[str, str], ...] = (
 """The passes of the pipeline, in order, each with the level it reaches."""
 
 SOLVING = ("partition-stages", "schedule-periodic")
-"""The passes that look for a schedule; the options are theirs."""
+"""The passes that look for a schedule with a period; the options are theirs."""
+
+STEP = "schedule-step"
+"""The pass that makes a step instead."""
+
+TRAINING = ("training", "tie")
+"""The options of the pass that makes a training graph; it is no part of the pipeline without them."""
 
 MEMORY_ROUNDS = 5
 """How often partition and schedule are repeated to make a schedule fit in memory."""
@@ -94,6 +102,17 @@ class Options:
 
     training: Optimizer | None = None
     """A training step instead of the forward pass alone, with what this optimizer keeps."""
+    tie: Tie | None = None
+    order: Order | None = None
+    """A step of ``microbatches`` in this order; with ``training`` and ``microbatches`` our own unless said."""
+    cut: Cut | None = None
+    staggered: bool | None = None
+
+    @property
+    def step(self) -> bool:
+        """Whether a step of a finite batch is asked for."""
+        trains = self.training is not None and self.microbatches is not None and self.objective in (None, "step")
+        return self.order is not None or trains
 
     @property
     def whole(self) -> bool:
@@ -108,8 +127,8 @@ class Options:
         if pass_name == "restrict-allotments":
             return {"to": self.allotments}
         if pass_name == "expand-training":
-            return {"optimizer": self.training}
-        if pass_name not in SOLVING:
+            return {"optimizer": self.training} | ({} if self.tie is None else {"tie": self.tie})
+        if pass_name not in (*SOLVING, STEP):
             return {}
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         if self.time_limit is not None:
@@ -122,15 +141,18 @@ class Options:
         """The passes that take a module from the level ``have`` to ``want``."""
         begin, end = LEVELS.index(have), LEVELS.index(want)
         todo = [name for name, level in PHASES if begin < LEVELS.index(level) <= end]
+        if self.step and "schedule-periodic" in todo:
+            todo[todo.index("schedule-periodic")] = STEP
+            todo = [name for name in todo if name != "partition-stages"]
         if isinstance(self.allotments, int) and begin < LEVELS.index("scheduled") and end >= LEVELS.index("moldable"):
             todo.insert(todo.count("annotate-costs"), "restrict-allotments")
         return todo
 
     def check(self) -> None:
         """Raise UsageError for what no pass can do."""
-        given = [f.name for f in fields(self) if getattr(self, f.name) is not None and f.name != "training"]
+        given = [f.name for f in fields(self) if getattr(self, f.name) is not None and f.name not in TRAINING]
         for name in given:
-            if not any(name in option_names(step) for step in SOLVING):
+            if not any(name in option_names(step) for step in (*SOLVING, STEP)):
                 raise UsageError(f"no pass has an option '{name.replace('_', '-')}'")
 
 

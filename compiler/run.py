@@ -195,6 +195,7 @@ class Runner:
         from compiler.driver import module_of
         from compiler.loading import read_input
         from compiler.pipeline import level_of, new_context, run_pipeline, verify
+        from compiler.runtime.trainable import check_trainable
         from compiler.view import view_of
         from dialects.structure import reaches
 
@@ -206,7 +207,7 @@ class Runner:
             module = run_pipeline(context, module, to="scheduled", options=self.options)
         check_size(module)
         if self.args.real:
-            check_gradients(module)
+            check_trainable(module)
         if level_of(module) == "programs":
             bounded(module, args.microbatches)
             return module
@@ -299,16 +300,6 @@ def check_size(module: ModuleOp) -> None:
         message = f"the schedule uses {len(used)} accelerators, and a run has a process for each, at most"
         hint = "take a platform with fewer accelerators, and a smaller model with --set"
         raise TaktError(at(op, f"{message} {MOST_PROCESSES}", hint))
-
-
-def check_gradients(module: ModuleOp) -> None:
-    """Raise TaktError for a training graph, whose gradients a real run cannot compute."""
-    from compiler.targets.pipelines import check_forward
-    from dialects.structure import find_graph
-
-    graph = find_graph(module)
-    assert graph is not None
-    check_forward(graph, "a real run computes forward operators only", "leave out --training, or run it with --emulate")
 
 
 def bounded(module: ModuleOp, microbatches: int | None) -> None:

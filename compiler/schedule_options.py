@@ -16,7 +16,7 @@ from compiler.command_line import (
     share,
     size,
 )
-from passes.choices import ALLOTMENTS, AXES, GOALS, GRANULARITIES, OPTIMIZERS, PLANS, SOLVERS
+from passes.choices import ALLOTMENTS, AXES, CUTS, GOALS, GRANULARITIES, OPTIMIZERS, ORDERS, PLANS, SOLVERS, TIES
 
 PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
@@ -30,14 +30,32 @@ ALLOTMENTS_HELP = (
     " many, in stages that wide (plans stages, interleaved, v and auto)"
 )
 TRAINING_HELP = f"a training step, with backward operators and what this keeps: {', '.join(OPTIMIZERS)}"
+ORDER_HELP = (
+    "a step of --microbatches in this order, each with starts of its own: own, the shortest found (default with"
+    f" --training); or {', '.join(ORDERS[1:])}"
+)
+CUT_HELP = "chunks of a step: balanced, of equal time (default); or equal, of as many layers (uniform plans)"
+TIE_HELP = (
+    "operators that share parameters, in training: copies, whose gradients are summed once a step (default), or"
+    " colocate, on the same accelerators"
+)
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
     *("plan", "stages", "objective", "microbatches", "max_in_flight", "max_latency", "memory", "max_crossing"),
     *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate", "allotments"),
-    "training",
+    *("training", "tie", "order", "cut", "staggered"),
 )
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
+
+PERIODIC = (
+    *("plan", "max_in_flight", "max_latency", "max_crossing", "tolerance", "gap", "time_limit", "solver"),
+    *("granularity", "replicate"),
+)
+"""Those of a schedule that repeats with a period, and not of a step."""
+
+STEPS = ("order", "cut", "staggered")
+"""Those of a step alone."""
 
 BATCHES = ("mpmd", "torch-csv")
 """The output formats that are for a number of micro-batches."""
@@ -77,6 +95,10 @@ def add_schedule_options(
         "--gap", metavar="SHARE", type=share, help="stop when the period is proven this close to the least, such as 1%%"
     )
     add("--training", choices=OPTIMIZERS, metavar="OPTIMIZER", help=TRAINING_HELP)
+    add("--order", choices=ORDERS, metavar="NAME", help=ORDER_HELP)
+    add("--cut", choices=CUTS, metavar="KIND", help=CUT_HELP)
+    add("--staggered", action="store_const", const=True, help="a step begins before all of the last one has ended")
+    add("--tie", choices=TIES, metavar="KIND", help=TIE_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
     add = parser.add_argument_group("search").add_argument
@@ -93,11 +115,13 @@ def add_schedule_options(
 def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> None:
     """End with a usage error when options of ``taktc`` do not go together."""
     check_objective(parser, args)
-    counted = args.objective == "step" or args.compile_to == "programs" or args.emit in BATCHES
+    if args.tie is not None and args.training is None:
+        parser.error("--tie is about the parameters that are trained: give --training too")
+    counted = args.objective == "step" or is_step(args) or args.compile_to == "programs" or args.emit in BATCHES
     if args.microbatches is not None and not counted:
         parser.error(
-            "--microbatches is for --objective step, of so many micro-batches, and for --compile-to programs and"
-            f" --emit {' and '.join(BATCHES)}, which process so many"
+            "--microbatches is for --objective step, of so many micro-batches, for --training and --order, and for"
+            f" --compile-to programs and --emit {' and '.join(BATCHES)}, which process so many"
         )
     if args.pareto is None:
         return
@@ -112,8 +136,35 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
             parser.error(f"{option} is about one schedule, and --pareto asks for several")
 
 
+def is_step(args: argparse.Namespace) -> bool:
+    """Whether a step of a finite batch is asked for: of so many micro-batches, to train or in an order."""
+    return args.order is not None or (
+        args.training is not None and args.microbatches is not None and args.objective in (None, "step")
+    )
+
+
+def _check_step(parser: ArgumentParser, args: argparse.Namespace) -> None:
+    step = is_step(args)
+    if args.order is not None and args.microbatches is None:
+        parser.error("--order needs --microbatches M: it is the order of a step of M micro-batches")
+    if args.order is not None and args.objective not in (None, "step"):
+        parser.error(f"--order makes a step, and the objective is the {args.objective}")
+    for name in PERIODIC if step else STEPS:
+        if getattr(args, name) is None:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if step:
+            parser.error(f"{option} is for schedules with a period, not for a step; --objective period makes one")
+        parser.error(f"{option} is for a step: give --training and --microbatches, or --order")
+    if step and getattr(args, "pareto", None) is not None:
+        parser.error("--pareto is about periods, and --training with --microbatches, or --order, makes one step")
+    if step and isinstance(args.allotments, str):
+        parser.error(f"--allotments {args.allotments} is for schedules with a period; a step has --cut equal")
+
+
 def check_objective(parser: ArgumentParser, args: argparse.Namespace) -> None:
     """End with a usage error when what is asked of the objective does not go together."""
+    _check_step(parser, args)
     if args.objective == "step" and args.microbatches is None:
         parser.error("--objective step needs --microbatches M: it is the time of a step of M micro-batches")
     if args.gap is not None and args.objective not in (None, "period"):
@@ -121,7 +172,10 @@ def check_objective(parser: ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def schedule_texts(args: argparse.Namespace) -> dict[str, str]:
-    """The options given → their values, as text that is read back alike."""
+    """The options given → their values, as text that is read back alike; empty for those without a value."""
     given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
-    texts = {f"--{name.replace('_', '-')}": f"{value}{UNITS.get(name, '')}" for name, value in given.items()}
+    texts = {
+        f"--{name.replace('_', '-')}": "" if value is True else f"{value}{UNITS.get(name, '')}"
+        for name, value in given.items()
+    }
     return texts | ({"--pareto": ",".join(args.pareto)} if args.pareto else {})

@@ -23,6 +23,7 @@ from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.network import Link, Network, Resource, Way
 from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
 from dialects.structure import GraphOp, InputOp, PlatformOp, find_graph, find_platform
+from dialects.updates import gradients, place_of, update_time
 
 Accelerators = tuple[int, ...]
 
@@ -171,7 +172,8 @@ class Update:
 
     It starts when the weight gradients ``gradients`` (numbers of tasks) of the step are complete, those of copies on
     other accelerators behind its own. ``start`` is None in a schedule that is no step, where nothing says when it runs.
-    ``times`` is its whole cost table; ``time`` and ``workspace`` are those on ``place``.
+    ``times`` is its whole cost table; ``time``, which counts the exchange with these copies too, and ``workspace`` are
+    those on ``place``.
     """
 
     index: int
@@ -487,7 +489,7 @@ def view_of(module: ModuleOp) -> ScheduleView:
         limits=schedule.limits.given(),
         training=graph.training and (graph.training.optimizer.data, graph.training.precision.data),
         step=schedule.is_step,
-        updates=_updates(graph, names),
+        updates=_updates(graph, names, _platform(platform).network),
     )
 
 
@@ -551,26 +553,24 @@ def _check_listed(graph: GraphOp, names: Mapping[OperatorOp, str]) -> None:
             raise TaktError(at(op, "an optimizer step of a step has no slot"))
 
 
-def _updates(graph: GraphOp, names: Mapping[OperatorOp, str]) -> tuple[Update, ...]:
+def _updates(graph: GraphOp, names: Mapping[OperatorOp, str], network: Network) -> tuple[Update, ...]:
     position = {op: i for i, op in enumerate(names)}
     found: list[Update] = []
     for op in graph.updates():
-        gradients = [v.op for v in op.inputs if isinstance(v, OpResult) and isinstance(v.op, OperatorOp)]
-        own = gradients[0].slot if gradients else None
-        slot = op.slot or own
-        if slot is None or op.cost is None or slot.allotment.data not in (table := op.cost.table()):
+        place, time = place_of(op), update_time(op, network)
+        if place is None or time is None or op.cost is None:
             continue
-        entry, start = table[slot.allotment.data], None if op.slot is None else op.slot.start.data
+        table = op.cost.table()
         found.append(
             Update(
                 index=len(found),
                 name=op.results[0].name_hint or f"optimizer_step.{len(found)}",
                 group="" if op.group is None else op.group.data,
-                gradients=tuple(position[g] for g in gradients),
-                place=slot.copies()[0],
-                start=start,
-                time=entry.time,
-                workspace=entry.workspace,
+                gradients=tuple(position[g] for g in gradients(op)),
+                place=place,
+                start=None if op.slot is None else op.slot.start.data,
+                time=time,
+                workspace=table[len(place)].workspace,
                 times=tuple((k, e.time) for k, e in table.items()),
             )
         )

@@ -7,21 +7,23 @@ a pattern of several micro-batches makes it a fraction of nanoseconds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 from math import lcm
 from typing import cast
 
-from xdsl.dialects.builtin import BytesAttr
+from xdsl.dialects.builtin import BytesAttr, ModuleOp
 from xdsl.ir import OpResult, SSAValue
 
 from dialects.attributes import CostEntry, Ints, values
 from dialects.communication import MoveOp
 from dialects.gradients import OptimizerStepOp
+from dialects.network import Network
 from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
-from dialects.structure import GraphOp, InputOp
+from dialects.structure import GraphOp, InputOp, find_platform
+from dialects.updates import update_time
 
 MOST_COPIES = 1024
 """Greatest least common multiple of the numbers of copies: the schedule is unrolled that often."""
@@ -107,7 +109,8 @@ class Placement:
         for op in graph.updates() if self.step else ():
             placed = self._place(op, update_name(op))
             if placed is not None and op.slot is not None and len(op.slot.starts) == placed.copies == 1:
-                self.updates[op] = placed
+                time = self.update_time(op)
+                self.updates[op] = placed if time is None else replace(placed, time=time)
         self.moves: list[Moved] = []
         """The transfers of results of placed operators, in program order."""
         for op in graph.transfers():
@@ -154,6 +157,20 @@ class Placement:
     def landing(self, move: Moved, instance: int) -> int:
         """When an instance begins to arrive, ticks."""
         return self._moment(move.landing, move.landings, instance)
+
+    def update_time(self, step: OptimizerStepOp) -> int | None:
+        """How long the optimizer's step takes, ticks; with the exchange between copies of its parameters.
+
+        None where a slot is missing, or a time for so many accelerators.
+        """
+        time = update_time(step, self._network)
+        return None if time is None else time * self.ticks
+
+    @cached_property
+    def _network(self) -> Network:
+        module = self.graph.parent_op()
+        platform = find_platform(module) if isinstance(module, ModuleOp) else None
+        return Network(()) if platform is None else Network.of(platform)
 
     def _moment(self, first: int, listed: tuple[int, ...], instance: int) -> int:
         if not listed:

@@ -37,6 +37,11 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
 
         return SchedulePeriodicPass
 
+    def schedule_step() -> type[ModulePass]:
+        from passes.schedule_step import ScheduleStepPass
+
+        return ScheduleStepPass
+
     def insert_communication() -> type[ModulePass]:
         from passes.insert_communication import InsertCommunicationPass
 
@@ -63,6 +68,7 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
         "restrict-allotments": restrict_allotments,
         "partition-stages": partition_stages,
         "schedule-periodic": schedule_periodic,
+        "schedule-step": schedule_step,
         "insert-communication": insert_communication,
         "lower-to-programs": lower_to_programs,
         "verify-level": verify_level,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, cast
@@ -16,11 +17,15 @@ from dialects.gradients import GradientOp, WeightGradientOp
 from dialects.nn.base import LARGEST
 from dialects.operators import OperatorOp, Tensor, element_bytes, operator_names
 from dialects.structure import GraphOp, PlatformOp, find_graph, find_platform
+from dialects.updates import gradients
 from passes.costs.layout import Placed, place
 from passes.costs.machine import Machine, MissingRateError
 from passes.costs.reading import Reader, read_machine
 from passes.costs.table import candidates, cost_table
+from passes.costs.updates import held_whole, update_ns
 from passes.training.held import Held
+
+Table = Mapping[int, CostEntry]
 
 
 def _find(module: ModuleOp) -> tuple[GraphOp, PlatformOp]:
@@ -102,7 +107,39 @@ def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> N
     if trouble:
         raise TaktError(trouble)
     if graph.training is not None:
-        hold(graph, Held(graph.training.optimizer.data, graph.training.precision.data == "mixed"))
+        held = Held(graph.training.optimizer.data, graph.training.precision.data == "mixed")
+        price_updates(graph, machine, held)
+        hold(graph, held)
+
+
+def price_updates(graph: GraphOp, machine: Machine, held: Held) -> None:
+    """Set ``cost`` on the optimizer's steps: on as many accelerators as the operators whose parameters they update.
+
+    Of a group with several operators, which store the parameters once, the most that one of them holds counts.
+    The gradients of copies elsewhere are read too; to bring them here takes what the place of the copies says.
+    """
+    owners: dict[StringAttr | None, list[OperatorOp]] = {}
+    for op in graph.operators():
+        if op.params.value.data and not isinstance(op, GradientOp):
+            owners.setdefault(op.group, []).append(op)
+    known: dict[tuple[object, ...], CostAttr] = {}
+    for step in graph.updates():
+        members = {(op.cost, op.params.value.data, _parameter_bytes(op)): None for op in owners[step.group]}
+        others = sum(gradient.group != step.group for gradient in gradients(step))
+        key = (others, *members)
+        if key not in known:
+            tables = [(cost.table(), params, width) for cost, params, width in members if cost is not None]
+            common = set[int].intersection(*(set(table) for table, _, _ in tables)) or set(tables[0][0])
+            times = {k: _update(machine, held, tables, others, k) for k in sorted(common)}
+            known[key] = CostAttr.from_table({k: CostEntry(time, 0, 0, 0) for k, time in times.items()})
+        step.cost = known[key]
+
+
+def _update(machine: Machine, held: Held, tables: Sequence[tuple[Table, int, int]], others: int, k: int) -> int:
+    """Time of an optimizer's step on k accelerators; cost table, bytes and bytes of one parameter of each operator."""
+    own = [(table[k].params, params, width) for table, params, width in tables if k in table]
+    moved = max(held.moved(each, width) + others * each for each, _, width in own)
+    return update_ns(machine, moved, max(held_whole(params, each, k) for each, params, _ in own), k)
 
 
 def hold(graph: GraphOp, held: Held) -> None:
@@ -143,7 +180,7 @@ class AnnotateCostsPass(ModulePass):
     takt.platform; the formulas are in docs/costs.md. Times need not fall as k grows. A table written
     in the model is kept as it is. A result of which each of the k holds its share only, as all of
     its consumers want it, is listed by its number after ``sharded``. In a training graph the bytes of parameters
-    include their gradients and what the optimizer keeps.
+    include their gradients and what the optimizer keeps, and the optimizer's steps have a table too.
 
     ```
     %y = takt.linear(%x) {features = 4096} params 8388608 : ...

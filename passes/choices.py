@@ -29,9 +29,21 @@ Optimizer = Literal["adam", "momentum", "sgd", "none"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 """What is kept for each parameter that is trained; "none" is less than "sgd", which has a master copy."""
 
+Tie = Literal["copies", "colocate"]
+TIES: tuple[Tie, ...] = get_args(Tie)
+"""Whether operators that share parameters have copies of them in training, or one set of accelerators."""
+
 Allotments = Literal["any", "stage"]
 ALLOTMENTS: tuple[Allotments, ...] = get_args(Allotments)
 """How many accelerators of its stage an operator runs on: as many as it likes, or all of them."""
 
 AXES = ("period", "in-flight", "latency", "memory", "crossing")
 """The figures of a schedule that a front may be asked for."""
+
+Order = Literal["own", "gpipe", "1f1b", "1f1b*", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe-v"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+"""The orders of a step: our own, and the known schedules."""
+
+Cut = Literal["balanced", "equal"]
+CUTS: tuple[Cut, ...] = get_args(Cut)
+"""Where a model is cut for a step: into chunks of equal time, or of equally many layers."""

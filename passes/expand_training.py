@@ -13,8 +13,9 @@ from dialects.diagnostics import TaktError, at
 from dialects.gradients import TrainingAttr, WeightGradientOp
 from dialects.nn.base import MOST_RATIO
 from dialects.structure import GraphOp, find_graph
-from passes.choices import Optimizer
+from passes.choices import Optimizer, Tie
 from passes.training.differentiate import Backward
+from passes.training.updates import updates
 
 
 def check(graph: GraphOp) -> None:
@@ -39,15 +40,18 @@ class ExpandTrainingPass(ModulePass):
     its I and its W are one group: they run on the same accelerators, where the parameters lie. So do gradients and
     what the optimizer keeps, which annotate-costs counts with the parameters. The graph is differentiated from its
     losses, the outputs of one floating-point number; where it has none, gradients of its outputs arrive as inputs.
-    The optimizer's own step, once a batch, is not part of the graph.
+    For every group with gradients of parameters the optimizer has a step (`optimizer_step`), once a batch: it reads
+    these gradients, and is no operator of a micro-batch.
 
     options:
       optimizer: what is kept for each parameter: "adam" (two numbers), "momentum" (one), "sgd" (none); "none" leaves
-        out the master copy too
+        out the master copy too, and the optimizer's steps
       precision: "mixed": parameters and gradients as the model writes them, a master copy and what the optimizer
         keeps in 32 bits; "full": all as the model writes them
       backward: the time of I and W together, as a multiple of the forward operator's, where that is written in the
         model and `backward` is not written beside it; half of it each, and all for I where there are no parameters
+      tie: operators that share parameters (`group` in the model) have "copies" of them, whose gradients the optimizer's
+        step sums up, or run on the same accelerators ("colocate"). Without an optimizer they always do
 
     rewrite:
       takt.graph @m model {                            takt.graph @m model training <adam, mixed> {
@@ -55,6 +59,7 @@ class ExpandTrainingPass(ModulePass):
         %l = takt.mse_loss(%h, %y) ...                   %l = takt.mse_loss(%h, %y) group "l" ...
                                                          %l.I = takt.input_gradient(%h, %y) of <"mse_loss" ...
                                                          %h.W = takt.weight_gradient(%l.I, %x) of <"linear" ...
+                                                         %h.step = takt.optimizer_step(%h.W) params 8 group "h" ...
     """
 
     name = "expand-training"
@@ -62,6 +67,7 @@ class ExpandTrainingPass(ModulePass):
     optimizer: Optimizer = "adam"
     precision: Literal["mixed", "full"] = "mixed"
     backward: float = 2.0
+    tie: Tie = "copies"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         graph = find_graph(op)
@@ -81,4 +87,7 @@ class ExpandTrainingPass(ModulePass):
         assert last is not None
         body.insert_ops_before(backward.inputs, first)
         body.insert_ops_before(backward.made, last)
+        if self.optimizer != "none":
+            tied = backward.untie() if self.tie == "copies" else {}
+            body.insert_ops_before(updates(tuple(graph.operators()), tied, backward.unique), last)
         graph.training = TrainingAttr(StringAttr(self.optimizer), StringAttr(self.precision))

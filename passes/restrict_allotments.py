@@ -79,7 +79,7 @@ class RestrictAllotmentsPass(ModulePass):
         if trouble:
             raise TaktError(trouble)
         restricted: dict[CostAttr, CostAttr] = {}
-        for operator in graph.operators():
+        for operator in (*graph.operators(), *graph.updates()):
             assert operator.cost is not None
             if operator.cost not in restricted:
                 entry = operator.cost.table()[self.to]

@@ -75,6 +75,13 @@ class Backend(ABC):
         """Run this accelerator's part of an operator, to its end; all accelerators of its set do so at once."""
 
     @abstractmethod
+    def update(self, number: int) -> None:
+        """Do what the optimizer does to this accelerator's parameters in ``job.updates[number]``, to its end.
+
+        All accelerators that hold copies of them do so at once; gradients begin anew.
+        """
+
+    @abstractmethod
     def copy(self, x: Instruction) -> None:
         """Copy bytes of a value into a buffer of a destination; other parts of it may be on their way."""
 

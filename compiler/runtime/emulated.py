@@ -78,6 +78,9 @@ class EmulatedBackend(Backend):
     def compute(self, x: Instruction) -> None:
         self.rest(round(self.place.job.operators[x.subject].time * self.factor))
 
+    def update(self, number: int) -> None:
+        self.rest(round(self.place.job.updates[number].time * self.factor))
+
     def copy(self, x: Instruction) -> None:
         """Takes no time."""
 

@@ -10,6 +10,7 @@ from dialects.diagnostics import Diagnostic, TaktError
 from dialects.nn.base import ELEMENT_BYTES, ELEMENT_TYPES
 from dialects.programs import COMPUTE, COPY, FREE, RECV
 from dialects.units import show_bytes
+from passes.training.held import STATES, Held
 
 _WIDE = ("f64", "i32", "i64")
 
@@ -56,7 +57,7 @@ def parameter_bytes(job: Job) -> dict[int, int]:
     held = dict.fromkeys(job.accelerators, 0)
     largest: dict[tuple[int, str], int] = {}
     for operator in job.operators:
-        size = _parameters(operator)
+        size = _parameters(job, operator)
         for p in {p for turn in operator.turns for p in turn}:
             more = size
             if operator.group is not None:
@@ -67,12 +68,20 @@ def parameter_bytes(job: Job) -> dict[int, int]:
     return held
 
 
-def _parameters(operator: Operator) -> int:
-    """Bytes on each accelerator; a stand-in for an opaque operator adds a number to each of its results."""
+def _parameters(job: Job, operator: Operator) -> int:
+    """Bytes on each accelerator; a stand-in for an opaque operator adds a number to each of its results.
+
+    In a training run gradients lie beside parameters, and what the optimizer keeps.
+    """
+    if operator.of is not None:
+        return 0
+    beside = 0 if job.optimizer is None else 1 + STATES[job.optimizer]
     if operator.kind == "op":
-        return sum(map(real_size, operator.results))
+        return sum(map(real_size, operator.results)) * (1 + beside)
     element = operator.results[0].element
-    return operator.params * width(element) // ELEMENT_BYTES[ELEMENT_TYPES[element]]
+    narrow = ELEMENT_BYTES[ELEMENT_TYPES[element]]
+    each = narrow if job.optimizer is None else Held(job.optimizer, job.precision == "mixed").each(narrow)
+    return operator.params // each * width(element) * (1 + beside)
 
 
 def peak_bytes(job: Job, rows: Rows) -> int:

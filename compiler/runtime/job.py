@@ -57,10 +57,24 @@ class Read:
 
 
 @dataclass(frozen=True)
+class Forward:
+    """The operator that a gradient is of: gradients of the results ``arriving`` are given, and of operands ``made``."""
+
+    kind: str
+    arguments: Mapping[str, Any]
+    operands: tuple[Value, ...]
+    results: tuple[Value, ...]
+    arriving: tuple[int, ...]
+    made: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Operator:
     """An operator and its ``arguments``; ``start`` is that of micro-batch 0, ``turns`` is where micro-batches run.
 
-    ``params`` are the bytes of parameters on each accelerator, in types of the IR.
+    ``params`` are the bytes of parameters on each accelerator, in types of the IR, in a training graph with what lies
+    beside them. ``tied``: the name of the group whose parameters those of its group are copies of, if not its own.
+    ``of`` is what a gradient is of.
     """
 
     name: str
@@ -73,6 +87,8 @@ class Operator:
     results: tuple[Value, ...]
     group: str | None = None
     params: int = 0
+    tied: str | None = None
+    of: Forward | None = None
 
     @property
     def source(self) -> bool:
@@ -98,6 +114,20 @@ class Transfer:
     time: int
     link: str
     lanes: int = 1
+
+
+@dataclass(frozen=True)
+class Update:
+    """The step of the optimizer for the parameters of ``group``, once a step, on the accelerators ``on``.
+
+    ``among`` are all accelerators that hold copies of these parameters, in order: gradients are summed over them.
+    """
+
+    name: str
+    group: str
+    on: tuple[int, ...]
+    among: tuple[int, ...]
+    time: int
 
 
 @dataclass(frozen=True)
@@ -141,6 +171,14 @@ class Job:
     groups: Mapping[int, tuple[tuple[int, ...], ...]]
     """Accelerator → sets of its all-gathers, by number."""
     settings: Settings = field(default_factory=Settings)
+    optimizer: str | None = None
+    """Of a training graph: "none", "sgd", "momentum" or "adam"."""
+    precision: str | None = None
+    """Of a training graph: "mixed" or "full"."""
+    updates: tuple[Update, ...] = ()
+    """Steps of the optimizer, in program order."""
+    step: bool = False
+    """Whether the optimizer works after every ``per_pattern`` micro-batches."""
 
     @property
     def period(self) -> float:
@@ -177,6 +215,7 @@ def read_job(folder: Path) -> Job:
             "moves": tuple(Transfer(**t) for t in given["moves"]),
             "groups": {int(p): tuple(map(tuple, groups)) for p, groups in given["groups"].items()},
             "settings": Settings(**given["settings"]),
+            "updates": tuple(map(_update, given["updates"])),
         }
     )
 
@@ -215,6 +254,11 @@ def outputs_file(folder: Path, rank: int) -> Path:
     return folder / f"outputs.{rank}.pt"
 
 
+def trained_file(folder: Path, rank: int) -> Path:
+    """Where a rank leaves its shares of gradients and new parameters of a real training run, as torch saves them."""
+    return folder / f"trained.{rank}.pt"
+
+
 def _turns(given: Sequence[Sequence[int]]) -> Turns:
     return tuple(map(tuple, given))
 
@@ -229,5 +273,15 @@ def _operator(given: dict[str, Any]) -> Operator:
         "turns": _turns(given["turns"]),
         "reads": tuple(Read(**r) for r in given["reads"]),
         "results": tuple(map(_value, given["results"])),
+        "of": None if given["of"] is None else _forward(given["of"]),
     }
     return Operator(**{**given, **changed})
+
+
+def _forward(given: dict[str, Any]) -> Forward:
+    found = {name: tuple(map(_value, given[name])) for name in ("operands", "results")}
+    return Forward(**{**given, **found, "arriving": tuple(given["arriving"]), "made": tuple(given["made"])})
+
+
+def _update(given: dict[str, Any]) -> Update:
+    return Update(**{**given, "on": tuple(given["on"]), "among": tuple(given["among"])})

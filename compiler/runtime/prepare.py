@@ -9,10 +9,11 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import OpResult, SSAValue
 
-from compiler.runtime.job import Job, Operator, Read, Rows, Settings, Transfer, Turns, Value
+from compiler.runtime.job import Forward, Job, Operator, Read, Rows, Settings, Transfer, Turns, Update, Value
 from compiler.view import ScheduleView, view_of
-from dialects.attributes import members
+from dialects.attributes import members, values
 from dialects.diagnostics import Diagnostic, TaktError
+from dialects.gradients import ForwardAttr, GradientOp
 from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
 from dialects.programs import ProgramOp
 from dialects.structure import GraphOp, InputOp, find_graph
@@ -68,14 +69,38 @@ def job_of(module: ModuleOp, settings: Settings) -> tuple[Job, dict[int, Rows]]:
         moves=reading.moves(),
         groups={p: tuple(members(group) for group in op.groups.data) for p, op in programs.items()},
         settings=settings,
+        optimizer=None if graph.training is None else graph.training.optimizer.data,
+        precision=None if graph.training is None else graph.training.precision.data,
+        updates=reading.updates(),
+        step=view.step,
     )
     return job, {p: unrolled(op) for p, op in sorted(programs.items())}
 
 
 def _value(value: SSAValue, name: str, sharded: bool = False, destinations: tuple[Turns, ...] = ()) -> Value:
-    tensor = cast(Tensor, value.type)
-    element = str(tensor.element_type)
-    return Value(name, tensor.get_shape(), element, tensor_bytes(tensor), sharded, destinations)
+    return _tensor(cast(Tensor, value.type), name, sharded, destinations)
+
+
+def _tensor(type_: Tensor, name: str, sharded: bool = False, destinations: tuple[Turns, ...] = ()) -> Value:
+    return Value(name, type_.get_shape(), str(type_.element_type), tensor_bytes(type_), sharded, destinations)
+
+
+def _forward(of: ForwardAttr) -> Forward:
+    arguments = {key: value for key, value in of.values_of_arguments().items() if value is not None}
+    operands, results = ([_tensor(t, "") for t in types] for types in (of.operands, of.results))
+    return Forward(
+        of.kind.data, arguments, tuple(operands), tuple(results), tuple(values(of.arriving)), tuple(values(of.made))
+    )
+
+
+def _tied(view: ScheduleView) -> dict[str, str]:
+    """Group → the first of the groups of which it is a copy, as steps of the optimizer read the gradients of all."""
+    found: dict[str, str] = {}
+    for update in view.updates:
+        groups = {view.tasks[v].group for v in update.gradients} | {update.group}
+        known = [g for u in view.updates if (g := u.group) in groups]
+        found |= {g: found.get(known[0], known[0]) for g in known[1:]}
+    return found
 
 
 class _Reading:
@@ -88,6 +113,7 @@ class _Reading:
         self.number = {op: v for v, op in enumerate(self.names)}
         self.inputs: Mapping[SSAValue, int] = {op.output: -1 - n for n, op in enumerate(graph.inputs())}
         self.destinations: dict[tuple[int, int], list[Turns]] = {}
+        self.tied = _tied(view)
 
     def operators(self) -> tuple[Operator, ...]:
         reads = [tuple(self.read(v, value) for value in op.inputs) for v, op in enumerate(self.names)]
@@ -120,7 +146,29 @@ class _Reading:
         )
         arguments = {key: value for key, value in op.arguments().items() if value is not None}
         return Operator(
-            name, task.kind, arguments, task.start, task.time, task.copies, reads, results, task.group, task.params
+            name,
+            task.kind,
+            arguments,
+            task.start,
+            task.time,
+            task.copies,
+            reads,
+            results,
+            task.group,
+            task.params,
+            None if task.group is None else self.tied.get(task.group),
+            _forward(op.of) if isinstance(op, GradientOp) else None,
+        )
+
+    def updates(self) -> tuple[Update, ...]:
+        def name(group: str) -> str:
+            return self.tied.get(group, group)
+
+        among: dict[str, set[int]] = {}
+        for update in self.view.updates:
+            among.setdefault(name(update.group), set()).update(update.place)
+        return tuple(
+            Update(u.name, u.group, u.place, tuple(sorted(among[name(u.group)])), u.time) for u in self.view.updates
         )
 
     def moves(self) -> tuple[Transfer, ...]:

@@ -2,7 +2,7 @@
 
 Inside ``compute`` the accelerators of a set exchange what the split of the operator takes (all-reduce, all-gather),
 after which each has all of the result, also where the program counts on its share only; a share that came by message
-is completed by the first operator that reads it. All members of a set run the same operators in the same order, which
+is completed by the first operator that reads it. Gradients of parameters stay where these are. All members of a set run the same operators in the same order, which
 the schedule sees to, and so they meet in the same collectives.
 """
 
@@ -20,8 +20,10 @@ from torch import Tensor
 from compiler.runtime.backend import Backend, Place
 from compiler.runtime.clock import now
 from compiler.runtime.fits import real_size, scale
-from compiler.runtime.job import Read, Value, outputs_file
-from compiler.runtime.torch_operators import Call, Rule, run
+from compiler.runtime.job import Read, Value, outputs_file, trained_file
+from compiler.runtime.torch_gradients import run_input, run_weight
+from compiler.runtime.torch_operators import WHOLE, Call, Rule, run
+from compiler.runtime.torch_training import Trained
 from compiler.runtime.torch_values import (
     Parameters,
     from_bytes,
@@ -58,6 +60,7 @@ class RealBackend(Backend):
         self.job = place.job
         self.parameters = Parameters(place.job.settings.seed, place.device)
         self.held: dict[Key, _Held] = {}
+        self.trained = Trained(self.job, self.parameters)
 
     # --- messages ----------------------------------------------------------------------------
 
@@ -108,10 +111,22 @@ class RealBackend(Backend):
         members = operator.on(x.microbatch)
         inputs = [self._read(read, x.microbatch - read.distance) for read in operator.reads]
         call = Call(operator, inputs, self.parameters, members.index(self.place.accelerator), len(members))
-        made, rule = run(call)
-        for number, (value, tensor) in enumerate(zip(operator.results, made, strict=True)):
+        for number, (value, (tensor, rule)) in enumerate(zip(operator.results, self._made(call, members), strict=True)):
             whole = self._whole(tensor, rule, members).reshape(value.shape)
             self.held[x.subject, number, 0, x.microbatch] = _Held(to_bytes(whole))
+
+    def _made(self, call: Call, members: Members) -> list[tuple[Tensor, Rule]]:
+        """The results of a part, and how parts make the whole of each."""
+        if call.operator.kind == "weight_gradient":
+            self.trained.add(run_weight(call), members)
+            return [(torch.empty(value.shape), WHOLE) for value in call.operator.results]
+        if call.operator.kind == "input_gradient":
+            return list(zip(*run_input(call), strict=True))
+        made, rule = run(call)
+        return [(tensor, rule) for tensor in made]
+
+    def update(self, number: int) -> None:
+        self.trained.update(self.job.updates[number], self.place.accelerator, self.add)
 
     def _read(self, read: Read, microbatch: int) -> Tensor:
         """An operand; the share of one is completed first, together with the other accelerators that read it."""
@@ -182,6 +197,8 @@ class RealBackend(Backend):
                     # A copy, as what is saved would be all the memory that it is a part of.
                     found[output, microbatch] = from_bytes(held.data, value).clone().cpu()
         torch.save(found, outputs_file(folder, self.place.rank))
+        if self.job.optimizer is not None:
+            torch.save(self.trained.pieces(self.place.accelerator), trained_file(folder, self.place.rank))
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from compiler.runtime.compared import Agreement, compare_trained
 from compiler.runtime.job import Job, outputs_file
+from compiler.runtime.reference_training import Leaves, Reference
 from compiler.runtime.torch_operators import Call, run
 from compiler.runtime.torch_values import Parameters, initial_value, input_value, read_value
 
@@ -45,6 +47,10 @@ class Comparison:
     missing: tuple[tuple[int, int, int], ...]
     """Output, micro-batch and accelerator of those that should have been there."""
     tolerance: float = TOLERANCE
+    gradients: Agreement | None = None
+    """Of a training run: the gradients that parameters have in the end, those of the last step."""
+    parameters: Agreement | None = None
+    """Where the optimizer worked: the parameters after it."""
 
     @property
     def error(self) -> float:
@@ -53,20 +59,23 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether all outputs are there, and within the tolerance."""
-        return not self.missing and self.error <= self.tolerance
+        """Whether all is there, and within the tolerance."""
+        trained = all(x is None or x.agrees for x in (self.gradients, self.parameters))
+        return trained and not self.missing and self.error <= self.tolerance
 
 
 def compare(folder: Path, job: Job, tolerance: float = TOLERANCE) -> Comparison:
-    """Compare the outputs that the processes of a real run left in ``folder`` with the unpipelined model.
+    """Compare what the processes of a real run left in ``folder`` with the unpipelined model.
 
-    Inputs passed through as outputs are not compared: no accelerator computes them.
+    That is the outputs, and of a training run gradients and parameters. Inputs passed through as outputs are not
+    compared: no accelerator computes them.
     """
     left = {p: _outputs(folder, rank) for rank, p in enumerate(job.accelerators)}
     worst: Deviation | None = None
     missing: list[tuple[int, int, int]] = []
     compared = 0
-    for microbatch, outputs in enumerate(reference_outputs(job)):
+    training = None if job.optimizer is None else Reference(job, Leaves(job.settings.seed))
+    for microbatch, outputs in enumerate(reference_outputs(job, training)):
         for output, expected in outputs.items():
             for p in job.operators[job.outputs[output][0]].on(microbatch):
                 found = left[p].get((output, microbatch))
@@ -77,29 +86,43 @@ def compare(folder: Path, job: Job, tolerance: float = TOLERANCE) -> Comparison:
                 error = relative_error(found, expected)
                 if worst is None or error > worst.error:
                     worst = Deviation(output, microbatch, p, error)
-    return Comparison(compared, worst, tuple(missing), tolerance)
+    if training is None:
+        return Comparison(compared, worst, tuple(missing), tolerance)
+    changed = {key: training.parameters.held[key, None].detach() for key in training.updated()}
+    gradients, parameters = compare_trained(folder, job, training.gradients, changed, tolerance)
+    return Comparison(compared, worst, tuple(missing), tolerance, gradients, parameters if changed else None)
 
 
-def reference_outputs(job: Job) -> Iterator[dict[int, Tensor]]:
-    """The outputs of each micro-batch in turn, by number; without inputs that are passed through."""
-    parameters = Parameters(job.settings.seed)
+def reference_outputs(job: Job, training: Reference | None = None) -> Iterator[dict[int, Tensor]]:
+    """The outputs of each micro-batch in turn, by number; without inputs that are passed through.
+
+    ``training`` takes the gradients of each micro-batch, and steps after the last of a step.
+    """
+    parameters = Parameters(job.settings.seed) if training is None else training.parameters
     kept = max((read.distance for operator in job.operators for read in operator.reads), default=0)
     results: dict[int, dict[tuple[int, int], Tensor]] = {}
     """Micro-batch → operator and result → value."""
     carried = {(read.subject, read.result) for operator in job.operators for read in operator.reads if read.distance}
     for microbatch in range(job.microbatches):
-        results[microbatch] = _step(job, parameters, microbatch, results)
-        yield {n: results[microbatch][which] for n, which in enumerate(job.outputs) if which[0] >= 0}
+        results[microbatch] = _step(job, parameters, microbatch, results, training)
+        if training is not None:
+            training.differentiate(results[microbatch], microbatch)
+        yield {n: results[microbatch][which].detach() for n, which in enumerate(job.outputs) if which[0] >= 0}
         results[microbatch] = {which: x for which, x in results[microbatch].items() if which in carried}
         results.pop(microbatch - kept, None)
 
 
 def _step(
-    job: Job, parameters: Parameters, microbatch: int, before: dict[int, dict[tuple[int, int], Tensor]]
+    job: Job,
+    parameters: Parameters,
+    microbatch: int,
+    before: dict[int, dict[tuple[int, int], Tensor]],
+    training: Reference | None,
 ) -> dict[tuple[int, int], Tensor]:
     """All results of a micro-batch; ``before`` has what earlier ones left in states."""
     made: dict[tuple[int, int], Tensor] = {}
-    for v, operator in enumerate(job.operators):
+    for v in range(len(job.operators)) if training is None else training.forward:
+        operator = job.operators[v]
         inputs: list[Tensor] = []
         for place, read in enumerate(operator.reads):
             moment = microbatch - read.distance
@@ -111,7 +134,8 @@ def _step(
                 inputs.append((before[moment] if read.distance else made)[read.subject, read.result])
         computed, _ = run(Call(operator, inputs, parameters))
         for number, (value, tensor) in enumerate(zip(operator.results, computed, strict=True)):
-            made[v, number] = tensor.reshape(value.shape)
+            given = training is not None and (v, number) not in training.smooth
+            made[v, number] = (tensor.detach() if given else tensor).reshape(value.shape)
     return made
 
 

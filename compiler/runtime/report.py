@@ -13,7 +13,8 @@ from compiler.runtime.measured import Figures, Measured
 from compiler.targets.text import counted, percent, short_time
 
 if TYPE_CHECKING:
-    from compiler.runtime.reference import Comparison  # imports torch
+    from compiler.runtime.compared import Agreement  # imports torch
+    from compiler.runtime.reference import Comparison
 
 ROWS: tuple[tuple[str, Callable[[Figures], float], bool], ...] = (
     ("period", lambda f: f.period, True),
@@ -77,41 +78,64 @@ def _advice(job: Job, said: Figures, found: Measured) -> Iterator[str]:
 
 
 def agreement(job: Job, found: Comparison) -> str:
-    """One line on how the outputs of a real run compare with the unpipelined model."""
+    """How a real run compares with the unpipelined model: a line on its outputs, and on what it trained."""
+    lines = [_outputs(job, found)]
+    if found.gradients is not None:
+        lines.append(_trained(found.gradients, "accumulated gradient"))
+    if found.parameters is not None:
+        lines.append(_trained(found.parameters, "parameter after the last step", "parameters after the last step"))
+    return "".join(f"{line}\n" for line in lines)
 
+
+def _outputs(job: Job, found: Comparison) -> str:
     def called(output: int, microbatch: int, accelerator: int) -> str:
         v, result = job.outputs[output]
         return f"'{job.operators[v].results[result].name}' of micro-batch {microbatch} on accelerator {accelerator}"
 
-    bound = f"of at most {found.tolerance:g}"
     if not found.compared and not found.missing:
-        return "no operator computes an output of the graph: nothing is compared with the unpipelined model\n"
-    if found.agrees:
-        outputs = counted(found.compared, "output agrees", "outputs agree")
-        return f"{outputs} with the unpipelined model: greatest relative error {found.error:.1e} {bound}\n"
+        return "no operator computes an output of the graph: nothing is compared with the unpipelined model"
+    within = not found.missing and found.error <= found.tolerance
+    missing = called(*found.missing[0]) if found.missing else ""
+    worst = "" if found.worst is None else called(found.worst.output, found.worst.microbatch, found.worst.accelerator)
+    return _compared(found, ("output", "outputs"), within, missing, worst)
+
+
+def _trained(found: Agreement, noun: str, plural: str = "") -> str:
+    missing = found.missing[0] if found.missing else ""
+    return _compared(found, (noun, plural or f"{noun}s"), found.agrees, missing, found.worst)
+
+
+def _compared(
+    found: Comparison | Agreement, noun: tuple[str, str], within: bool, first_missing: str, worst: str
+) -> str:
+    one, several = noun
+    bound = f"of at most {found.tolerance:g}"
+    if within:
+        those = counted(found.compared, f"{one} agrees", f"{several} agree")
+        return f"{those} with the unpipelined model: greatest relative error {found.error:.1e} {bound}"
     faults: list[str] = []
     if found.missing:
-        missing = counted(len(found.missing), "output is", "outputs are")
-        faults.append(f"{missing} missing, the first {called(*found.missing[0])}")
-    if found.worst is not None and found.error > found.tolerance:
-        at = found.worst
-        where = called(at.output, at.microbatch, at.accelerator)
-        faults.append(f"the greatest relative error is {found.error:.1e} {bound}, in {where}")
-    return f"outputs differ from the unpipelined model: {'; '.join(faults)}\n"
+        missing = counted(len(found.missing), f"{one} is", f"{several} are")
+        faults.append(f"{missing} missing, the first {first_missing}")
+    if found.error > found.tolerance:
+        faults.append(f"the greatest relative error is {found.error:.1e} {bound}, in {worst}")
+    return f"{several} differ from the unpipelined model: {'; '.join(faults)}"
 
 
 def agreement_data(found: Comparison) -> dict[str, Any]:
     """The same for programs; ``agree`` is null where there was nothing to compare."""
-    error = found.error if isfinite(found.error) else None
-    return {
-        "outputs": {
-            "agree": found.agrees if found.compared or found.missing else None,
-            "compared": found.compared,
-            "missing": len(found.missing),
-            "error": error,
-            "tolerance": found.tolerance,
+
+    def data(x: Comparison | Agreement) -> dict[str, Any]:
+        return {
+            "agree": not x.missing and x.error <= x.tolerance if x.compared or x.missing else None,
+            "compared": x.compared,
+            "missing": len(x.missing),
+            "error": x.error if isfinite(x.error) else None,
+            "tolerance": x.tolerance,
         }
-    }
+
+    parts = {"outputs": found, "gradients": found.gradients, "parameters": found.parameters}
+    return {name: data(x) for name, x in parts.items() if x is not None}
 
 
 def what_ran(job: Job) -> str:

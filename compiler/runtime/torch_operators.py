@@ -10,7 +10,7 @@ Random parameters keep values near 1 in deep models: products with them are divi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -20,7 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from compiler.runtime.job import Operator
-from compiler.runtime.torch_values import Parameters, real_type
+from compiler.runtime.torch_values import Key, Parameters, Part, real_type, share_of
 from passes.programs.messages import share
 
 
@@ -39,6 +39,13 @@ class Rule:
     def sizes(self, parts: int) -> list[int]:
         """Elements along ``dim`` of each part."""
         return [(end - begin) * self.length for begin, end in (share(self.units, j, parts) for j in range(parts))]
+
+    def part(self, whole: Tensor, part: int, parts: int) -> Tensor:
+        """What one part has of a whole that is joined from all; else the whole."""
+        if self.dim is None:
+            return whole
+        begin, end = (x * self.length for x in share(self.units, part, parts))
+        return whole.narrow(self.dim, begin, end - begin)
 
 
 WHOLE, ADDED = Rule(), Rule(added=True)
@@ -64,7 +71,14 @@ class Call:
     def parameter(
         self, role: str, shape: Sequence[int], dtype: torch.dtype, dim: int = 0, share: slice | None = None
     ) -> Tensor:
-        return self.parameters.get(self.operator, role, shape, dtype, dim, share)
+        """A parameter, of which this part has its ``share`` along ``dim``."""
+        return self.parameters.get(self.operator, role, shape, dtype, dim, share if self.parts > 1 else None)
+
+    def name(
+        self, role: str, shape: Sequence[int], dtype: torch.dtype, dim: int = 0, share: slice | None = None
+    ) -> tuple[Key, Part]:
+        """What :meth:`parameter` gives."""
+        return share_of(self.operator, role, shape, dtype, dim, share if self.parts > 1 else None)
 
 
 Made = tuple[Sequence[Tensor], Rule]
@@ -88,8 +102,10 @@ def _linear(call: Call) -> Made:
     # [features, inner], as the table of an embedding that is tied to it.
     weight = call.parameter("table", (features, inner), x.dtype, 1 if by_rows else 0, own)
     y = (x[..., own] if by_rows else x) @ weight.T / inner**0.5
-    if call.argument("bias") and not (by_rows and call.part):
-        y = y + 0.1 * call.parameter("bias", (features,), x.dtype)[slice(None) if by_rows else own]
+    if call.argument("bias"):
+        # Every part holds all of the bias of rows, and one adds it.
+        bias = call.parameter("bias", (features,), x.dtype, 0, None if by_rows else own)
+        y = y if by_rows and call.part else y + 0.1 * bias
     return [y], ADDED if by_rows else Rule(dim=y.ndim - 1, units=features, length=1)
 
 
@@ -111,12 +127,14 @@ def _attention(call: Call) -> Made:
     rows, columns = q.shape[2], k.shape[2]
     of_head = torch.arange(own.start, own.stop, device=q.device) // (heads // kv_heads)
     seen = None
+    blind = max(0, rows - columns) if call.argument("causal") else 0
     if call.argument("causal"):
-        # The last row sees all columns, each one above one less.
+        # The last row sees all columns, each one above one less. Rows that see none are made zero, and see here what
+        # they like: of nothing there would be no gradient.
         seen = torch.ones(rows, columns, dtype=torch.bool, device=q.device).tril(columns - rows)
+        seen[:blind] = True
     y = functional.scaled_dot_product_attention(q[:, own], k[:, of_head], v[:, of_head], seen)
-    if seen is not None:
-        y = y.masked_fill(~seen.any(1, keepdim=True), 0)
+    y = functional.pad(y[:, :, blind:], (0, 0, blind, 0))
     return [y.transpose(1, 2).flatten(2)], Rule(dim=2, units=heads, length=q.shape[-1])
 
 
@@ -132,34 +150,94 @@ def _embedding(call: Call) -> Made:
 
 
 def _router(call: Call) -> Made:
-    """By how much the weights of the chosen exceed that of the next one: no rounding makes a choice jump."""
+    """By how much the chosen exceed the next one, which counts as given: no rounding makes a choice, or the gradient of
+    one, jump."""
     (x,) = call.inputs
     experts, top = call.argument("experts"), call.argument("top_k")
-    weight = call.parameter("weight", (experts, x.shape[-1]), x.dtype)
-    weights = torch.softmax(x @ weight.T / x.shape[-1] ** 0.5, -1)
-    return [torch.relu(weights - weights.topk(top + 1).values[..., -1:]) if top < experts else weights], WHOLE
+    logits = x @ call.parameter("weight", (experts, x.shape[-1]), x.dtype).T / x.shape[-1] ** 0.5
+    if top == experts:
+        return [torch.softmax(logits, -1)], WHOLE
+    bound = logits.detach().topk(top + 1).values[..., -1:]
+    return [torch.relu(logits - bound).tanh().square()], WHOLE
+
+
+@dataclass(frozen=True)
+class Visit:
+    """The tokens that visit one expert, as far as a part computes it: columns ``columns`` of its hidden layer, which
+    are ``rows`` of the part's matrices."""
+
+    expert: int
+    token: Tensor
+    slot: Tensor
+    route: Tensor
+    rows: slice
+    columns: slice
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A part of a mixture of experts: the hidden columns of all experts, one expert after the other, are shared out."""
+
+    call: Call
+    x: Tensor
+    """``[tokens, width]``."""
+    routes: Tensor
+    """``[tokens, experts]``, of which the greatest ``top_k`` of a token count."""
+
+    @property
+    def hidden(self) -> int:
+        return self.call.argument("hidden")
+
+    @property
+    def top(self) -> int:
+        return self.call.argument("top_k")
+
+    def matrices(self) -> list[Tensor]:
+        """``up``, ``down`` and, if gated, ``gate``: ``[own hidden columns, width]``."""
+        return [self.call.parameter(*named) for named in self._named()]
+
+    def shares(self) -> list[tuple[Key, Part]]:
+        """What these are of which parameters."""
+        return [self.call.name(*named) for named in self._named()]
+
+    def _named(self) -> Iterator[tuple[str, tuple[int, int], torch.dtype, int, slice]]:
+        count = self.call.argument("experts") * self.hidden
+        for role in ("up", "down", *(("gate",) if self.call.argument("gated") else ())):
+            yield role, (count, self.x.shape[-1]), self.x.dtype, 0, self.call.share(count)
+
+    def visits(self) -> Iterator[Visit]:
+        """Those of each expert of which this part has columns."""
+        experts, hidden = self.call.argument("experts"), self.hidden
+        own = self.call.share(experts * hidden)
+        weights, chosen = self.routes.topk(self.top, -1)
+        for expert in range(experts):
+            begin, end = max(own.start, expert * hidden), min(own.stop, (expert + 1) * hidden)
+            token, slot = ((chosen == expert) & (weights != 0)).nonzero(as_tuple=True)
+            if begin < end and len(token):
+                rows, columns = (slice(begin - first, end - first) for first in (own.start, expert * hidden))
+                yield Visit(expert, token, slot, weights[token, slot, None], rows, columns)
+
+    def before(self, given: Tensor, matrices: Sequence[Tensor], visit: Visit) -> list[Tensor]:
+        """What the activation reads: products of the tokens with ``up`` and ``gate``."""
+        return [given @ m[visit.rows].T / given.shape[-1] ** 0.5 for m in (matrices[0], *matrices[2:])]
+
+    def activated(self, before: Sequence[Tensor]) -> Tensor:
+        up, *gate = before
+        return functional.silu(gate[0]) * up if gate else functional.gelu(up)
+
+
+def mixture(call: Call) -> Mixture:
+    """The part of a mixture that ``call`` is."""
+    x, routes = call.inputs
+    return Mixture(call, x.reshape(-1, x.shape[-1]), routes.reshape(-1, call.argument("experts")).to(x.dtype))
 
 
 def _experts(call: Call) -> Made:
-    """The hidden columns of all experts, one expert after the other, are shared out."""
-    x, routes = call.inputs
-    experts, hidden, width = call.argument("experts"), call.argument("hidden"), x.shape[-1]
-    own = call.share(experts * hidden)
-    up, down, *gate = (
-        call.parameter(role, (experts * hidden, width), x.dtype, 0, own)
-        for role in ("up", "down", *(("gate",) if call.argument("gated") else ()))
-    )
-    tokens, routes = x.reshape(-1, width), routes.reshape(-1, experts).to(x.dtype)
-    y = torch.zeros_like(tokens)
-    for expert in range(experts):
-        begin, end = max(own.start, expert * hidden) - own.start, min(own.stop, (expert + 1) * hidden) - own.start
-        chosen = routes[:, expert].nonzero()[:, 0]
-        if begin >= end or not len(chosen):
-            continue
-        given = tokens[chosen]
-        h = given @ up[begin:end].T / width**0.5
-        h = functional.silu(given @ gate[0][begin:end].T / width**0.5) * h if gate else functional.gelu(h)
-        y.index_add_(0, chosen, h @ down[begin:end] / hidden**0.5 * routes[chosen, expert, None])
+    part = mixture(call)
+    matrices, y = part.matrices(), torch.zeros_like(part.x)
+    for visit in part.visits():
+        h = part.activated(part.before(part.x[visit.token], matrices, visit))
+        y = y.index_add(0, visit.token, h @ matrices[1][visit.rows] / part.hidden**0.5 * visit.route)
     return [y], ADDED
 
 
@@ -173,7 +251,7 @@ def _conv2d(call: Call) -> Made:
     shape = (channels, inner, kernel, kernel)
     made = slice(own.start * out, own.stop * out)
     weight = call.parameter("weight", shape, x.dtype, 0, made) / (inner * kernel**2) ** 0.5
-    bias = 0.1 * call.parameter("bias", (channels,), x.dtype)[made] if call.argument("bias") else None
+    bias = 0.1 * call.parameter("bias", (channels,), x.dtype, 0, made) if call.argument("bias") else None
     rule = Rule(dim=1, units=units, length=out)
     if own.start == own.stop:
         return [x.new_empty(x.shape[0], 0, *call.operator.results[0].shape[2:])], rule

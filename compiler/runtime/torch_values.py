@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,11 @@ IDS = 100
 def real_type(element: str) -> torch.dtype:
     """What a type of the language is in a real run."""
     return torch.float64 if width(element) == 8 else torch.float32
+
+
+def is_float(value: Value) -> bool:
+    """Whether a value is one of floating-point numbers in the language."""
+    return value.element in _FLOATS
 
 
 def to_bytes(tensor: Tensor) -> Tensor:
@@ -48,6 +54,38 @@ def generator(seed: int, *names: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+class Key(NamedTuple):
+    """A parameter: the operator or the group it belongs to, its role there, shape and type."""
+
+    owner: tuple[str, str]
+    role: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+Part = tuple[int, int, int] | None
+"""Dimension, begin and end of a share of a parameter; None for all of it."""
+
+
+def share_of(
+    operator: Operator,
+    role: str,
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    dim: int = 0,
+    share: slice | None = None,
+) -> tuple[Key, Part]:
+    """The parameter ``role`` of an operator, and a share of it; those of a group, and of its copies, are one."""
+    group = operator.tied or operator.group
+    owner = ("operator", operator.name) if group is None else ("group", group)
+    return Key(owner, role, tuple(shape), dtype), None if share is None else (dim, share.start, share.stop)
+
+
+def cut(whole: Tensor, part: Part) -> Tensor:
+    """A share of a parameter, as a view."""
+    return whole if part is None else whole.narrow(part[0], part[1], part[2] - part[1])
+
+
 class Parameters:
     """The parameters of operators on a device, made when they are first asked for.
 
@@ -57,7 +95,7 @@ class Parameters:
 
     def __init__(self, seed: int, device: str = "cpu"):
         self.seed, self.device = seed, device
-        self._made: dict[tuple[object, ...], Tensor] = {}
+        self.held: dict[tuple[Key, Part], Tensor] = {}
 
     def get(
         self,
@@ -69,14 +107,12 @@ class Parameters:
         share: slice | None = None,
     ) -> Tensor:
         """The parameter ``role`` of ``shape``, or its ``share`` along ``dim``, which alone is kept."""
-        name = ("operator", operator.name) if operator.group is None else ("group", operator.group)
-        part = None if share is None else (dim, share.start, share.stop)
-        key = (*name, role, tuple(shape), dtype, part)
-        if key not in self._made:
-            whole = torch.randn(tuple(shape), generator=generator(self.seed, *name, role), dtype=dtype)
-            cut = whole if share is None else whole.narrow(dim, share.start, share.stop - share.start)
-            self._made[key] = (cut.clone() if cut.numel() < whole.numel() else whole).to(self.device)
-        return self._made[key]
+        key, part = share_of(operator, role, shape, dtype, dim, share)
+        if (key, part) not in self.held:
+            whole = torch.randn(key.shape, generator=generator(self.seed, *key.owner, role), dtype=dtype)
+            own = cut(whole, part)
+            self.held[key, part] = (own.clone() if own.numel() < whole.numel() else whole).to(self.device)
+        return self.held[key, part]
 
 
 def input_value(job: Job, number: int, microbatch: int) -> Tensor:
@@ -84,7 +120,7 @@ def input_value(job: Job, number: int, microbatch: int) -> Tensor:
     value = job.inputs[number]
     source = generator(job.settings.seed, "input", number, microbatch)
     dtype = real_type(value.element)
-    if value.element in _FLOATS:
+    if is_float(value):
         return torch.randn(value.shape, generator=source, dtype=dtype)
     return torch.randint(_below(job, number), value.shape, generator=source).to(dtype)
 

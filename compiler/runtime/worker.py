@@ -185,6 +185,7 @@ def _groups(job: Job) -> Mapping[tuple[int, ...], dist.ProcessGroup]:
     """A group for each set of several accelerators, made in the same order by all ranks."""
     sets = {turn for operator in job.operators for turn in operator.turns}
     sets |= {group for groups in job.groups.values() for group in groups}
+    sets |= {update.among for update in job.updates}
     ranks = job.rank_of
     return {s: _group([ranks[p] for p in s]) for s in sorted(sets) if len(s) > 1}
 

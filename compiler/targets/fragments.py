@@ -5,7 +5,9 @@ it reads is there when it begins, what it makes leaves when it ends. So a stretc
 micro-batch is cut before an operator where the schedule has something earlier: an operator of another micro-batch, a
 transfer that takes a result of the stretch away before the operator ends, or one that brings what the operator reads.
 Then nothing is sent later than it may in the schedule, and nothing begins later, but for operators without time that
-stand in the course of another. The cuts are those of the steady state, for all micro-batches.
+stand in the course of another. The cuts are those of the steady state, for all micro-batches. In a training schedule
+no fragment has forward and backward operators. In a step the optimizer's are fragments of their own, which read the
+weight gradients of all micro-batches.
 
 **Order.** The key of an operator is its time, then whether it takes any, then its micro-batch, then its place in the
 graph; that of a fragment is its first operator's. Transfers have such keys too, and come first among what begins at one
@@ -16,16 +18,17 @@ each other in a circle.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import cached_property
 from typing import Literal, NamedTuple
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
-from compiler.targets.pipelines import ANY_STAGE, default_batch, refuse, with_plan
+from compiler.targets.pipelines import ANY_STAGE, batch_of, refuse, with_plan
 from compiler.targets.text import ranges
+from compiler.targets.training_stages import halves
 from compiler.view import Accelerators, Move, Task, view_of
-from dialects.diagnostics import TaktError
 from dialects.operators import OperatorOp
 from dialects.structure import GraphOp, find_graph
 
@@ -63,6 +66,14 @@ class Fragment(NamedTuple):
 
     body: Body
     microbatch: int
+
+
+class Closing(NamedTuple):
+    """Step number ``update`` of the optimizer on ``mesh``, and the weight gradients of all micro-batches it reads."""
+
+    update: int
+    mesh: Accelerators
+    sources: tuple[Value, ...]
 
 
 class Argument(NamedTuple):
@@ -104,12 +115,11 @@ class Fragments:
         graph = find_graph(module)
         self.view = view_of(module)
         assert graph is not None
-        if microbatches is not None and microbatches < 1:
-            raise TaktError(f"{microbatches} micro-batches: there must be at least 1")
-        self.microbatches = microbatches or default_batch(self.view)
+        self.microbatches = batch_of(self.view, microbatches)
         self.graph: GraphOp = graph
         self.operators: tuple[OperatorOp, ...] = tuple(graph.operators())
         self.meshes: tuple[Accelerators, ...] = tuple(sorted({c for t in self.view.tasks for c in t.copies}))
+        self.halves = halves(self.view)
         self._check_meshes()
         self._leaving: dict[tuple[int, int], list[Move]] = {}
         for move in self.view.moves:
@@ -193,12 +203,18 @@ class Fragments:
 
     # --- times ---------------------------------------------------------------------------------
 
-    def _time(self, ns: int, microbatch: int) -> int:
-        """A time of micro-batch 0 for another, in parts of a nanosecond that make all times whole."""
-        return ns * self.view.microbatches + microbatch * self.view.pattern
+    def _parts(self, ns: Fraction) -> int:
+        """A time in parts of a nanosecond that make all times whole."""
+        return int(ns * self.view.microbatches)
+
+    def _begin(self, what: int | Move, microbatch: int) -> int:
+        return self._parts(self.view.begin(self.view.tasks[what] if isinstance(what, int) else what, microbatch))
+
+    def _end(self, task: int, microbatch: int) -> int:
+        return self._begin(task, microbatch) + self.view.tasks[task].time * self.view.microbatches
 
     def _key(self, task: int, microbatch: int) -> Key:
-        return self._time(self.view.tasks[task].start, microbatch), self._rank(task), microbatch, task, 0
+        return self._begin(task, microbatch), self._rank(task), microbatch, task, 0
 
     def _rank(self, task: int) -> int:
         """What takes no time comes before what does: it has ended by then."""
@@ -212,12 +228,14 @@ class Fragments:
 
     def _moved(self, value: Value) -> tuple[Key, int]:
         """Key of the transfer that brings a value to its mesh, and when it is there."""
-        move, task = self.move(value), self.view.tasks[value.producer]
-        moment, ready = (task.end, task.end) if move is None else (move.landing, move.ready)
+        move, i = self.move(value), value.microbatch
+        moment = ready = self._end(value.producer, i)
+        if move is not None:
+            moment = self._parts(self.view.landing(move, i))
+            ready = moment + move.time * self.view.microbatches
         # What its producer takes no time for cannot come before it.
-        late, i = int(moment == task.start), value.microbatch
-        key = self._time(moment, i), late, i, value.producer, 1 + value.result, value.mesh[0]
-        return key, self._time(ready, i)
+        late = int(moment == self._begin(value.producer, i))
+        return (moment, late, i, value.producer, 1 + value.result, value.mesh[0]), ready
 
     # --- bodies --------------------------------------------------------------------------------
 
@@ -261,9 +279,11 @@ class Fragments:
 
     def _cut(self, stretch: list[int], v: int, turn: int, mesh: Accelerators) -> bool:
         """Whether something lies between the last task of a stretch and ``v``."""
-        if (stretch[-1], v, turn) not in self._followers:
+        if (stretch[-1], v, turn) not in self._followers or (self.halves[stretch[-1]] == "F") != (
+            self.halves[v] == "F"
+        ):
             return True
-        begin, end = self._key(stretch[0], turn), self._time(self.view.tasks[v].end, turn)
+        begin, end = self._key(stretch[0], turn), self._end(v, turn)
         for read in self.reads[v]:
             if read.kind != "input" and self.home(value := self._value(read, turn, mesh)) != mesh:
                 key, ready = self._moved(value)
@@ -278,7 +298,7 @@ class Fragments:
         cyclic: dict[Accelerators, list[tuple[int, int, int, int, int, int]]] = {}
         for turn in range(rounds):
             for task in self.view.tasks:
-                lag, phase = divmod(self._time(task.start, turn), rounds * self.view.pattern)
+                lag, phase = divmod(self._begin(task.index, turn), rounds * self.view.pattern)
                 # In one window the micro-batch is the greater, the smaller its lag.
                 entry = phase, self._rank(task.index), turn - rounds * lag, task.index, turn, lag
                 cyclic.setdefault(task.set_of(turn), []).append(entry)
@@ -299,7 +319,7 @@ class Fragments:
                 there = self.view.tasks[v].set_of(turn + distance)
                 if there != home:
                     move = self.move(Value(u, r, turn, there))
-                    found.append(self._time(self.view.tasks[u].end if move is None else move.start, turn))
+                    found.append(self._end(u, turn) if move is None else self._begin(move, turn))
         return found
 
     # --- all of it -----------------------------------------------------------------------------
@@ -338,7 +358,19 @@ class Fragments:
             for body in self.bodies[i % self.view.rounds]
             for read in body.reads
         )
+        found |= dict.fromkeys(source for closing in self.closings for source in closing.sources)
         return found | dict.fromkeys(result.source for result in self.results)
+
+    @cached_property
+    def closings(self) -> tuple[Closing, ...]:
+        """The steps of the optimizer, if the schedule has any."""
+        updates = [u for u in self.view.updates if u.start is not None]
+        return tuple(
+            Closing(
+                u.index, u.place, tuple(Value(v, 0, i, u.place) for v in u.gradients for i in range(self.microbatches))
+            )
+            for u in updates
+        )
 
     @cached_property
     def arguments(self) -> tuple[Argument, ...]:
@@ -351,9 +383,13 @@ class Fragments:
         return tuple(sorted((a for a in self._sources if isinstance(a, Argument)), key=order))
 
     @cached_property
-    def steps(self) -> tuple[Fragment | Value, ...]:
+    def steps(self) -> tuple[Fragment | Closing | Value, ...]:
         """All fragments and transfers in their order; a transfer is the value on the mesh that receives it."""
-        keyed: list[tuple[Key, Fragment | Value]] = []
+        keyed: list[tuple[Key, Fragment | Closing | Value]] = []
+        for closing in self.closings:
+            start = self.view.updates[closing.update].start
+            assert start is not None
+            keyed.append(((start * self.view.microbatches, 3, self.microbatches, closing.update, 0), closing))
         for i in range(self.microbatches):
             keyed += [(self._key(b.tasks[0], i), Fragment(b, i)) for b in self.bodies[i % self.view.rounds]]
         for value in self._sources:

@@ -14,12 +14,12 @@ from functools import cached_property
 
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.targets.pipelines import Pipeline, check_forward, pipeline_of, refuse, with_plan
+from compiler.targets.pipelines import Pipeline, forward_pipeline, refuse, with_plan
 from compiler.targets.text import counted
-from compiler.view import ScheduleView, Task, view_of
+from compiler.targets.training_stages import forward_of
+from compiler.view import ScheduleView, Task
 from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.operators import OperatorOp
-from dialects.structure import find_graph
 
 LAYERS = "a layer is a call of the one block that the model repeats, not a block inside another"
 WHOLE = "--granularity block keeps every call of a block in one stage"
@@ -59,17 +59,15 @@ class LayerPlan:
 def layers_of(module: ModuleOp, target: str, *, chunked: bool = True, empty: bool = True) -> LayerPlan:
     """The layers of a scheduled module for ``target``, a name for messages.
 
-    Without ``chunked``, a rank has one stage; without ``empty``, a stage has a layer. Raises :class:`TaktError` with a
+    Without ``chunked``, a rank has one stage; without ``empty``, a stage has a layer. Of a training schedule only the
+    forward operators count: runtimes make the backward of a layer themselves. Raises :class:`TaktError` with a
     diagnostic for each thing that stands in the way: a model that is no row of layers; or else layers, embedding or
     head that are cut or in a wrong stage, ranks that are not taken in a circle, operators on different numbers of
     accelerators, ranks with accelerators that some operator leaves out.
     """
-    graph = find_graph(module)
-    assert graph is not None
-    check_forward(graph, f"{target} is for forward passes")
-    row = _Row(view_of(module), tuple(graph.operators()), target)
+    row = _Row(*forward_of(module), target)
     row.check()
-    pipeline = pipeline_of(module, target)
+    pipeline = forward_pipeline(row.view, row.operators, target)
     width = _best_width(pipeline.view.tasks)
     spans = _spans(row, pipeline)
     found = [_cut(row, pipeline), _disorder(pipeline, target, chunked)]

@@ -8,6 +8,11 @@ in attributes ``takt.*``, which its tools keep or drop.
 jaxlib numbers devices through all meshes in the order of the topology, and so knows nothing of accelerators that run
 nothing: device ``d`` is entry ``d`` of ``takt.accelerators``.
 
+Of a training schedule, backward fragments have transpose count 1, as JAX has it for what it transposed once, and
+``takt.half`` says whether they make gradients of inputs (I), of weights (W) or both (B). Weight gradients add to what
+lies with the parameters, so their results are empty; what the optimizer does once a step reads those of all
+micro-batches.
+
 The dialect is described in https://github.com/openxla/shardy, docs/mpmd.
 """
 
@@ -20,10 +25,12 @@ from typing import Literal
 
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.targets.fragments import Argument, Body, Fragment, Fragments, Read, Result, Value
+from compiler.targets.fragments import Argument, Body, Closing, Fragment, Fragments, Read, Result, Value
 from compiler.targets.text import ranges, span_of
 from compiler.view import Accelerators
+from dialects.attributes import values
 from dialects.diagnostics import Diagnostic, TaktError
+from dialects.gradients import KINDS, ForwardAttr, GradientOp
 
 AXIS = "accelerator"
 """The one axis of every mesh."""
@@ -94,6 +101,8 @@ class _Text:
         if self.calls:
             for body in self.functions:
                 yield from self.function(body)
+            for closing in self.updates:
+                yield from self.update(closing)
         yield "}"
 
     def main(self) -> Iterator[str]:
@@ -112,7 +121,10 @@ class _Text:
         yield ",\n".join(f"    {r}" for r in results)
         yield f"  ) attributes {_dictionary(attributes)} {{"
         for step in self.fragments.steps:
-            yield from self.fragment(step) if isinstance(step, Fragment) else self.transfer(step)
+            if isinstance(step, Closing):
+                yield from self.closing(step)
+            else:
+                yield from self.fragment(step) if isinstance(step, Fragment) else self.transfer(step)
         yield _leave("    return", [(self.name(r.source), self.type(r.source)) for r in self.fragments.results])
         yield "  }"
 
@@ -134,8 +146,9 @@ class _Text:
         about = ""
         if move is not None:
             i = value.microbatch
-            later = {"landing": self.at(move.landing, i)} if move.landing != move.start else {}
-            about = _about(link=move.link, start=self.at(move.start, i), time=move.time, **later) + " "
+            start, landing = int(self.view.begin(move, i)), int(self.view.landing(move, i))
+            later = {"landing": landing} if landing != start else {}
+            about = _about(link=move.link, start=start, time=move.time, **later) + " "
         ends = f"({self.type(home)}) -> {self.type(value)}"
         yield f"    {self.name(value)} = mpmd.transfer {about}{self.name(home)} : {ends}"
 
@@ -145,12 +158,16 @@ class _Text:
         sources = [self.fragments.source(read, i, body.mesh) for read in body.reads]
         results = [Value(r.subject, r.result, i, body.mesh) for r in body.results]
         tasks = [self.view.tasks[v] for v in body.tasks]
-        origin = f'mesh="{mesh_name(body.mesh)}", origin=[{_string(span_of(tasks))}]'
+        half = self.half(body)
+        transposed = "(1)" if half in ("I", "W", "B") else ""
+        origin = f'mesh="{mesh_name(body.mesh)}", origin=[{_string(span_of(tasks))}{transposed}]'
         about = {
             "call_counter": f"{i} : ui32",
             "takt.stages": f"array<i64: {_list(str(s) for s in dict.fromkeys(t.stage or 0 for t in tasks))}>",
-            "takt.start": f"{self.at(tasks[0].start, i)} : i64",
+            "takt.start": f"{int(self.view.begin(tasks[0], i))} : i64",
         }
+        if half:
+            about["takt.half"] = _string(half)
         line = f"    {_list(map(self.name, results))} = " if results else "    "
         operands, ends = _list(map(self.name, sources)), _ends(map(self.type, sources), list(map(self.type, results)))
         if self.calls:
@@ -162,9 +179,46 @@ class _Text:
             yield from lines
             yield f"    }} : {ends}"
 
-    def at(self, start: int, microbatch: int) -> int:
-        """When something begins a micro-batch, in whole nanoseconds."""
-        return start + microbatch * self.view.pattern // self.view.microbatches
+    def half(self, body: Body) -> str:
+        """What a fragment of a training schedule is: F, I, W, or B for both of these; nothing of another schedule."""
+        if self.view.training is None:
+            return ""
+        found = {self.fragments.halves[v] for v in body.tasks}
+        return "B" if len(found) > 1 else found.pop()
+
+    def closing(self, closing: Closing) -> Iterator[str]:
+        """What the optimizer does once a step."""
+        update, mesh = self.view.updates[closing.update], mesh_name(closing.mesh)
+        sources, types = _list(map(self.name, closing.sources)), _list(map(self.type, closing.sources))
+        about = _dictionary({"takt.start": f"{update.start} : i64", "takt.time": f"{update.time} : i64"})
+        head = f'mesh="{mesh}", origin=[{_string(update.name)}]'
+        if self.calls:
+            yield f"    mpmd.fragment_call<{head}> @{self.updates[closing]}({sources}) {about} : ({types}) -> ()"
+            return
+        parameters, lines = self.step(closing)
+        yield f"    mpmd.fragment<{head}> ({sources}) {about} ({parameters}) {{"
+        yield from [*lines, "      mpmd.return"]
+        yield f"    }} : ({types}) -> ()"
+
+    @cached_property
+    def updates(self) -> dict[Closing, str]:
+        """What the optimizer does, and the names of its functions."""
+        return {closing: f"update.{closing.update}.on.{closing.mesh[0]}" for closing in self.fragments.closings}
+
+    def step(self, closing: Closing) -> tuple[str, list[str]]:
+        """Parameters and lines of the body of a step of the optimizer."""
+        update = self.view.updates[closing.update]
+        tensors = [self.tensors[_read(source)] for source in closing.sources]
+        names = [f"%g{n}" for n in range(len(tensors))]
+        about = {
+            "api_version": "4 : i32",
+            "takt.name": _string(update.name),
+            "takt.group": _string(update.group),
+            "has_side_effect": "true",
+        }
+        call = f"stablehlo.custom_call @takt.optimizer_step({_list(names)}) {_dictionary(about)}"
+        line = f"      %done = {call} : ({_list(tensors)}) -> tensor<0xi8>"
+        return _list(f"{n}: {t}" for n, t in zip(names, tensors, strict=True)), [line]
 
     # --- bodies --------------------------------------------------------------------------------
 
@@ -183,6 +237,13 @@ class _Text:
         yield from lines
         yield "  }"
 
+    def update(self, closing: Closing) -> Iterator[str]:
+        """A step of the optimizer as a function."""
+        parameters, lines = self.step(closing)
+        attributes = f'attributes {{mesh_shape = #sdy.mesh<["{AXIS}"={len(closing.mesh)}]>}}'
+        yield f"  func.func private @{self.updates[closing]}({parameters}) {attributes} {{"
+        yield from [*lines, "      return", "  }"]
+
     def body(self, body: Body) -> tuple[str, list[str]]:
         """Parameters and lines of a body; they say nothing of a micro-batch, so they are made once."""
         if body not in self.bodies:
@@ -199,12 +260,14 @@ class _Text:
         arguments = {name: str(op.properties[name]) for name in op.signature() if name in op.properties}
         reads = self.fragments.reads[v]
         results = [Read("value", v, r) for r in range(len(op.results))]
+        if isinstance(op, GradientOp):
+            arguments = _forward(op.of)
         about = {
             "backend_config": _dictionary({**arguments, "params": f"{op.params.value.data} : i64"}),
             # The fourth version is the one with a dictionary.
             "api_version": "4 : i32",
             "takt.name": _string(task.name),
-            "takt.start": f"{task.start} : i64",
+            **({} if self.view.step else {"takt.start": f"{task.start} : i64"}),
             "takt.time": f"{task.time} : i64",
         }
         if task.group is not None:
@@ -217,6 +280,18 @@ class _Text:
         ends = _ends((self.tensors[r] for r in reads), [self.tensors[r] for r in results])
         call = f"stablehlo.custom_call @takt.{task.kind}({_list(f'%{self.names[r]}' for r in reads)})"
         return f"{_list(f'%{self.names[r]}' for r in results)} = {call} {_dictionary(about)} : {ends}"
+
+
+def _forward(of: ForwardAttr) -> dict[str, str]:
+    """What a gradient is of: kind and arguments of the forward operator, whose gradients arrive, and which are made."""
+    known = of.values_of_arguments()
+    encoded = {
+        n: str(c.encode(known[n])) for n, (c, _, _) in KINDS[of.kind.data].signature().items() if known[n] is not None
+    }
+    listed = {
+        name: f"array<i64: {_list(map(str, values(a)))}>" for name, a in (("arriving", of.arriving), ("made", of.made))
+    }
+    return {"of": _string(of.kind.data), **encoded, **{n: t.replace(": >", ">") for n, t in listed.items()}}
 
 
 # --- names ---------------------------------------------------------------------------------------

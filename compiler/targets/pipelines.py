@@ -17,7 +17,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from compiler.targets.text import ranges
 from compiler.view import Accelerators, ScheduleView, Task, view_of
-from dialects.diagnostics import TaktError, at
+from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.operators import OperatorOp
 from dialects.structure import GraphOp, find_graph
 
@@ -73,6 +73,18 @@ def default_batch(view: ScheduleView) -> int:
     return 3 * max(1, view.in_flight)
 
 
+def batch_of(view: ScheduleView, microbatches: int | None) -> int:
+    """How many micro-batches to write down; TaktError for none, and for others than those of a step."""
+    if microbatches is not None and microbatches < 1:
+        raise TaktError(f"{microbatches} micro-batches: there must be at least 1")
+    if not view.step:
+        return microbatches or default_batch(view)
+    if microbatches not in (None, view.microbatches):
+        message = f"the schedule is a step of {view.microbatches} micro-batches, not of {microbatches}"
+        raise TaktError(Diagnostic(message, hint="compile the model for as many as are wanted"))
+    return view.microbatches
+
+
 def refuse(operators: Sequence[OperatorOp], task: Task, message: str, hint: str | None = None) -> TaktError:
     """An error about an operator, at its place in the source."""
     return TaktError(at(operators[task.index], message, hint))
@@ -95,7 +107,11 @@ def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
     graph = find_graph(module)
     assert graph is not None
     check_forward(graph, f"{target} is for forward passes")
-    operators = tuple(graph.operators())
+    return forward_pipeline(view, tuple(graph.operators()), target)
+
+
+def forward_pipeline(view: ScheduleView, operators: Sequence[OperatorOp], target: str) -> Pipeline:
+    """The pipeline of a schedule whose tasks, all forward, are those of ``operators``; refusals as above."""
     members: dict[int, list[int]] = {s.index: [] for s in view.stages}
     for task in view.tasks:
         if task.stage is None:
@@ -107,7 +123,7 @@ def pipeline_of(module: ModuleOp, target: str) -> Pipeline:
     blocks = list(dict.fromkeys(granted[s] for s in used))
     _check(view, operators, target, granted)
     stages = tuple(tuple(members[s]) for s in used)
-    return Pipeline(view, operators, stages, tuple(blocks.index(granted[s]) for s in used), tuple(blocks))
+    return Pipeline(view, tuple(operators), stages, tuple(blocks.index(granted[s]) for s in used), tuple(blocks))
 
 
 def _in_flow(view: ScheduleView, operators: Sequence[OperatorOp], members: dict[int, list[int]]) -> list[int]:

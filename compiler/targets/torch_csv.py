@@ -8,6 +8,9 @@ a period, and so the period, remain.
 
 Form "compute-comms" has a send and a receive for each message (``0SEND_F3`` with ``1RECV_F3``), all in one common order
 that no rank leaves: they do not hang even where a send ends only when its receive begins, and the other way round.
+
+Of a training schedule, stages have backward cells too: ``1I3`` and ``1W3``, or ``1B3`` for both in one, and messages go
+both ways (``1SEND_B3`` with ``0RECV_B3``).
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ from math import ceil
 
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.targets.pipelines import Pipeline, default_batch, pipeline_of
+from compiler.targets.cells import Malformed, in_time, text_of, with_messages
+from compiler.targets.pipelines import Pipeline, batch_of, pipeline_of
+from compiler.targets.training_stages import Training, training_of
 from compiler.view import Move, ScheduleView
 from dialects.diagnostics import Diagnostic, TaktError
+from dialects.structure import find_graph
 
 NAME = "torch-csv"
 
@@ -39,16 +45,14 @@ def emit(module: ModuleOp, *, microbatches: int | None = None, form: str = "comp
     ``form`` "stages" is JSON instead, which says what the module of each stage takes, runs and hands on. Raises
     :class:`TaktError` for schedules that are no pipeline of ranks, or hand values to earlier stages.
     """
+    graph = find_graph(module)
+    if graph is not None and graph.training is not None:
+        return _training(training_of(module, NAME), microbatches, form)
     pipeline = pipeline_of(module, NAME)
     _check(pipeline)
     if form == "stages":
         return _stages(pipeline)
-    count = default_batch(pipeline.view) if microbatches is None else microbatches
-    if count < 1:
-        raise TaktError(Diagnostic(f"a schedule has one micro-batch or more, not {count}"))
-    if (cells := count * len(pipeline.stages)) > MOST_CELLS:
-        hint = "fewer --microbatches have fewer"
-        raise TaktError(Diagnostic(f"the stages have {cells:,} cells, more than {MOST_CELLS:,}", hint=hint))
+    count = _count(pipeline, microbatches)
     rows: list[list[str]] = [[] for _ in pipeline.blocks]
     for stage, microbatch, is_message in _order(pipeline, count):
         here = pipeline.rank_of[stage]
@@ -58,6 +62,32 @@ def emit(module: ModuleOp, *, microbatches: int | None = None, form: str = "comp
             rows[here].append(f"{stage}SEND_F{microbatch}")
             rows[pipeline.rank_of[stage + 1]].append(f"{stage + 1}RECV_F{microbatch}")
     return "".join(",".join(row) + "\n" for row in rows)
+
+
+def _count(pipeline: Pipeline, microbatches: int | None) -> int:
+    """How many micro-batches; TaktError for none, and for too many."""
+    count = batch_of(pipeline.view, microbatches)
+    if (cells := count * len(pipeline.stages)) > MOST_CELLS:
+        hint = "fewer --microbatches have fewer"
+        raise TaktError(Diagnostic(f"the stages have {cells:,} cells, more than {MOST_CELLS:,}", hint=hint))
+    return count
+
+
+def _training(training: Training, microbatches: int | None, form: str) -> str:
+    """Forward and backward cells; the forward part says what the module of each stage is."""
+    _check(training.forward)
+    if form == "stages":
+        return _stages(training.forward)
+    rows, begins = training.cells(_count(training.forward, microbatches))
+    rank_of = dict(enumerate(training.forward.rank_of))
+    try:
+        order = list(in_time(rows, begins))
+    except Malformed as error:
+        hint = "plans of whole stages can be told to it: --plan stages, or a step with --microbatches and --order"
+        raise TaktError(Diagnostic(f"{NAME} runs stages as a chain, and there {error}", hint=hint)) from None
+    if form == "compute-only":
+        return text_of([[cell for cell in order if rank_of[cell.stage] == r] for r in range(len(rows))])
+    return text_of(with_messages(order, rank_of))
 
 
 def _check(pipeline: Pipeline) -> None:

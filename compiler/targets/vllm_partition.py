@@ -9,6 +9,8 @@ from __future__ import annotations
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.targets.layers import layers_of
+from compiler.targets.pipelines import check_forward
+from dialects.structure import find_graph
 
 
 def emit(module: ModuleOp) -> str:
@@ -16,6 +18,9 @@ def emit(module: ModuleOp) -> str:
 
     A rank without layers is refused, since vLLM sets up a key-value cache on each (vllm-project/vllm issue 54711).
     """
+    graph = find_graph(module)
+    assert graph is not None
+    check_forward(graph, "vLLM does not train")
     plan = layers_of(module, "vllm-partition", chunked=False, empty=False)
     counts = ",".join(str(len(layers)) for layers in plan.layers)
     return (

@@ -65,6 +65,7 @@ class Backward:
         self.made: list[OperatorOp] = []
         self._taken = {value.name_hint for op in graph.body.block.ops for value in op.results}
         self._groups = {op.group.data for op in self.operators if op.group is not None}
+        self._families: dict[OperatorOp, list[OperatorOp]] = {}
 
     def build(self) -> None:
         """Fill ``inputs`` and ``made``, and put the operators of the forward pass into groups with their gradients."""
@@ -73,12 +74,39 @@ class Backward:
         for value in starts if not self.losses else ():
             source = InputOp.create(result_types=[value.type])
             source.location = value.owner.location if isinstance(value.owner, Operation) else self.graph.location
-            source.output.name_hint = self._name(f"{value.name_hint or 'output'}.gradient")
+            source.output.name_hint = self.unique(f"{value.name_hint or 'output'}.gradient")
             self.inputs.append(source)
             self.arrived[value] = [source.output]
         for op in reversed(self.operators):
             if any(r in self.arrived or r in self.losses for r in op.outputs):
                 self._of(op)
+
+    def untie(self) -> dict[StringAttr, list[StringAttr]]:
+        """Give every operator of a written group its own copy of the parameters, in a group with its gradients.
+
+        Returns new group → the groups of all its copies, in program order. A group stays as it is where one of its
+        operators with parameters has no gradient of them.
+        """
+        written: dict[StringAttr, list[OperatorOp]] = {}
+        for op in self.operators:
+            if op.group is not None and op.params.value.data:
+                written.setdefault(op.group, []).append(op)
+        copies: dict[StringAttr, list[StringAttr]] = {}
+        for members in written.values():
+            if len(members) < 2 or not all(self._trained(op) for op in members):
+                continue
+            made: list[StringAttr] = []
+            for op in members:
+                tied, op.group = op.group, self._new_group(op)
+                for gradient in self._families[op]:
+                    if gradient.group == tied:
+                        gradient.group = op.group
+                made.append(op.group)
+            copies |= dict.fromkeys(made, made)
+        return copies
+
+    def _trained(self, op: OperatorOp) -> bool:
+        return any(isinstance(gradient, WeightGradientOp) for gradient in self._families.get(op, ()))
 
     def _of(self, op: OperatorOp) -> None:
         """The gradients of one operator, those of its results being complete."""
@@ -156,11 +184,11 @@ class Backward:
     def _append(self, op: OperatorOp, forward: OperatorOp, name: str) -> SSAValue:
         op.location = forward.location
         for result in op.outputs:
-            result.name_hint = self._name(name)
+            result.name_hint = self.unique(name)
         self.made.append(op)
         return op.outputs[0]
 
-    def _name(self, name: str) -> str:
+    def unique(self, name: str) -> str:
         """``name``, with a number where it is taken."""
         unique, count = name, 1
         while unique in self._taken:
@@ -171,17 +199,22 @@ class Backward:
 
     def _group(self, op: OperatorOp, gradients: Sequence[OperatorOp]) -> None:
         """One group of an operator, its gradients, and the sums of those that arrive."""
+        self._families[op] = list(gradients)
         if op.group is None:
-            name = self.names[op] if is_group_name(self.names[op]) else f"operator {self.operators.index(op)}"
-            while name in self._groups:
-                name += "'"
-            self._groups.add(name)
-            op.group = StringAttr(name)
+            op.group = self._new_group(op)
         # A sum is priced for the allotments of the machine, among which need not be one of a written table.
         alone = op.cost is not None and 1 not in op.cost.table()
         for gradient in gradients:
             if not (alone and isinstance(gradient, AddOp)):
                 gradient.group = op.group
+
+    def _new_group(self, op: OperatorOp) -> StringAttr:
+        """A group that is named after ``op``, and that nothing is in."""
+        name = self.names[op] if is_group_name(self.names[op]) else f"operator {self.operators.index(op)}"
+        while name in self._groups:
+            name += "'"
+        self._groups.add(name)
+        return StringAttr(name)
 
 
 def _of_results(cost: CostAttr, size: int) -> CostAttr:

@@ -25,10 +25,27 @@ class Held:
 
     def each(self, width: int) -> int:
         """Bytes for a parameter of ``width`` bytes: itself, its gradient, its master copy, the optimizer's numbers."""
-        wide = max(width, MASTER) if self.mixed else width
-        copy = wide if wide > width and self.optimizer != "none" else 0
-        return 2 * width + copy + STATES[self.optimizer] * wide
+        return 2 * width + self._copy(width) + self._states(width)
+
+    def moved(self, params: int, width: int) -> int:
+        """Bytes that a step of the optimizer reads and writes for ``params`` bytes of parameters.
+
+        It reads the gradient, the parameter or its master copy, and the optimizer's numbers; it writes all but the
+        gradient, which the next step begins anew.
+        """
+        copy = self._copy(width)
+        return -(-params // width) * (width + (copy or width) + width + copy + 2 * self._states(width))
 
     def bytes(self, params: int, width: int) -> int:
         """Bytes for ``params`` bytes of parameters of ``width`` bytes each; a part of one counts as a whole."""
         return -(-params // width) * self.each(width)
+
+    def _wide(self, width: int) -> int:
+        return max(width, MASTER) if self.mixed else width
+
+    def _copy(self, width: int) -> int:
+        wide = self._wide(width)
+        return wide if wide > width and self.optimizer != "none" else 0
+
+    def _states(self, width: int) -> int:
+        return STATES[self.optimizer] * self._wide(width)

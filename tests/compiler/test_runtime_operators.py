@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from xdsl.dialects.builtin import TensorType
 
-from compiler.runtime.job import Operator, Value
+from compiler.runtime.job import Forward, Operator, Value
 from dialects.nn.needs import Role, roles
 from dialects.operators import ELEMENT_TYPES, OPERATORS, OperatorOp, element_bytes, tensor_bytes
 
@@ -338,3 +338,120 @@ def test_gradients_depend_on_what_a_training_graph_keeps_and_on_nothing_else(
         same = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(usual, found, strict=True))
         # A result that is kept stands for the operands that it is made of.
         assert same != any(role.what == "result" or role == Role("operand", i) for role in kept)
+
+
+# --- gradients of parts ----------------------------------------------------------------------
+
+
+def gradient(kind: str, given: Any, arguments: dict[str, Any], weight: bool, loss: bool) -> Operator:
+    """A gradient operator of a case; of several results, the gradient of the first does not arrive."""
+    forward, _ = operator(kind, given, arguments)
+    types = list(map(typed, given))
+    xs = tuple(Value("x", shape, element, 0) for shape, element in types)
+    count = len(forward.results)
+    arriving = () if loss else tuple(range(min(1, count - 1), count))
+    made = tuple(i for i, (_, element) in enumerate(types) if kind == "op" or not element.startswith("i"))
+    of = Forward(kind, forward.arguments, xs, forward.results, arriving, () if weight else made)
+    results = [xs[i] for i in made]
+    if kind == "experts":
+        hidden = (3 if forward.arguments["gated"] else 2) * arguments["hidden"]
+        visits = types[0][0][0] * types[0][0][1] * arguments["top_k"]
+        results.append(Value("handed", (visits, hidden), "bf16", 0))
+    name = "weight_gradient" if weight else "input_gradient"
+    return Operator("a.I", name, {}, 0, 0, ((0,),), (), () if weight else tuple(results), group="a", of=of)
+
+
+def together(pieces: Sequence[Tensor], rule: Any, shape: Shape, parts: int) -> Tensor:
+    torch = pytest.importorskip("torch")
+    if rule.dim is not None:
+        assert [x.shape[rule.dim] for x in pieces] == rule.sizes(parts)
+        return torch.cat(list(pieces), rule.dim).reshape(shape)
+    if not rule.added:
+        assert all(x.equal(pieces[0]) for x in pieces)
+    return (sum(pieces[1:], pieces[0]) if rule.added else pieces[0]).reshape(shape)
+
+
+class Differentiated:
+    """The gradients that torch makes of a whole operator, for random gradients of those results that arrive."""
+
+    def __init__(self, kind: str, given: Any, arguments: dict[str, Any], of: Forward):
+        torch = pytest.importorskip("torch")
+        from compiler.runtime.torch_operators import Call, run
+        from compiler.runtime.torch_values import Parameters
+
+        class Leaves(Parameters):
+            def get(self, *args: Any, **options: Any) -> Tensor:
+                return super().get(*args, **options).requires_grad_()
+
+        source, parameters = torch.Generator().manual_seed(3), Leaves(0)
+        self.xs = [x.requires_grad_(x.is_floating_point()) for x in operands(given)]
+        forward = Operator("a", kind, of.arguments, 0, 0, ((0,),), (), of.results, group="a")
+        made, _ = run(Call(forward, self.xs, parameters))
+        self.results = [y.reshape(v.shape) for y, v in zip(made, of.results, strict=True)]
+        self.arriving = [torch.randn(y.shape, generator=source, dtype=y.dtype) for y in self.results]
+        seeds = {r: self.arriving[r] for r in of.arriving} or {0: torch.ones(())}
+        leaves = [*(x for x in self.xs if x.requires_grad), *parameters.held.values()]
+        total = sum((self.results[r] * g).sum() for r, g in seeds.items())
+        found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+        self.of_operands = found[: len(found) - len(parameters.held)]
+        self.of_parameters = dict(zip(parameters.held, found[len(self.of_operands) :], strict=True))
+        self.xs, self.results = [x.detach() for x in self.xs], [y.detach() for y in self.results]
+
+    def read(self, of: Forward, weight: bool, handed: Tensor | None) -> list[Tensor]:
+        known: dict[str, Any] = {"gradient": self.arriving, "operand": self.xs, "result": self.results}
+        maximum = of.arguments.get("kind") == "max"
+        found = roles(of.kind, weight, len(self.xs), of.arriving, maximum)
+        return [(known | {"handed": [handed]})[role.what][role.number] for role in found]
+
+
+SMOOTH = [
+    case
+    for case in CASES
+    if case[1] and (case[0] in ("op", "embedding") or any(not typed(x)[1].startswith("i") for x in case[1]))
+] + [
+    ("attention", [(2, 8, 12), (2, 9, 4), (2, 9, 4)], {"heads": 6, "kv_heads": 2}),
+    ("softmax", [X], {"axis": 0}),
+    ("router", [(2, 40, 6)], {"experts": 8, "top_k": 3}),
+]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize(("kind", "given", "arguments"), SMOOTH)
+def test_parts_make_the_gradients_of_the_whole(kind: str, given: Any, arguments: dict[str, Any], parts: int) -> None:
+    torch = pytest.importorskip("torch")
+    from compiler.runtime.torch_gradients import run_input, run_weight
+    from compiler.runtime.torch_operators import Call
+    from compiler.runtime.torch_values import Parameters, cut
+
+    loss = kind in ("cross_entropy", "mse_loss")
+    back = gradient(kind, given, arguments, weight=False, loss=loss)
+    assert back.of is not None
+    torchs = Differentiated(kind, given, arguments, back.of)
+    handed = None
+    if back.of.made:
+        reads = torchs.read(back.of, False, None)
+        pieces = [run_input(Call(back, reads, Parameters(0), part, parts)) for part in range(parts)]
+        rules = pieces[0][1]
+        assert all(rules == other for _, other in pieces)
+        found = [
+            together([made[n] for made, _ in pieces], rule, value.shape, parts)
+            for n, (value, rule) in enumerate(zip(back.results, rules, strict=True))
+        ]
+        for mine, theirs in zip(found, torchs.of_operands, strict=False):
+            torch.testing.assert_close(mine, theirs.to(mine.dtype), rtol=1e-5, atol=2e-6)
+        handed = found[-1] if kind == "experts" else None
+    back = gradient(kind, given, arguments, weight=True, loss=loss)
+    if not torchs.of_parameters:
+        return
+    assert back.of is not None
+    reads = torchs.read(back.of, True, handed)
+    shares = [run_weight(Call(back, reads, Parameters(0), part, parts)) for part in range(parts)]
+    assert {key for found in shares for key, _ in found} == {key for key, _ in torchs.of_parameters}
+    for (key, _), whole in torchs.of_parameters.items():
+        seen = torch.zeros(key.shape)
+        for found in shares:
+            ((part, mine),) = [(part, x) for (k, part), x in found.items() if k == key]
+            torch.testing.assert_close(mine, cut(whole, part), rtol=1e-5, atol=1e-5)
+            cut(seen, part).add_(1)
+        # Shares make the whole, or every part has it.
+        assert seen.unique().tolist() in ([], [1], [parts])

@@ -82,6 +82,20 @@ CHUNKS = """model chunks {
 }
 """
 
+TRAINED = """model trained {
+  input x: tensor<8 x 16, f32>
+  input y: tensor<8 x 16, f32>
+  a = linear(x, features = 32)
+  b = gelu(a)
+  c = linear(b, features = 16)
+  g = gelu(c)
+  d = add(g, x)
+  e = linear(d, features = 16)
+  l = mse_loss(e, y)
+  output l
+}
+"""
+
 COPIES = """model copies {
   input x: tensor<64, i8>
   state s: tensor<64, i8> distance 1
@@ -123,6 +137,7 @@ SCHEDULES: dict[str, tuple[Callable[[], ModuleOp], int]] = {
     "interleaved": (lambda: of_text(four(CHUNKS), plan="interleaved", chunks=2), 9),
     "v": (lambda: of_text(four(CHUNKS), plan="v", chunks=2), 9),
     "copies": (lambda: of_text(four(COPIES).replace("4 of", "6 of"), plan="replicated", copies=2), 7),
+    "training": (lambda: of_text(four(TRAINED), stages=4, allotments="stage", training="adam"), 5),
     "encoder_decoder": (lambda: of_example("encoder_decoder", encoder_layers=1, decoder_layers=1), 8),
     "llama3_8b_decode": (lambda: of_example("llama3_8b_decode", layers=2, groups=4), 9),
 }
@@ -358,6 +373,7 @@ def check_cuts(view: ScheduleView, fragments: list[Step]) -> None:
         last = before.get(f.meshes[0])
         if last is not None and last.microbatch == f.microbatch:
             later = any(t < end(f) for t in departures(last)) or any(t > start(last) for t in arrivals(f))
+            later = later or ("_gradient" in task[f.operators[0]].kind) > ("_gradient" in task[last.operators[0]].kind)
             assert later or any(
                 start(last) < t.start + i * period < start(f)
                 for t in view.tasks
@@ -680,3 +696,25 @@ def test_names_of_all_alphabets(context: Any, operator: Any, build: Any):
     text = emit(build(operators, pattern=10, accelerators=4, outputs=names), microbatches=2)
     assert r'takt.name = "gr\C3\B6\C3\9Fe"' in text
     parsed(context, text)
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_backward_fragments_are_transposed_once():
+    """A fragment is all forward or all backward, and says so by its transpose count and its half."""
+    text = emit(scheduled("training"), microbatches=2)
+    fragments = re.findall(r"mpmd\.fragment<.*?\n    \} :", text, re.DOTALL)
+    assert len(fragments) >= 6
+    halves: set[str] = set()
+    for fragment in fragments:
+        kinds = set(re.findall(r"custom_call @takt\.(\w+)", fragment))
+        backward = kinds & {"input_gradient", "weight_gradient"}
+        assert not backward or kinds <= {"input_gradient", "weight_gradient", "add"}
+        half = re.search(r'takt\.half = "(.)"', fragment)
+        assert half is not None
+        assert bool(backward) == ("(1)]" in fragment.split("{")[0]) == (half[1] != "F")
+        halves.add(half[1])
+    assert {"F", "B"} <= halves
+    assert "@takt.weight_gradient" in text
+    assert 'backend_config = {of = "linear", features = 16 : i64' in text

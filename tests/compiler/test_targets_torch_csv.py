@@ -318,7 +318,7 @@ def test_copies_and_no_micro_batches_are_refused(build: Build, operator: Any):
         emit(build([operator("a", [], 40, [[0], [1]], 0, stage=0)], 40, 2, stages=[[0, 1]]))
     one = build([operator("a", [], 40, [[0]], 0, stage=0)], 40, 1, stages=[[0]])
     assert emit(one, microbatches=2, form="compute-comms") == "0F0,0F1\n"
-    with pytest.raises(TaktError, match="one micro-batch or more, not 0"):
+    with pytest.raises(TaktError, match="0 micro-batches: there must be at least 1"):
         emit(one, microbatches=0)
     with pytest.raises(TaktError, match="1,000,001 cells"):
         emit(one, microbatches=1_000_001)
@@ -446,8 +446,8 @@ GOOD = "0F0,0SEND_F0,0F1,0SEND_F1\n1RECV_F0,1F0,1RECV_F1,1F1\n"
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("1F1", "1F1zzz", "'1F1zzz' is no cell of a forward-only schedule"),
-        ("1F1", "1B1", "'1B1' is no cell"),
+        ("1F1", "1F1zzz", "'1F1zzz' is no cell of a schedule"),
+        ("1F1", "1B1", "rank 0 lacks 0I0"),
         ("1RECV_F1,", "", "rank 1 lacks 1RECV_F1"),
         ("0F1", "0F0", "rank 0: 0F0 stands there twice"),
         ("0F1,", "0F1,0F2,", "rank 0 has 0F2, which has no place there"),

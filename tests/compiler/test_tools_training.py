@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,22 @@ def test_dumps_go_on_from_every_level(taktc: Tool, mlp: str, tmp_path: Path) -> 
         assert taktc(str(dump), *options).out == whole
     by_passes = taktc(mlp, "--quiet", "-p", "expand-training{optimizer=adam},annotate-costs").out
     assert by_passes == taktc(mlp, *options, "--compile-to", "moldable").out
+
+
+def test_tied_parameters_are_no_reason_for_one_place(taktc: Tool, tmp_path: Path) -> None:
+    path = tmp_path / "tied.takt"
+    path.write_text(MODEL.replace('features = 64, split = "row")', 'features = 64, split = "row") group "tied"'))
+    options = (str(path), "--training", "adam", "--quiet", *EFFORT)
+    groups = {
+        kind: set(re.findall(r"takt.optimizer_step.*(group \"[^\"]*\")", taktc(*options, *how).out))
+        for kind, how in (("copies", ()), ("colocate", ("--tie", "colocate")))
+    }
+    assert groups == {
+        "copies": {f'group "{name}"' for name in ("h.0", "x.0", "h.1", "x.1")},
+        "colocate": {f'group "{name}"' for name in ("h.0", "tied", "h.1")},
+    }
+    found = taktc(str(path), "--tie", "colocate")
+    assert (found.code, "give --training too" in found.err) == (2, True)
 
 
 def test_graphs_that_cannot_become_training_graphs(taktc: Tool, mlp: str, tmp_path: Path) -> None:

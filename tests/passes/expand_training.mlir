@@ -30,6 +30,7 @@ takt.graph @m model {
   // CHECK-NEXT: %a.sum = takt.add(%l.I, %b.I) group "a" :
   // No input needs a gradient, so the first product has that of its weight only.
   // CHECK-NEXT: %a.W = takt.weight_gradient(%a.sum, %x) of <"linear" {features = 8 : i64} (tensor<4x8xbf16>) -> tensor<4x8xbf16>, gradients [0] to []> params 128 group "a" : (tensor<4x8xbf16>, tensor<4x8xbf16>) -> tensor<0xi8>
+  // CHECK-NEXT: %a.step = takt.optimizer_step(%a.W) params 128 group "a" : (tensor<0xi8>) -> tensor<0xi8>
   // CHECK-NEXT: takt.output %l : tensor<f32>
   takt.output %l : tensor<f32>
 }

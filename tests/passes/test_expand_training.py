@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,22 @@ from compiler.output import print_ir
 from compiler.pipeline import Options, new_context, run_pipeline
 from compiler.simulate import time_triggered
 from compiler.view import view_of
-from dialects.attributes import values
+from dialects.attributes import SlotAttr, values
 from dialects.diagnostics import TaktError
-from dialects.gradients import ACCUMULATED, GradientOp, InputGradientOp, WeightGradientOp
+from dialects.gradients import ACCUMULATED, GradientOp, InputGradientOp, OptimizerStepOp, WeightGradientOp
 from dialects.levels import verify_level
+from dialects.network import Link, Network
 from dialects.operators import OPERATORS, OperatorOp, operator_names
+from dialects.placement import Placement
 from dialects.schedule_rules import peak_memory
 from dialects.structure import GraphOp, find_graph, find_platform
+from dialects.updates import exchange_time
 from frontend import Source, load
 from passes.annotate_costs import AnnotateCostsPass
 from passes.costs.kinds import rule_of
 from passes.costs.layout import place
 from passes.costs.reading import Reader
+from passes.costs.updates import held_whole
 from passes.expand_training import ExpandTrainingPass
 from passes.training.held import Held
 
@@ -121,6 +126,13 @@ def costed(text: str, train: bool, **options: Any) -> dict[str, OperatorOp]:
     return named(graph_of(module))
 
 
+def updates_of(op: OperatorOp) -> dict[str | None, OptimizerStepOp]:
+    """The optimizer's steps of the graph that an operator is in, by name."""
+    graph = op.parent_op()
+    assert isinstance(graph, GraphOp)
+    return {step.outputs[0].name_hint: step for step in graph.updates()}
+
+
 def reads(op: OperatorOp) -> list[str | None]:
     assert isinstance(op, GradientOp)
     return [v.name_hint for v in op.inputs][len(values(op.of.arriving)) :]
@@ -186,13 +198,64 @@ def test_a_sum_of_losses_is_a_loss() -> None:
     assert [v.name_hint for v in found["a.I"].inputs] == ["h", "i"]
 
 
-def test_tied_operators_stay_one_group() -> None:
-    text = model(
-        'e = embedding(i, vocab = 64, dim = 32) group "tied"\n h = linear(e, features = 64) group "tied"\n'
-        " y = cross_entropy(h, i)"
-    )
-    tied = {name for name, op in named(expanded(text)).items() if op.group is not None and op.group.data == "tied"}
-    assert tied == {"e", "h", "h.I", "h.W", "e.W"}
+TIED = (
+    'e = embedding(i, vocab = 64, dim = 32) group "tied"\n h = linear(e, features = 64) group "tied"\n'
+    " y = cross_entropy(h, i)"
+)
+
+
+def test_tied_operators_have_copies_or_stay_one_group() -> None:
+    for options in ({"tie": "colocate"}, {"optimizer": "none"}):
+        found = named(expanded(model(TIED), **options))
+        tied = {name for name, op in found.items() if op.group is not None and op.group.data == "tied"}
+        assert tied == {"e", "h", "h.I", "h.W", "e.W"}
+    found = named(expanded(model(TIED)))
+    assert {name: op.group.data for name, op in found.items() if op.group is not None} == {
+        "e": "e", "e.W": "e", "h": "h", "h.I": "h", "h.W": "h", "y": "y", "y.I": "y"
+    }  # fmt: skip
+    steps = updates_of(found["e"])
+    assert {n: [v.name_hint for v in op.inputs] for n, op in steps.items()} == {
+        "e.step": ["e.W", "h.W"], "h.step": ["h.W", "e.W"]
+    }  # fmt: skip
+    assert all(op.params.value.data == 64 * 32 * 2 for op in steps.values())
+    # One that no loss depends on would keep old parameters: they stay together, whatever is asked for.
+    unused = f'u = linear(x, features = 64) group "tied"\n {TIED}'
+    groups = {op.group.data for op in named(expanded(model(unused))).values() if op.group is not None}
+    assert groups == {"tied", "y"}
+
+
+def test_copies_cost_a_gradient_more_to_read_and_an_exchange_between_their_sets() -> None:
+    together, apart = costed(model(TIED), True, tie="colocate"), costed(model(TIED), True)
+    (one,), two = updates_of(together["e"]).values(), updates_of(apart["e"])
+    size = 64 * 32 * 2
+    for k, time in times_of(one).items():
+        assert abs(times_of(two["e.step"])[k] - time - size / k / 1000) <= 1
+    graph = apart["e"].parent_op()
+    assert isinstance(graph, GraphOp)
+    placement = Placement(graph)
+    own = times_of(two["e.step"])
+
+    def place(e: Sequence[int], h: Sequence[int]) -> int | None:
+        for name, members in (("e", e), ("h", h)):
+            for op in apart.values():
+                if op.group is not None and op.group.data == name:
+                    op.slot = SlotAttr.make([members], 0)
+        return placement.update_time(two["e.step"])
+
+    assert placement.update_time(two["e.step"]) is None
+    assert place([0], [0]) == own[1]  # summed where they are
+    assert place([0], [1]) == own[1] + 5000 + 41  # 4 KiB at 100 GB/s inside a node
+    assert place([0], [4]) == own[1] + 50000 + 410  # at 10 GB/s between nodes
+    assert place([0, 1], [2]) == own[2] + 5000 + 41  # all of it leaves from one
+    assert place([0, 1], [4, 5]) == own[2] + 50000 + 205
+    assert place([0, 1, 2], [4]) is None  # no time on three
+
+
+def test_groups_of_three_copies_exchange_twice_and_sums_of_one_set_once() -> None:
+    links = (Link("node", 8, 1000, 1_000_000_000),)
+    assert exchange_time(Network(links), 4000, (0,), [(1,), (2,)]) == 2 * (1000 + 4000)
+    assert exchange_time(Network(links), 4000, (0,), [(1,), (1,), (0,)]) == 1000 + 4000
+    assert exchange_time(Network(()), 4000, (0,), [(1,)]) == 0
 
 
 def test_a_group_is_not_called_like_one_that_is_there() -> None:
@@ -373,6 +436,52 @@ def test_bytes_lie_with_the_parameters(optimizer: str, times: int) -> None:
             assert cost.table()[k].params == times * c.params
             if gradient is not None and gradient.cost is not None:
                 assert gradient.cost.table()[k].params == c.params
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "mixed", "each"),
+    [("adam", True, 28), ("momentum", True, 20), ("sgd", True, 12), ("adam", False, 14), ("sgd", False, 6)],
+)
+def test_what_a_step_of_the_optimizer_takes(optimizer: str, mixed: bool, each: int) -> None:
+    assert Held(optimizer, mixed).moved(2, 2) == each
+    found = costed(MLP, True, optimizer=optimizer, precision="mixed" if mixed else "full")
+    steps = updates_of(found["n"])
+    assert list(steps) == ["n.step", "a.step", "y.step"]
+    weight, norm = SIDE * SIDE, SIDE
+    for name in ("a", "y"):
+        step, own = steps[f"{name}.step"], found[name]
+        assert [v.owner for v in step.inputs] == [found[f"{name}.W"]]
+        assert (step.group, step.params, set(times_of(step))) == (own.group, own.params, set(times_of(own)))
+        assert times_of(step) == {k: 1000 + round(each * weight / k / 1000) for k in times_of(own)}
+    # All hold the whole norm: its gradient, 2 KiB, is all-reduced at 100 GB/s inside a node, at 10 GB/s beyond.
+    whole = {1: 0.0, 2: 5000 + 2 * norm / 100, 4: 5000 + 3 * norm / 100}
+    assert {k: times_of(steps["n.step"])[k] for k in whole} == {
+        k: round(1000 + each * norm / 1000 + t) for k, t in whole.items()
+    }
+
+
+def test_parameters_that_all_hold_follow_from_what_each_holds() -> None:
+    for whole, parts, k in product((0, 2, 7), (0, 8, 9, 1001), (1, 2, 3, 8)):
+        found = held_whole(whole + parts, whole + -(-parts // k), k)
+        assert found - (whole if k > 1 else 0) in ((0,) if parts % k == 0 else (0, 1))
+
+
+def test_steps_of_the_optimizer_are_written_and_read_and_no_part_of_a_micro_batch() -> None:
+    tied = (
+        'a = linear(x, features = 32) group "t"\n b = linear(a, features = 32) group "t"\n y = linear(b, features = 8)'
+    )
+    graph = expanded(model(tied), tie="colocate")
+    steps = {op.outputs[0].name_hint: op for op in graph.updates()}
+    assert {n: [v.name_hint for v in op.inputs] for n, op in steps.items()} == {
+        "a.step": ["b.W", "a.W"], "y.step": ["y.W"]
+    }  # fmt: skip
+    assert not any(isinstance(op, OptimizerStepOp) for op in graph.operators())
+    module = graph.parent_op()
+    assert isinstance(module, ModuleOp)
+    for generic in (False, True):
+        text = print_ir(module, generic=generic)
+        assert print_ir(parse_ir(new_context(), text, "again.mlir"), generic=generic) == text
+    assert not list(expanded(model(tied), optimizer="none").updates())
 
 
 def test_nothing_lies_beside_parameters_that_no_loss_depends_on() -> None:

@@ -1,0 +1,100 @@
+"""Where a model is cut into chunks: contiguous parts of its forward operations, in program order.
+
+*Equal* chunks have the same number of layers, as uniform plans do (Narayanan et al., SC 2021): a layer is a block of
+the model that is there several times, or, where none is, a forward operation. *Balanced* chunks make the longest one
+as short as it can be: for a trial length, fill one chunk after the other; bisection finds the least.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from passes.scheduling.data import InvalidProblem, Violation
+from passes.scheduling.steps.batch import Batch
+
+Bounds = list[int]
+"""Where each chunk begins among the forward operations, and the end of all."""
+
+
+def places_to_cut(batch: Batch, *, ties: bool = False) -> list[int]:
+    """Positions among the forward operations at which no group is cut; with ``ties`` groups may be cut."""
+    count = len(batch.forward)
+    if ties:
+        return list(range(count + 1))
+    last: dict[int, int] = {batch.item_of[v]: position for position, v in enumerate(batch.forward)}
+    places, until = [0], -1
+    for position, v in enumerate(batch.forward):
+        if position > until and position:
+            places.append(position)
+        until = max(until, last[batch.item_of[v]])
+    return [*places, count]
+
+
+def layers(batch: Batch) -> list[int]:
+    """Where each layer begins among the forward operations."""
+    numbers: dict[str, set[str]] = {}
+    for v in batch.forward:
+        name, _, number = batch.problem.operations[v].block.rpartition(".")
+        if name:
+            numbers.setdefault(name, set()).add(number)
+    repeated = {name for name, found in numbers.items() if len(found) > 1}
+    begins: dict[str, int] = {}
+    for position, v in enumerate(batch.forward):
+        block = batch.problem.operations[v].block
+        if block.rpartition(".")[0] in repeated:
+            begins.setdefault(block, position)
+    return sorted(begins.values()) if begins else places_to_cut(batch)[:-1]
+
+
+def equal(batch: Batch, chunks: int) -> Bounds:
+    """Chunks of as many layers each; what is before and behind them is in the first and the last chunk.
+
+    Raises :class:`InvalidProblem` where the layers cannot be shared out evenly.
+    """
+    begins = layers(batch)
+    if len(begins) % chunks:
+        message = f"{len(begins)} layers cannot be cut into {chunks} chunks of equally many"
+        raise InvalidProblem([Violation("equal", message)])
+    each = len(begins) // chunks
+    return [0, *(begins[c * each] for c in range(1, chunks)), len(batch.forward)]
+
+
+def balanced(works: Sequence[int], places: Sequence[int], chunks: int) -> Bounds:
+    """The cut at ``places`` whose longest chunk is shortest; ``works`` are those of the forward operations.
+
+    Among those each chunk is as close to the mean of what is left as it may be. Raises :class:`InvalidProblem` where
+    there are fewer parts than chunks.
+    """
+    if len(places) <= chunks:
+        message = f"the model has {len(places) - 1} parts between which it can be cut, fewer than {chunks} chunks"
+        raise InvalidProblem([Violation("chunks", message)])
+    sums = list(accumulate(works, initial=0))
+    at = [sums[place] for place in places]
+    low, high = max(b - a for a, b in zip(at, at[1:], strict=False)), at[-1]
+    while low < high:
+        middle = (low + high) // 2
+        if _needed(at, middle)[0] <= chunks:
+            high = middle
+        else:
+            low = middle + 1
+    needed, end = _needed(at, low), len(places) - 1
+    bounds, here = [0], 0
+    for left in range(chunks, 1, -1):
+        goal = at[here] + (at[-1] - at[here]) // left
+        most = min(bisect_right(at, at[here] + low) - 1, end - (left - 1))
+        least = next(i for i in range(here + 1, most + 1) if needed[i] <= left - 1)
+        best = min(range(least, most + 1), key=lambda i: (abs(at[i] - goal), i))
+        bounds.append(places[best])
+        here = best
+    return [*bounds, places[-1]]
+
+
+def _needed(at: Sequence[int], longest: int) -> list[int]:
+    """How many chunks of at most that length what follows each place takes."""
+    end = len(at) - 1
+    needed = [0] * len(at)
+    for i in range(end - 1, -1, -1):
+        needed[i] = 1 + needed[min(bisect_right(at, at[i] + longest) - 1, end)]
+    return needed
