@@ -37,12 +37,17 @@ def self_timed(view: ScheduleView, microbatches: int = 0) -> Report:
     count = max(whole_steps(view, microbatches), 2 * drain)
     for _ in range(MOST_DOUBLINGS):
         check_length(view, clock, count + drain)
-        starts = _Run(view, clock, jobs, count + drain).run()
+        starts = earliest(view, clock, jobs, count + drain)
         report, _ = measure(view, machine, jobs, starts[:count], "self-timed")
         if report.steady:
             return report
         count *= 2
     return report  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def earliest(view: ScheduleView, clock: Clock, jobs: Jobs, microbatches: int) -> Times:
+    """When each job begins in such a run, ``[microbatch, job]``, in clock units; a step has all its micro-batches."""
+    return _Run(view, clock, jobs, microbatches).run()
 
 
 def _consumers(jobs: tuple[Job, ...]) -> list[list[list[tuple[int, int]]]]:
