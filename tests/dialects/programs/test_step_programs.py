@@ -181,4 +181,4 @@ def test_outside_of_steps_nothing_is_updated(step_of_two):
     assert not any(x.kind == UPDATE for op in programs_of(module) for s in SECTIONS for x in op.instructions(s))
     op = programs_of(module)[0]
     rewrite(op, "kernel", [*op.instructions("kernel"), Instruction(UPDATE, 0, 0, 0, 0)])
-    assert faults(module) == [("program-form", "instruction 3 of the kernel (update) names optimizer step 0")]
+    assert faults(module) == [("program-form", "instruction 4 of the kernel (update) names optimizer step 0")]
