@@ -76,9 +76,9 @@ class Backend(ABC):
 
     @abstractmethod
     def update(self, number: int) -> None:
-        """Do what the optimizer does to this accelerator's parameters in ``job.updates[number]``, to its end.
+        """Take part in the optimizer step ``job.updates[number]``, to its end; gradients begin anew.
 
-        All accelerators that hold copies of them do so at once; gradients begin anew.
+        All accelerators ``among`` do so at once: each gives its gradients, and those ``on`` which it is change theirs.
         """
 
     @abstractmethod

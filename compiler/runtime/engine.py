@@ -37,7 +37,10 @@ class Engine:
         """Index of the instruction."""
         self.groups = job.groups[accelerator]
         self.factor = job.settings.scale if job.settings.emulate else 1.0
-        self.steps = (self.compute, self.send_in_turn, self.receive, self.copy, self.all_gather, self.free)
+        self.steps = (
+            *(self.compute, self.send_in_turn, self.receive, self.copy, self.all_gather, self.free),
+            self.update,
+        )
 
     def run(self, start: int) -> Events:
         """Everything, from the common start on; returns when each instruction came, began and was done."""
@@ -109,18 +112,27 @@ class Engine:
         operator = self.job.operators[x.subject]
         self.need(_read(operator, x.microbatch))
         if self.job.settings.paced and operator.source:
-            self.hold(self.start + round((operator.start + x.microbatch * self.job.period) * self.factor))
-        among = operator.on(x.microbatch)
+            self.hold(self.start + round(self.job.begin(operator, x.microbatch) * self.factor))
+        start = self.begin(operator.on(x.microbatch))
+        self.backend.compute(x)
+        self.record(self.at, arrive, start)
+        while self.backend.eager and (index := self.outgoing.early(self.at)) is not None:
+            self.send(index)
+
+    def begin(self, among: tuple[int, ...]) -> int:
+        """Wait until all of these have come to this place, and begin with them."""
         if len(among) > 1:
             self.tell(Phase.WAITING, SET)
             self.hold(self.transport.meet(among, self.backend.begin()))
         self.tell(Phase.WORKING)
         sleep_until(self.backend.begin())
-        start = now()
-        self.backend.compute(x)
+        return now()
+
+    def update(self, x: Instruction) -> None:
+        arrive = now()
+        start = self.begin(self.job.updates[x.subject].among)
+        self.backend.update(x.subject)
         self.record(self.at, arrive, start)
-        while self.backend.eager and (index := self.outgoing.early(self.at)) is not None:
-            self.send(index)
 
     def send_in_turn(self, x: Instruction) -> None:
         if not self.outgoing.is_sent(self.at, x.peer):

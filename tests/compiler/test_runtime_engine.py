@@ -211,6 +211,8 @@ class Checking(Backend):
             if x.kind in (RECV, COPY, ALL_GATHER):
                 self.wanted[self.key(x)] = self.wanted.get(self.key(x), 0) + 1
         self.computed: list[tuple[int, int]] = []
+        self.updated: list[tuple[int, int]] = []
+        """Optimizer steps, and how many operators ran before."""
 
     def key(self, x: Instruction) -> tuple[int, ...]:
         return (x.subject, x.result, x.destination, x.microbatch)
@@ -240,6 +242,10 @@ class Checking(Backend):
         self.computed.append((x.subject, x.microbatch))
         for result in range(len(operator.results)):
             self.put((x.subject, result, 0, x.microbatch))
+
+    def update(self, number: int) -> None:
+        time.sleep(self.random.exponential(0.0003))
+        self.updated.append((number, len(self.computed)))
 
     def copy(self, x: Instruction) -> None:
         self.put(self.key(x))
