@@ -76,9 +76,9 @@ class Backend(ABC):
 
     @abstractmethod
     def update(self, number: int) -> None:
-        """Take part in the optimizer step ``job.updates[number]``, to its end; gradients begin anew.
+        """Do what the optimizer does to this accelerator's parameters in ``job.updates[number]``, to its end.
 
-        All accelerators ``among`` do so at once: each gives its gradients, and those ``on`` which it is change theirs.
+        All accelerators that hold copies of them do so at once; gradients begin anew.
         """
 
     @abstractmethod

@@ -79,9 +79,7 @@ class EmulatedBackend(Backend):
         self.rest(round(self.place.job.operators[x.subject].time * self.factor))
 
     def update(self, number: int) -> None:
-        update = self.place.job.updates[number]
-        if self.place.accelerator in update.on:
-            self.rest(round(update.time * self.factor))
+        self.rest(round(self.place.job.updates[number].time * self.factor))
 
     def copy(self, x: Instruction) -> None:
         """Takes no time."""

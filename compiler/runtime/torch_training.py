@@ -67,7 +67,7 @@ class Trained:
         for key in keys:
             held = [part for k, part in self.parameters.held if k == key]
             whole = self._summed(key, update, accelerator, add) if len(held) > 1 or update.among != update.on else None
-            for part in held if accelerator in update.on else ():
+            for part in held:
                 gradient = self.gradients[key, part, update.on] if whole is None else cut(whole, part)
                 self._step(key, part, gradient)
                 self.updated[key, part] = update.on

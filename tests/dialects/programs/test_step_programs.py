@@ -135,29 +135,27 @@ def test_what_is_wrong_with_an_optimizer_step_is_said(step_of_two, harm, change:
         "behind the next operator": [*rest[:behind], x, *rest[behind:]],
     }
     rewrite(op, "prologue", changed[change])
-    assert faults(module) == [("updated-once", message)]
+    assert ("updated-once", message) in faults(module)
     assert harm(case, module, 0)
 
 
-def test_all_whose_gradients_are_summed_take_part(step_of_two, harm):
+def test_an_optimizer_step_waits_for_the_gradients_of_copies(step_of_two, harm):
     case = step_of_two(tied=True)
     module = case.module()
-    lower_to_programs(module)
+    lower_to_programs(module, 2)
+    unroll(module)
     assert faults(module) == []
-    for op in programs_of(module):
-        assert [x.subject for x in op.instructions("kernel") if x.kind == UPDATE] == [0, 1]
-    op = programs_of(module)[1]
-    rows = list(op.instructions("kernel"))
-    first, second = (k for k, x in enumerate(rows) if x.kind == UPDATE)
-    rows[first], rows[second] = rows[second], rows[first]
-    rewrite(op, "kernel", rows)
-    (rule, message) = faults(module)[0]
-    assert (rule, message) == (
-        "no-deadlock",
-        "deadlock: accelerator 0 waits in update '0 u0' after micro-batch 1, "
-        "accelerator 1 waits in update '1 u' after micro-batch 1, and so on in a circle",
-    )
-    assert "deadlock" in harm(case, module, 1)
+    for p, op in enumerate(programs_of(module)):
+        assert [x.subject for x in op.instructions("prologue") if x.kind == UPDATE] == [p, p]
+    # The first accelerator computes only after the optimizer step what the second needs for its gradient.
+    op = programs_of(module)[0]
+    rows = list(op.instructions("prologue"))
+    update = next(x for x in rows if x.kind == UPDATE)
+    rows.remove(update)
+    rewrite(op, "prologue", [update, *rows])
+    said = [text for rule, text in faults(module) if rule == "no-deadlock"]
+    assert said == ["deadlock: accelerator 0 waits in update '0 u' after micro-batch 1, and so on in a circle"]
+    assert "deadlock" in harm(case, module, 0)
 
 
 def test_programs_are_for_whole_steps(step_of_two):
