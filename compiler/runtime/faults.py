@@ -116,7 +116,7 @@ class Faults:
     def together(self, x: Instruction) -> tuple[int, ...]:
         """Who does an instruction together."""
         if x.kind == UPDATE:
-            return self.job.updates[x.subject].among
+            return self.job.updates[x.subject].on
         return self.job.operators[x.subject].on(x.microbatch)
 
     def is_at(self, states: States, rank: int, x: Instruction | None) -> bool:

@@ -122,8 +122,8 @@ class Transfer:
 class Update:
     """The step of the optimizer for the parameters of ``group``, once a step from ``start`` on, on ``on``.
 
-    ``among`` are all accelerators that hold copies of these parameters, in order: gradients are summed over them, and
-    all of them take part.
+    ``among`` are all accelerators that hold copies of these parameters, in order: gradients are summed over them.
+    ``gradients`` are the numbers of the weight gradients that it reads, those of copies behind its own.
     """
 
     name: str
@@ -132,6 +132,7 @@ class Update:
     among: tuple[int, ...]
     time: int
     start: int = 0
+    gradients: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,12 @@ class Job:
             return operator.start + microbatch * self.period
         lap, turn = divmod(microbatch, self.per_pattern)
         return (operator.start, *operator.later)[turn] + lap * self.pattern
+
+    def givers(self, number: int) -> dict[int, int]:
+        """Of the weight gradients that an optimizer step reads from elsewhere, the accelerator that gives each."""
+        on = self.updates[number].on
+        homes = {v: self.operators[v].on(0) for v in self.updates[number].gradients}
+        return {v: home[0] for v, home in homes.items() if not set(on) <= set(home)}
 
     @property
     def rank_of(self) -> dict[int, int]:
@@ -296,4 +303,4 @@ def _forward(given: dict[str, Any]) -> Forward:
 
 
 def _update(given: dict[str, Any]) -> Update:
-    return Update(**{**given, "on": tuple(given["on"]), "among": tuple(given["among"])})
+    return Update(**{**given, **{name: tuple(given[name]) for name in ("on", "among", "gradients")}})

@@ -163,7 +163,8 @@ class _Reading:
 
     def updates(self) -> tuple[Update, ...]:
         return tuple(
-            Update(u.name, u.group, u.place, self.view.taking_part(u), u.time, u.start or 0) for u in self.view.updates
+            Update(u.name, u.group, u.place, self.view.taking_part(u), u.time, u.start or 0, u.gradients)
+            for u in self.view.updates
         )
 
     def moves(self) -> tuple[Transfer, ...]:

@@ -51,9 +51,9 @@ def _value(x: Instruction) -> Key:
 def _operator_times(run: Run) -> dict[Key, int]:
     """Operator or optimizer step and the set that did it → how long it took; of a set, as long as its slowest one."""
     slowest: dict[Key, int] = {}
-    for p, line in _reported(run):
+    for _, line in _reported(run):
         x = line.what
-        if x.kind == COMPUTE or (x.kind == UPDATE and p in run.job.updates[x.subject].on):
+        if x.kind in (COMPUTE, UPDATE):
             which = x.kind, x.subject, x.microbatch
             slowest[which] = max(slowest.get(which, 0), line.end - line.start)
     found: dict[Key, list[int]] = {}

@@ -145,7 +145,7 @@ class _AsRun:
 
     def events(self) -> Iterator[Event]:
         for p, lines in self.story.lines.items():
-            yield from _work(RUN, self.work[p], self._worked(p, lines), self.close)
+            yield from _work(RUN, self.work[p], self._worked(lines), self.close)
             for wait in self.story.waits(p):
                 x = _Slice(wait.why, "waiting", wait.microbatch, wait.begin, wait.end)
                 yield _complete(RUN, self.work[p] + 1, x)
@@ -153,7 +153,7 @@ class _AsRun:
                 yield from (_complete(RUN, self.work[p] + 2 + number, x) for x, _ in lane)
         yield from self._arrows()
 
-    def _worked(self, p: int, lines: Sequence[Line]) -> list[_Slice]:
+    def _worked(self, lines: Sequence[Line]) -> list[_Slice]:
         """Operators, and what else kept the accelerator busy, in order of time; slices never overlap."""
         found: list[_Slice] = []
         now = 0
@@ -166,7 +166,7 @@ class _AsRun:
                 place = ranges(operator.on(x.microbatch))
                 facts = {"operator": operator.name, "kind": operator.kind, "accelerators": place, **facts}
                 found.append(_Slice(operator.name, "operator", x.microbatch, begin, end, facts))
-            elif x.kind == UPDATE and p in self.job.updates[x.subject].on:
+            elif x.kind == UPDATE:
                 update = self.job.updates[x.subject]
                 facts = {"optimizer step": update.name, "group": update.group, "accelerators": ranges(update.on)}
                 found.append(_Slice(update.name, "update", x.microbatch, begin, end, facts | {"waited_ns": waited}))

@@ -64,7 +64,7 @@ class Story:
         if x.kind == COMPUTE:
             yield from self._operands(p, line)
         elif x.kind == UPDATE:
-            yield from self._others(p, line)
+            yield from self._gradients(p, line)
         elif x.kind == SEND:
             yield line.arrive, line.start, f"waits to send {self.value(x)} to accelerator {x.peer}"
         elif x.kind == ALL_GATHER:
@@ -95,15 +95,23 @@ class Story:
         ]
         yield from ((begin, end, reason) for begin, end, reason in found if end > begin)
 
-    def _others(self, p: int, line: Line) -> Iterator[tuple[int, int, str]]:
-        """The accelerators that an optimizer step waited for."""
+    def _gradients(self, p: int, line: Line) -> Iterator[tuple[int, int, str]]:
+        """What an optimizer step waited for: gradients of other accelerators, then the others of its set."""
         x = line.what
-        came = self.came[UPDATE, x.subject, x.microbatch]
-        together, last = max(((other.arrive, q) for q, other in came.items() if q != p), default=(0, p))
-        there = min(max(together, line.arrive), line.start)
         name = f"{self.job.updates[x.subject].name} after micro-batch {x.microbatch}"
-        yield line.arrive, there, f"waits for accelerator {last} to come to {name}"
-        yield there, line.start, f"waits to begin {name}"
+        found: list[tuple[int, str]] = []
+        for v, giver in self.job.givers(x.subject).items():
+            for i in range(x.microbatch + 1 - self.job.per_pattern, x.microbatch + 1):
+                end = self.came[COMPUTE, v, i][giver].end
+                what = f"waits for {self.job.operators[v].name} of micro-batch {i} on accelerator {giver}"
+                found.append((end, what))
+        there, why = max(found, default=(0, ""))
+        for q, other in self.came[UPDATE, x.subject, x.microbatch].items():
+            if q != p and other.arrive > there:
+                there, why = other.arrive, f"waits for accelerator {q} to come to {name}"
+        first = min(max(there, line.arrive), line.start)
+        yield line.arrive, first, why
+        yield first, line.start, f"waits to begin {name}"
 
     def _ready(self, p: int, line: Line) -> tuple[int, str]:
         """When an accelerator had come to an operator and had its operands, and which of these came last."""

@@ -162,6 +162,7 @@ class Player:
         self.events: dict[int, list[tuple[int, int, int, int]]] = {p: [] for p in self.lists}
         self.sent: dict[tuple[int, ...], int] = {}
         self.there: dict[tuple[int, ...], int] = {}
+        self.ended: dict[tuple[int, int], int] = {}
         self.moves = {(t.subject, t.result, t.destination): t.time for t in job.moves}
 
     def play(self) -> dict[int, Events]:
@@ -214,20 +215,21 @@ class Player:
         for p in place:
             self.report(p, start, end)
             self.now[p] = end
+        self.ended[x.subject, i] = end
         return True
-
 
     def update(self, x: Instruction) -> bool:
         update = self.job.updates[x.subject]
-        if any(self.at(p) != x for p in update.among):
+        step = range(x.microbatch + 1 - self.job.per_pattern, x.microbatch + 1)
+        read = [self.ended.get((v, i)) for v in update.gradients for i in step]
+        if None in read or any(self.at(p) != x for p in update.on):
             return False
-        start = max(self.now[p] for p in update.among)
+        start = max(*read, *(self.now[p] for p in update.on))
         if self.scheduled:
             start = max(start, update.start + x.microbatch // self.job.per_pattern * self.job.pattern)
-        for p in update.among:
-            end = start + update.time if p in update.on else start
-            self.report(p, start, end)
-            self.now[p] = end
+        for p in update.on:
+            self.report(p, start, start + update.time)
+            self.now[p] = start + update.time
         return True
 
 
