@@ -6,6 +6,8 @@ step                  level after     why here
 (front end)           model           everything later needs the graph with types, names and places.
 expand-training       model           (only if asked for) backward operators are operators like others: all
                                       that follows is to see them.
+recompute-activations model           (only if asked for) which values live until the backward pass must be
+                                      known before anything weighs their bytes.
 annotate-costs        moldable        times depend on the operators and the platform, on nothing decided
                                       later; every later choice weighs them.
 restrict-allotments   moldable        (only if asked for) leaves one allotment, before anything weighs the others.
@@ -33,8 +35,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from typing import Any, Literal
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -44,9 +47,22 @@ from xdsl.utils.exceptions import DiagnosticException, VerifyException
 from compiler.command_line import UsageError
 from compiler.pass_text import make_pass, option_names
 from dialects.diagnostics import Diagnostic, TaktError, at
+from dialects.gradients import RecomputeOp
 from dialects.levels import verify_level
 from dialects.structure import LEVELS, find_graph, reaches
-from passes.choices import Allotments, Cut, Goal, Granularity, Optimizer, Order, Plan, Solver, Tie
+from passes.choices import (
+    RECOMPUTATIONS,
+    Allotments,
+    Cut,
+    Goal,
+    Granularity,
+    Optimizer,
+    Order,
+    Plan,
+    Recomputation,
+    Solver,
+    Tie,
+)
 from passes.instance import DoesNotFit
 
 PHASES: tuple[tuple[str, str], ...] = (
@@ -64,8 +80,8 @@ SOLVING = ("partition-stages", "schedule-periodic")
 STEP = "schedule-step"
 """The pass that makes a step instead."""
 
-TRAINING = ("training", "tie")
-"""The options of the pass that makes a training graph; it is no part of the pipeline without them."""
+TRAINING = ("training", "tie", "recompute")
+"""The options of the passes that make a training graph; they are no part of the pipeline without them."""
 
 MEMORY_ROUNDS = 5
 """How often partition and schedule are repeated to make a schedule fit in memory."""
@@ -114,6 +130,9 @@ class Options:
         trains = self.training is not None and self.microbatches is not None and self.objective in (None, "step")
         return self.order is not None or trains
 
+    recompute: Recomputation | Literal["solver"] | None = None
+    """What the backward pass computes again; "solver": whatever gives the shortest period that fits."""
+
     @property
     def whole(self) -> bool:
         """Whether ``partition-stages`` makes whole schedules, and so sees itself what fits in memory."""
@@ -128,6 +147,8 @@ class Options:
             return {"to": self.allotments}
         if pass_name == "expand-training":
             return {"optimizer": self.training} | ({} if self.tie is None else {"tie": self.tie})
+        if pass_name == "recompute-activations":
+            return {"policy": self.recompute}
         if pass_name not in (*SOLVING, STEP):
             return {}
         given = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -249,7 +270,15 @@ def run_pipeline(
         graph = find_graph(module)
         assert graph is not None
         raise TaktError(at(graph, f"the input is at level '{have}' already, past '{to}'"))
-    todo = [*trained(module, options), *options.steps(have, to)]
+    if options.recompute == "solver":
+        if not reaches(to, "scheduled"):
+            message = f"--recompute solver compares schedules, and the compilation stops at level '{to}'"
+            raise UsageError(f"{message}; name a policy: {', '.join(RECOMPUTATIONS)}")
+        if recomputed(module, options):
+            module = least_recomputation(context, module, options, observer)
+            have = level_of(module)
+        options = replace(options, recompute=None)
+    todo = [*trained(module, options), *recomputed(module, options), *options.steps(have, to)]
     while todo:
         if todo[:2] == [*SOLVING]:
             module, todo = partition_and_schedule(context, module, options, observer), todo[2:]
@@ -273,6 +302,76 @@ def trained(module: ModuleOp, options: Options) -> list[str]:
         message = f"the input is a forward graph at level '{graph.level.data}', past 'model'"
         raise TaktError(at(graph, message, "--training needs the model itself"))
     return ["expand-training"]
+
+
+def recomputed(module: ModuleOp, options: Options) -> list[str]:
+    """The pass that has gradients read recomputed values, unless they do; TaktError when it cannot."""
+    graph = find_graph(module)
+    assert graph is not None
+    again = next((op for op in graph.operators() if isinstance(op, RecomputeOp)), None)
+    if again is not None and options.recompute == "none":
+        raise TaktError(at(again, "the input computes values again already", "leave --recompute none out"))
+    if options.recompute in (None, "none") or again is not None:
+        return []
+    if graph.training is None and options.training is None:
+        message = f"@{graph.sym_name.data} has no backward pass, for which values could be computed again"
+        raise TaktError(at(graph, message, "give --training OPTIMIZER too"))
+    if graph.level.data != "model":
+        message = f"the input is at level '{graph.level.data}', past 'model', and computes nothing again"
+        raise TaktError(at(graph, message, "--recompute needs the model, or its training graph at level 'model'"))
+    return ["recompute-activations"]
+
+
+class Recorder(Observer):
+    """Keeps what it is told, for another observer."""
+
+    def __init__(self) -> None:
+        self._told: list[tuple[str | None, ModuleOp | None, float]] = []
+
+    def ran(self, step: str, module: ModuleOp, seconds: float) -> None:
+        self._told.append((step, module.clone(), seconds))
+
+    def verified(self, seconds: float) -> None:
+        self._told.append((None, None, seconds))
+
+    def tell(self, observer: Observer) -> None:
+        """Tell ``observer`` all of it."""
+        for step, module, seconds in self._told:
+            if step is None or module is None:
+                observer.verified(seconds)
+            else:
+                observer.ran(step, module, seconds)
+
+
+def least_recomputation(context: Context, module: ModuleOp, options: Options, observer: Observer) -> ModuleOp:
+    """The scheduled module of the policy with the best figure; of several, that which computes least again.
+
+    The figure is the objective. When no policy has a schedule, the refusal of the one that keeps least is raised.
+    """
+    from compiler.view import view_of
+
+    best: tuple[int | Fraction, ModuleOp, Recorder] | None = None
+    refusal: TaktError | None = None
+    for policy in RECOMPUTATIONS:
+        recorder = Recorder()
+        try:
+            found = run_pipeline(context, module.clone(), options=replace(options, recompute=policy), observer=recorder)
+        except TaktError as error:
+            refusal = error
+            continue
+        view = view_of(found)
+        figure = view.pattern if view.step else view.period
+        if options.objective == "latency":
+            figure = view.latency
+        elif options.objective == "step" and options.microbatches is not None and not view.step:
+            figure = view.latency + (options.microbatches - 1) * view.period
+        if best is None or figure < best[0]:
+            best = figure, found, recorder
+    if best is None:
+        assert refusal is not None
+        raise refusal
+    best[2].tell(observer)
+    return best[1]
 
 
 def partition_and_schedule(context: Context, module: ModuleOp, options: Options, observer: Observer) -> ModuleOp:

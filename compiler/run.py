@@ -330,7 +330,9 @@ def check_steps(module: ModuleOp, microbatches: int | None) -> None:
         hint = "--microbatches says how many micro-batches to run; --training or --order with it makes a step"
         raise TaktError(at(graph, "--steps is for a schedule that is a step, and this one has a period", hint))
     if microbatches is not None:
-        raise TaktError(at(graph, "--steps and --microbatches both say how much to run of this step", "give one of them"))
+        raise TaktError(
+            at(graph, "--steps and --microbatches both say how much to run of this step", "give one of them")
+        )
 
 
 def bounded(module: ModuleOp, microbatches: int | None) -> None:

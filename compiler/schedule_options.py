@@ -16,7 +16,19 @@ from compiler.command_line import (
     share,
     size,
 )
-from passes.choices import ALLOTMENTS, AXES, CUTS, GOALS, GRANULARITIES, OPTIMIZERS, ORDERS, PLANS, SOLVERS, TIES
+from passes.choices import (
+    ALLOTMENTS,
+    AXES,
+    CUTS,
+    GOALS,
+    GRANULARITIES,
+    OPTIMIZERS,
+    ORDERS,
+    PLANS,
+    RECOMPUTATIONS,
+    SOLVERS,
+    TIES,
+)
 
 PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
@@ -39,12 +51,16 @@ TIE_HELP = (
     "operators that share parameters, in training: copies, whose gradients are summed once a step (default), or"
     " colocate, on the same accelerators"
 )
+RECOMPUTE_HELP = (
+    f"what a training step computes again instead of keeping it: {', '.join(RECOMPUTATIONS)}; solver: what gives the"
+    " best schedule that fits"
+)
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
     *("plan", "stages", "objective", "microbatches", "max_in_flight", "max_latency", "memory", "max_crossing"),
     *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate", "allotments"),
-    *("training", "tie", "order", "cut", "staggered"),
+    *("training", "tie", "recompute", "order", "cut", "staggered"),
 )
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
 
@@ -99,6 +115,7 @@ def add_schedule_options(
     add("--cut", choices=CUTS, metavar="KIND", help=CUT_HELP)
     add("--staggered", action="store_const", const=True, help="a step begins before all of the last one has ended")
     add("--tie", choices=TIES, metavar="KIND", help=TIE_HELP)
+    add("--recompute", choices=(*RECOMPUTATIONS, "solver"), metavar="POLICY", help=RECOMPUTE_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
     add = parser.add_argument_group("search").add_argument

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any, ClassVar, Self, cast
 
 from xdsl.dialects.builtin import DictionaryAttr, FunctionType, StringAttr, TensorType, i8
-from xdsl.ir import Attribute
+from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import irdl_attr_definition, irdl_op_definition, prop_def
 from xdsl.irdl.constraints import VerificationContext
 from xdsl.parser import AttrParser, Parser
@@ -175,27 +175,16 @@ class ForwardAttr(BracketedAttribute):
         return self.results[role.number]
 
 
-class GradientOp(OperatorOp, ABC):
-    """Base of both: operands are the gradients that arrive, then the values of the forward pass that it needs."""
+class BackwardOp(OperatorOp, ABC):
+    """Base of what the backward pass adds for one operator ``of`` the forward pass."""
 
     ARITY: ClassVar[tuple[int, int | None]] = (0, None)
-    WEIGHT: ClassVar[bool]
 
     of = prop_def(ForwardAttr)
-
-    @classmethod
-    @abstractmethod
-    def types_of(cls, of: ForwardAttr) -> tuple[Attribute, ...]:
-        """Types of the results."""
 
     def verify_(self) -> None:
         super().verify_()
         self._verify_forward()
-        expected = tuple(self.of.type_of(role) for role in self.of.roles(self.WEIGHT))
-        if (found := tuple(self.operand_types)) != expected:
-            raise VerifyException(f"'{self.kind()}' reads {_listed(expected)}, got {_listed(found)}")
-        if (found := tuple(self.result_types)) != self.types_of(self.of):
-            raise VerifyException(f"'{self.kind()}' gives {_listed(self.types_of(self.of))}, got {_listed(found)}")
 
     def _verify_forward(self) -> None:
         cls = KINDS[self.of.kind.data]
@@ -220,6 +209,25 @@ class GradientOp(OperatorOp, ABC):
     def parse_own(cls, parser: Parser) -> dict[str, Attribute]:
         parser.parse_keyword("of")
         return {"of": ForwardAttr.parse_body(parser)}
+
+
+class GradientOp(BackwardOp, ABC):
+    """Base of both: operands are the gradients that arrive, then the values of the forward pass that it needs."""
+
+    WEIGHT: ClassVar[bool]
+
+    @classmethod
+    @abstractmethod
+    def types_of(cls, of: ForwardAttr) -> tuple[Attribute, ...]:
+        """Types of the results."""
+
+    def verify_(self) -> None:
+        super().verify_()
+        expected = tuple(self.of.type_of(role) for role in self.of.roles(self.WEIGHT))
+        if (found := tuple(self.operand_types)) != expected:
+            raise VerifyException(f"'{self.kind()}' reads {_listed(expected)}, got {_listed(found)}")
+        if (found := tuple(self.result_types)) != self.types_of(self.of):
+            raise VerifyException(f"'{self.kind()}' gives {_listed(self.types_of(self.of))}, got {_listed(found)}")
 
 
 @irdl_op_definition
@@ -260,6 +268,41 @@ class WeightGradientOp(GradientOp):
 
 
 @irdl_op_definition
+class RecomputeOp(BackwardOp):
+    """A forward operator once more, in the backward pass, so that its results need not be kept until then.
+
+    Operands are those of the forward operator, then gradients that it awaits: they are not read, but before they
+    arrive the results would only lie about.
+
+    ```
+    %h.R = takt.recompute(%x, %z.I) of <"linear" {features = 8 : i64} (tensor<4x2xbf16>) -> tensor<4x8xbf16>,
+             gradients [] to []> params 32 group "h" : (tensor<4x2xbf16>, tensor<4x8xbf16>) -> tensor<4x8xbf16>
+    ```
+    """
+
+    name = "takt.recompute"
+
+    @property
+    def computed(self) -> Sequence[SSAValue]:
+        """The operands of the forward operator."""
+        return self.inputs[: len(self.of.operands)]
+
+    @property
+    def awaited(self) -> Sequence[SSAValue]:
+        """The gradients that have to arrive before."""
+        return self.inputs[len(self.of.operands) :]
+
+    def verify_(self) -> None:
+        super().verify_()
+        if values(self.of.arriving) or values(self.of.made):
+            raise VerifyException(f"'{self.kind()}' makes no gradients")
+        if (found := tuple(v.type for v in self.computed)) != self.of.operands:
+            raise VerifyException(f"'{self.kind()}' reads {_listed(self.of.operands)} first, got {_listed(found)}")
+        if (found := tuple(self.result_types)) != self.of.results:
+            raise VerifyException(f"'{self.kind()}' gives {_listed(self.of.results)}, got {_listed(found)}")
+
+
+@irdl_op_definition
 class OptimizerStepOp(OperatorOp):
     """The step of the optimizer for the parameters of a group, once for all micro-batches of a step.
 
@@ -282,8 +325,8 @@ class OptimizerStepOp(OperatorOp):
                 raise VerifyException(f"'{self.kind()}' reads and gives {ACCUMULATED}, got {type_}")
 
 
-GRADIENTS: tuple[type[GradientOp], ...] = (InputGradientOp, WeightGradientOp)
-"""The operators that only ``expand-training`` writes."""
+GRADIENTS: tuple[type[BackwardOp], ...] = (InputGradientOp, WeightGradientOp, RecomputeOp)
+"""The operators that only ``expand-training`` and ``recompute-activations`` write."""
 
 
 def _listed(types: Sequence[Attribute]) -> str:

@@ -209,7 +209,8 @@ def _updates(graph: GraphOp, number: Mapping[OperatorOp, int], turns: Mapping[Op
     """The optimizer steps of a step; one without a slot, which other rules report, is where its gradients are."""
     found: list[Update] = []
     for n, op in enumerate(graph.updates()):
-        gradients = [v.op for v in op.inputs if isinstance(v, OpResult) and v.op in turns]
+        read = [v.op for v in op.inputs if isinstance(v, OpResult)]
+        gradients = [gradient for gradient in read if isinstance(gradient, OperatorOp) and gradient in turns]
         on = op.slot.copies()[0] if op.slot is not None else turns[gradients[0]][0] if gradients else ()
         name = op.results[0].name_hint or f"optimizer_step.{n}"
         group = None if op.group is None else op.group.data

@@ -13,6 +13,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from dialects.attributes import show_set
 from dialects.program_reading import Expected, Listing, together_in_flight
@@ -46,11 +47,6 @@ class _Run:
         """All these accelerators."""
         left = Counter(x.microbatch for found in self.lists.values() for x in found if x.kind == COMPUTE)
         self.left: dict[int, int] = dict(left)
-        self.updating: dict[int, set[int]] = {}
-        """Weight gradient → the accelerators that may stand at an optimizer step that reads it."""
-        for update in expected.updates if expected is not None else ():
-            for v in update.gradients:
-                self.updating.setdefault(v, set()).update(p for p in update.on if p in self.lists)
         self.begun: set[int] = set()
         self.done = 0
         self.replay = Replay()
@@ -64,6 +60,15 @@ class _Run:
                 moved += self.compute()
         self.replay.stuck = {p: x for p in self.lists if (x := self.head(p)) is not None}
         return self.replay
+
+    @cached_property
+    def updating(self) -> dict[int, set[int]]:
+        """Weight gradient → the accelerators that may stand at an optimizer step that reads it."""
+        found: dict[int, set[int]] = {}
+        for update in self.expected.updates:
+            for v in update.gradients:
+                found.setdefault(v, set()).update(p for p in update.on if p in self.lists)
+        return found
 
     def head(self, p: int) -> Instruction | None:
         found, at = self.lists[p], self.at[p]

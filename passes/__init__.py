@@ -17,6 +17,11 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
 
         return ExpandTrainingPass
 
+    def recompute_activations() -> type[ModulePass]:
+        from passes.recompute_activations import RecomputeActivationsPass
+
+        return RecomputeActivationsPass
+
     def annotate_costs() -> type[ModulePass]:
         from passes.annotate_costs import AnnotateCostsPass
 
@@ -64,6 +69,7 @@ def get_all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
 
     return {
         "expand-training": expand_training,
+        "recompute-activations": recompute_activations,
         "annotate-costs": annotate_costs,
         "restrict-allotments": restrict_allotments,
         "partition-stages": partition_stages,

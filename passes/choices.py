@@ -33,6 +33,10 @@ Tie = Literal["copies", "colocate"]
 TIES: tuple[Tie, ...] = get_args(Tie)
 """Whether operators that share parameters have copies of them in training, or one set of accelerators."""
 
+Recomputation = Literal["none", "selective", "full"]
+RECOMPUTATIONS: tuple[Recomputation, ...] = get_args(Recomputation)
+"""Which values of the forward pass are computed again for the backward pass, from none to most."""
+
 Allotments = Literal["any", "stage"]
 ALLOTMENTS: tuple[Allotments, ...] = get_args(Allotments)
 """How many accelerators of its stage an operator runs on: as many as it likes, or all of them."""

@@ -165,8 +165,8 @@ class LowerToProgramsPass(ModulePass):
     program of three sections: a prologue, a kernel that is repeated, and an epilogue, each a list of computes, sends,
     receives, copies, all-gathers and frees. All of them keep one common order, so they cannot wait for each other in
     a circle, however long anything takes. In a step the kernel is a whole step, at the end of which each accelerator
-    does the optimizer steps of its groups; where micro-batches outlast their step, a step overlaps the next. Values that cross without a reservation, on a platform without links or of
-    no bytes, are sent when they are computed.
+    does the optimizer steps of its groups; where micro-batches outlast their step, a step overlaps the next. Values
+    that cross without a reservation, on a platform without links or of no bytes, are sent when they are computed.
 
     options:
       microbatches: how many to run, in whole steps (default: as many as wanted, the kernel has no end)

@@ -43,7 +43,12 @@ HINTS = {
 def refusal(instance: Instance, failure: InvalidProblem) -> TaktError:
     """Why there is no step, at the operator it is about, with what to change."""
     found = [
-        at(instance.operators[v.operations[0]] if v.operations else instance.graph, v.message, HINTS.get(v.rule), v.rule)
+        at(
+            instance.operators[v.operations[0]] if v.operations else instance.graph,
+            v.message,
+            HINTS.get(v.rule),
+            v.rule,
+        )
         for v in failure.violations
     ]
     return TaktError(found)

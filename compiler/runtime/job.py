@@ -140,9 +140,9 @@ class Settings:
     """How to run.
 
     ``emulate``: operators sleep their time and messages arrive after theirs, else real tensors. ``paced``:
-    micro-batches enter no earlier than scheduled, a period apart. ``ahead``: receives that a process posts before it needs them, and
-    sends to one accelerator that may be on their way at a time (at least one). ``timeout``: seconds without progress
-    after which the run is given up. ``scale``: factor of all emulated times.
+    micro-batches enter no earlier than scheduled, a period apart. ``ahead``: receives that a process posts before it
+    needs them, and sends to one accelerator that may be on their way at a time (at least one). ``timeout``: seconds
+    without progress after which the run is given up. ``scale``: factor of all emulated times.
     """
 
     emulate: bool = True

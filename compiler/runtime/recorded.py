@@ -78,7 +78,6 @@ class Run:
             np.maximum.at(completed, rows[computes, 4], events["end"][computes])
         return np.minimum(begun, completed), completed
 
-
     @property
     def ended(self) -> int:
         """When the last operator or optimizer step was done, ns."""

@@ -98,7 +98,7 @@ class _Scheduled:
                     on[p].append(x)
         for update in self.view.updates if self.view.step else ():
             for i in range(self.view.microbatches - 1, self.job.microbatches, self.view.microbatches):
-                begin = (update.start or 0) + (i // self.view.microbatches) * self.view.pattern
+                begin = Fraction((update.start or 0) + i // self.view.microbatches * self.view.pattern)
                 facts = {"optimizer step": update.name, "group": update.group, "accelerators": ranges(update.place)}
                 x = _Slice(update.name, "update", i, self.whole(begin), self.whole(begin + update.time), facts)
                 for p in update.place:

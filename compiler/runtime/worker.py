@@ -157,7 +157,6 @@ class TorchTransport:
         _lost(lambda: dist.all_reduce(latest, dist.ReduceOp.MAX, group=self.place.groups[among]))
         return int(latest.item()) - self.offset
 
-
     def give(self, what: Given, accelerator: int) -> None:
         tensor, peer = torch.tensor(what, device=self.place.device), self.rank_of[accelerator]
         self.giving.append(_lost(lambda: dist.isend(tensor, peer, group=self.handed)))

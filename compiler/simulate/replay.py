@@ -3,8 +3,8 @@
 Self-timed and blocking, as strict as a runtime may be: an accelerator does one instruction at a time, in order. A send
 and its receive begin together, when both ends have come to them, and so do all members of an all-gather. An operator
 begins when all accelerators of its set have come to it, and so does an optimizer step, but not before the gradients
-that it reads are there, those of copies of its parameters on other accelerators too. Computing never overlaps with moving on an accelerator, so the measured
-period may exceed that of a schedule whose transfers overlap.
+that it reads are there, those of copies of its parameters on other accelerators too. Computing never overlaps with
+moving on an accelerator, so the measured period may exceed that of a schedule whose transfers overlap.
 
 It reads the view of the schedule and the instructions, and shares no code with the verifier of the programs.
 """

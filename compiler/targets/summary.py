@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from io import StringIO
 
@@ -16,6 +16,7 @@ from compiler.links import Level
 from compiler.targets.analysis import Analysis, StageRow
 from compiler.targets.console import text_console
 from compiler.targets.text import counted, percent, place_of, ranges, rate, route_of, short_bytes, short_time
+from compiler.view import Task
 from dialects.diagnostics import TaktError
 
 MOST_STAGES = 32
@@ -62,6 +63,8 @@ def _figures(analysis: Analysis, microbatches: int | None) -> Table:
     table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of {held} as placed")
     if view.training is not None:
         table.add_row("training", _training(*view.training))
+    if again := [t for t in view.tasks if t.kind == "recompute"]:
+        table.add_row("recomputed", _again(again, view.tasks))
     table.add_row("period", Text.assemble((short_time(view.period), "bold"), f"  ({rate(view.period)})"))
     if view.microbatches > 1:
         table.add_row("pattern", f"{short_time(view.pattern)} for {view.microbatches} micro-batches")
@@ -88,6 +91,12 @@ def _training(optimizer: str, precision: str) -> str:
     """What the parameters include, and what the period does not."""
     kept = "without an optimizer" if optimizer == "none" else f"{optimizer} in {precision} precision"
     return f"forward and backward, {kept}; its step, once a batch, is not in the period"
+
+
+def _again(again: Sequence[Task], tasks: Sequence[Task]) -> str:
+    """What is computed twice, and its share of all work: time by accelerators."""
+    work, whole = (sum(t.time * t.allotment for t in some) for some in (again, tasks))
+    return f"{counted(len(again), 'operator')} of the forward pass, {work / max(1, whole):.1%} of all work"
 
 
 def _limits(analysis: Analysis) -> str:

@@ -70,15 +70,17 @@ def place(nodes: Sequence[Node], outputs: Collection[Hashable]) -> list[Placed]:
 def _wanted(nodes: Sequence[Node], outputs: Collection[Hashable]) -> dict[Hashable, Layout]:
     """The dimension along which all consumers of a value would cut it."""
     wishes: dict[Hashable, set[Layout]] = defaultdict(set)
+    quiet: dict[Hashable, set[Layout]] = defaultdict(set)
     for value in outputs:
         wishes[value].add(None)
     wanted: dict[Hashable, Layout] = {}
     for node in reversed(nodes):
         for value in node.makes:
-            (wanted[value],) = wishes[value] if len(wishes[value]) == 1 else (None,)
+            found = wishes[value] or quiet[value]
+            (wanted[value],) = found if len(found) == 1 else (None,)
         mine = tuple(wanted[v] for v in node.makes)
         rule = rule_of(node.call)
         for i, value in enumerate(node.reads):
-            if rule.wishes(node.call, i):
-                wishes[value].add(rule.wants(node.call, i, mine))
+            # What is recomputed has readers of the backward pass alone, and lies as they use it.
+            (wishes if rule.wishes(node.call, i) else quiet)[value].add(rule.wants(node.call, i, mine))
     return wanted

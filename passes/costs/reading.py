@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
-from xdsl.ir import Attribute
+from xdsl.ir import Attribute, SSAValue
 
 from dialects.attributes import values
-from dialects.gradients import GradientOp
+from dialects.gradients import GradientOp, RecomputeOp
 from dialects.nn.base import COMMON
 from dialects.operators import OperatorOp, element_bytes
 from dialects.operators import Tensor as TensorType
@@ -32,6 +33,11 @@ def read_machine(platform: PlatformOp) -> Machine:
     )
 
 
+def _read(op: OperatorOp) -> Sequence[SSAValue]:
+    """The operands that an operator reads: what a recomputed one only awaits costs nothing."""
+    return op.computed if isinstance(op, RecomputeOp) else op.inputs
+
+
 class Reader:
     """Reads operators; equal ones become one :class:`Call`."""
 
@@ -41,7 +47,7 @@ class Reader:
 
     def nodes(self, graph: GraphOp) -> list[Node]:
         """The graph's operators in program order; values are named by themselves."""
-        return [Node(self.call(op), tuple(op.operands), tuple(op.results)) for op in graph.operators()]
+        return [Node(self.call(op), tuple(_read(op)), tuple(op.results)) for op in graph.operators()]
 
     def call(self, op: OperatorOp) -> Call:
         """The plain data of one operator."""
@@ -54,8 +60,11 @@ class Reader:
         )
         found = self._calls.get(key)
         if found is None:
-            operands, results = (tuple(self._tensor(v.type) for v in vs) for vs in (op.operands, op.results))
-            found = Call(op.kind(), operands, results, op.arguments(), op.params.value.data, self._backward(op))
+            operands, results = (tuple(self._tensor(v.type) for v in vs) for vs in (_read(op), op.results))
+            kind, arguments = op.kind(), op.arguments()
+            if isinstance(op, RecomputeOp):
+                kind, arguments = op.of.kind.data, op.of.values_of_arguments()
+            found = Call(kind, operands, results, arguments, op.params.value.data, self._backward(op))
             self._calls[key] = found
         return found
 

@@ -31,6 +31,20 @@ def cuttable_orders(problem: Problem, granularity: Granularity = "operator") -> 
     return [(order, cut_positions(problem, order)) for order in orders]
 
 
+def line_cuts(problem: Problem, line: Sequence[int], granularity: Granularity) -> list[Order]:
+    """Sets of positions at which an order with groups gathered may be cut.
+
+    In it the forward and backward operations of a block stand together, so that it can be cut between blocks. Cuts
+    between any operations are better, but where a block is cut that computes values again a micro-batch passes more
+    often from one part to the other.
+    """
+    blocks = cut_positions(problem, line) if any(o.block for o in problem.operations) else ()
+    everywhere = tuple(range(len(line) + 1))
+    if granularity == "block":
+        return [blocks or everywhere]
+    return [everywhere, *([blocks] if 2 < len(blocks) < len(everywhere) else [])]
+
+
 def contract(problem: Problem) -> tuple[list[Order], Problem]:
     """The operations of each indivisible part, in topological order, and the graph of the parts.
 

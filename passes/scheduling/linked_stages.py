@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from passes.scheduling.blocks import pack_blocks, width_families
 from passes.scheduling.budget import Budget
 from passes.scheduling.elementary import area_bound
-from passes.scheduling.grains import Granularity, cuttable_orders
+from passes.scheduling.grains import Granularity, cuttable_orders, line_cuts
 from passes.scheduling.granted import choose_allotments, place
 from passes.scheduling.linked_costs import StageCosts, cheapest_cuts, widest_by_width
 from passes.scheduling.linked_loads import busiest, is_linked, with_sets
@@ -237,8 +237,8 @@ def partition_linked(
                     return search.best
                 search.look(choices, order, order, cuts)
                 line = gathered(order, problem.items)
-                if line != order and granularity == "operator":
-                    search.look(choices, order, line, tuple(range(len(line) + 1)))
+                for at in line_cuts(problem, line, granularity) if line != order else ():
+                    search.look(choices, order, line, at)
     except KeyboardInterrupt:
         budget.stop()
     return search.best

@@ -25,7 +25,7 @@ from passes.scheduling.covers import cover, exactly, fewest, furthest
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.elementary import area_bound, least
 from passes.scheduling.filled import Reach, first_unfilled
-from passes.scheduling.grains import Granularity, cuttable_orders
+from passes.scheduling.grains import Granularity, cuttable_orders, line_cuts
 from passes.scheduling.problem import MemoryProblem, PeriodicProblem
 from passes.scheduling.profiles import Choices, Profile, Stage
 from passes.scheduling.recurrence import recurrence_bound
@@ -99,8 +99,8 @@ def partition_stages(
                 return best
             plans = [_best_plan(bound, Profile(choices, order, reserve, cuts), order, stages, tolerance, budget)]
             line = gathered(order, problem.items)
-            if line != order and granularity == "operator":
-                profile = Profile(choices, line, reserve)
+            for at in line_cuts(problem, line, granularity) if line != order else ():
+                profile = Profile(choices, line, reserve, at)
                 for count in [None] if stages is None else sorted({stages - 1, (stages + 1) // 2} - {0}):
                     plan = _best_plan(bound, profile, line, count, tolerance, budget)
                     plans.append(plan and in_turns(plan, choices, order))
@@ -235,8 +235,8 @@ def _enough_memory(problem: MemoryProblem, count: int | None, reserve: int, gran
         larger = replace(problem, memory=memory)
         for order, cuts in orders:
             line, at = order, cuts
-            if count is None and granularity == "operator" and (line := gathered(order, problem.items)) != order:
-                at = None
+            if count is None and (line := gathered(order, problem.items)) != order:
+                at = line_cuts(problem, line, granularity)[0]
             for widths in width_families(larger):
                 profile = Profile(Choices(larger, widths), line, reserve, at)
                 found = cover(profile, profile.most) if count is None else exactly(profile, profile.most, count)

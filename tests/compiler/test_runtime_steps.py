@@ -44,7 +44,9 @@ def step(unit: int = 1, linked: bool = True, tied: bool = False) -> str:
 
     def move(value: str, to: int, starts: list[int]) -> str:
         at = [s * unit for s in starts]
-        return f'takt.reserve {value} to [{to}:{to + 1}] over "node" at {at} for {18 * unit} : {tensor}' if linked else ""
+        return (
+            f'takt.reserve {value} to [{to}:{to + 1}] over "node" at {at} for {18 * unit} : {tensor}' if linked else ""
+        )
 
     def slot(group: str, time: int, stage: int, starts: list[int]) -> str:
         at, place = [s * unit for s in starts], stage % 2
@@ -156,7 +158,9 @@ def test_a_slow_optimizer_step_makes_steps_longer(player: Any):
     assert found.load[0] == pytest.approx((60 + 50) / 176)
 
 
-@pytest.mark.parametrize(("steps", "period", "steady"), [(1, 150 / 2, False), (2, 131 / 2, False), (4, 131 / 2, False), (6, 131 / 2, True)])
+@pytest.mark.parametrize(
+    ("steps", "period", "steady"), [(1, 150 / 2, False), (2, 131 / 2, False), (4, 131 / 2, False), (6, 131 / 2, True)]
+)
 def test_short_runs(play: Play, steps: int, period: float, steady: bool):
     found = measured(play(lowered(2 * steps)))
     assert (found.period, found.steady) == (period, steady)
@@ -179,7 +183,9 @@ def test_the_report_says_the_time_of_a_step(play: Play):
     found = measured(run)
     columns = report.columns_of(predicted(run.job), None, found)
     lines = report.text(run.job, columns, found).splitlines()
-    assert lines[0].endswith("2 processes on torch.distributed, emulated, steps of 2 micro-batches, micro-batches as scheduled")
+    assert lines[0].endswith(
+        "2 processes on torch.distributed, emulated, steps of 2 micro-batches, micro-batches as scheduled"
+    )
     assert lines[2].split() == ["step", "65.5", "ms", "65.5", "ms", "100.0", "%"]
     assert lines[-1] == "accelerator 1 is critical: of a step, it waits 33.6 % and moves values 0.0 %"
     data = json.loads(report.json_text(run.job, columns, found, {}))

@@ -247,7 +247,9 @@ def in_time(case: Case, update: Update) -> bool:
     """Whether an optimizer step lies between its gradients and the next step."""
     ends = [start + case.ops[v].time for v in update.gradients for start in case.ops[v].starts]
     of = [op for op in case.ops if op.group == update.group]
-    return max(ends) <= update.start and update.start + update.time <= case.period + min(s for o in of for s in o.starts)
+    return max(ends) <= update.start and update.start + update.time <= case.period + min(
+        s for o in of for s in o.starts
+    )
 
 
 def needed(case: Case) -> list[Transfer]:

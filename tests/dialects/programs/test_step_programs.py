@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, i64
 
@@ -33,7 +33,9 @@ def faults(module: ModuleOp) -> list[tuple[str, str]]:
     graph = find_graph(module)
     assert graph is not None
     expected = expected_of(graph, Placement(graph))
-    return [(rule, text) for rule, (_, text) in check_programs(expected, [listing_of(op) for op in programs_of(module)])]
+    return [
+        (rule, text) for rule, (_, text) in check_programs(expected, [listing_of(op) for op in programs_of(module)])
+    ]
 
 
 def rewrite(op: ProgramOp, section: str, rows: list[Instruction]) -> None:
@@ -71,7 +73,9 @@ def test_programs_of_random_steps_do_what_the_step_says(random_cases, harm, data
 def test_a_change_is_refused_exactly_when_it_does_harm(random_cases, harm, data: st.DataObject):
     case = data.draw(random_cases(step=True), label="case")
     module = case.module()
-    lower_to_programs(module, data.draw(st.sampled_from([None, case.together, 3 * case.together]), label="micro-batches"))
+    lower_to_programs(
+        module, data.draw(st.sampled_from([None, case.together, 3 * case.together]), label="micro-batches")
+    )
     sections = [(op, s) for op in programs_of(module) for s in SECTIONS if len(op.rows(s))]
     op, section = data.draw(st.sampled_from(sections), label="section")
     rows = list(op.instructions(section))

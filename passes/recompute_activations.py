@@ -1,0 +1,70 @@
+"""Compute values of the forward pass again in the backward pass, instead of keeping them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from dialects.diagnostics import TaktError, at
+from dialects.gradients import RecomputeOp
+from dialects.structure import GraphOp, find_graph
+from passes.choices import Recomputation
+from passes.training.recompute import Recomputed
+from passes.training.regions import read_regions
+
+
+def check(graph: GraphOp) -> None:
+    """Refuse a graph that has no backward pass at level model, or copies already."""
+    name = graph.sym_name.data
+    if graph.training is None:
+        message = f"graph @{name} has no backward operators that could read recomputed values"
+        raise TaktError(at(graph, message, "run expand-training before: --training OPTIMIZER"))
+    if graph.level.data != "model":
+        message = f"graph @{name} is at level '{graph.level.data}', but recompute-activations needs 'model'"
+        raise TaktError(at(graph, message, "run it right after expand-training"))
+    if any(isinstance(op, RecomputeOp) for op in graph.operators()):
+        raise TaktError(at(graph, f"graph @{name} has recomputed values already"))
+
+
+@dataclass(frozen=True)
+class RecomputeActivationsPass(ModulePass):
+    """Have gradients read recomputed values instead of kept ones: level model, which stays.
+
+    A forward operator whose results are not kept gets a copy, `recompute`, right before the first gradient operator
+    that needs it, in the same group: it runs on the same accelerators, where the parameters lie once. It reads what is
+    kept, or other copies. The first of a row of copies also awaits the gradient that arrives at that operator, so that
+    none runs before the backward pass of its micro-batch. What a gradient of another block reads is kept, and so is
+    what the gradient of a loss reads, which follows at once. Nobody computes again what no gradient needs.
+
+    options:
+      policy: "none": keep all; "full": keep of every call of a block of the model what it reads from outside, but
+        where losses are computed; "selective": keep all but what light operators make of kept values. Light are norms,
+        activations, softmax, sums, products by element, rearrangements, and products of two values that take at most
+        256 operations for each byte they make, such as the scores of attention
+
+    rewrite:
+      %h = takt.linear(%x) group "h" block <"b", 0>   ->   %h = takt.linear(%x) group "h" block <"b", 0>
+      %y = takt.gelu(%h) group "y" block <"b", 0>          %y = takt.gelu(%h) group "y" block <"b", 0>
+      ...                                                  ...
+                                                           %h.R = takt.recompute(%x, %g) of <"linear" ... group "h"
+      %y.I = takt.input_gradient(%g, %h) of ...            %y.I = takt.input_gradient(%g, %h.R) of ...
+    """
+
+    name = "recompute-activations"
+
+    policy: Recomputation = "selective"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        graph = find_graph(op)
+        if graph is None:
+            raise TaktError("there is no model: the module has no takt.graph")
+        check(graph)
+        if self.policy != "none":
+            regions = read_regions(graph)
+            if self.policy == "full" and all(r.block is None for r in regions):
+                message = f"the policy 'full' keeps what blocks read, and @{graph.sym_name.data} calls no block"
+                raise TaktError(at(graph, message, "write its layers as calls of a block, or take 'selective'"))
+            Recomputed(graph).build((r, r.full if self.policy == "full" else r.selective) for r in regions)

@@ -1,0 +1,167 @@
+"""What the backward pass reads of the forward pass, block by block, and what it could compute again instead."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import cast
+
+from xdsl.ir import OpResult, SSAValue
+
+from dialects.attributes import BlockAttr, values
+from dialects.gradients import BackwardOp, GradientOp
+from dialects.operators import OperatorOp, Tensor, tensor_bytes
+from dialects.structure import GraphOp
+from passes.costs.kinds import rule_of
+from passes.costs.layout import Placed, place
+from passes.costs.reading import Reader
+
+LIGHT = 256
+"""Floating-point operations for each byte of its result up to which a product of two values is light.
+
+About as many as an accelerator computes while it moves a byte: 153 on an A100, 295 on an H100. The scores of attention
+take the size of a head, in 16 bits. Products with weights never are, what has no product always is.
+"""
+
+Operators = frozenset[OperatorOp]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a region no longer keeps: results of ``forgotten`` are computed again from what it ``holds`` beside."""
+
+    forgotten: Operators
+    again: tuple[OperatorOp, ...]
+    """Those of them that are computed again, in program order: the others nobody needs."""
+    saved: int
+    """Bytes of a micro-batch that are not kept, less those that are kept for this; of whole values."""
+
+
+NOTHING = Plan(frozenset(), (), 0)
+
+
+@dataclass(eq=False)
+class Region:
+    """The forward operators of one call of a block, or all that stand in no block.
+
+    ``readers``: the gradients that read each forward value; ``ends``: whether gradients begin here, at a loss.
+    """
+
+    block: BlockAttr | None
+    readers: Mapping[SSAValue, Sequence[GradientOp]]
+    light: Collection[OperatorOp]
+    ends: bool
+    members: list[OperatorOp] = field(default_factory=list[OperatorOp])
+
+    @cached_property
+    def own(self) -> Operators:
+        """The operators as a set."""
+        return frozenset(self.members)
+
+    def makes(self, value: SSAValue) -> bool:
+        """Whether an operator of the region computes ``value``."""
+        return isinstance(value, OpResult) and value.op in self.own
+
+    def replaceable(self, value: SSAValue) -> bool:
+        """Whether gradients could read another copy of ``value``: all that do are of this region and wait for others.
+
+        What gradients of another region read is kept for them. What a loss reads was made a moment ago.
+        """
+        return all(self._waits(g) for g in self.readers.get(value, ()))
+
+    def _waits(self, gradient: GradientOp) -> bool:
+        return gradient.block == self.block and bool(values(gradient.of.arriving))
+
+    def kept(self, value: SSAValue) -> bool:
+        """Whether ``value`` is kept for gradients, if the region does not forget it."""
+        readers = self.readers.get(value, ())
+        if isinstance(value.owner, OperatorOp) and not self.makes(value):
+            return any(g.block == self.block for g in readers)
+        return bool(readers)
+
+    # --- policies ----------------------------------------------------------------------------
+
+    @cached_property
+    def selective(self) -> Plan:
+        """Forget what light operators make of values that are kept anyway, or forgotten for the same reason."""
+        known: set[OperatorOp] = set()
+        for op in self.members:
+            if op in self.light and all(self.kept(v) or v.owner in known for v in op.inputs):
+                known.add(op)
+        return self._plan(known)
+
+    @cached_property
+    def full(self) -> Plan:
+        """Forget all but what the block reads; :attr:`selective` where that saves more, as at the end of a model."""
+        if self.block is None or self.ends:
+            return NOTHING
+        whole = self._plan(self.members)
+        return whole if whole.saved > self.selective.saved else self.selective
+
+    def lost(self, forgotten: Collection[OperatorOp]) -> list[OpResult]:
+        """The values kept for gradients that are no longer."""
+        results = (r for op in self.members if op in forgotten for r in op.outputs if r in self.readers)
+        return [r for r in results if self.replaceable(r)]
+
+    def _plan(self, forgotten: Collection[OperatorOp]) -> Plan:
+        lost = self.lost(forgotten)
+        again: set[OperatorOp] = set()
+        held: dict[SSAValue, None] = {}
+        todo: list[SSAValue] = [*lost]
+        missing = set(todo)
+        while todo:
+            op = cast(OperatorOp, todo.pop().owner)
+            if op in again:
+                continue
+            again.add(op)
+            for value in op.inputs:
+                if value in missing or (self.makes(value) and value.owner in forgotten and not self.kept(value)):
+                    todo.append(value)
+                else:
+                    held[value] = None
+        saved = sum(map(size_of, lost)) - sum(size_of(v) for v in held if not self.kept(v))
+        return Plan(frozenset(forgotten), tuple(op for op in self.members if op in again), saved) if lost else NOTHING
+
+
+def size_of(value: SSAValue) -> int:
+    """Bytes of a whole value."""
+    return tensor_bytes(cast(Tensor, value.type))
+
+
+def read_regions(graph: GraphOp) -> list[Region]:
+    """The regions of a training graph, in program order."""
+    operators = tuple(graph.operators())
+    gradients = [op for op in operators if isinstance(op, GradientOp)]
+    readers: dict[SSAValue, list[GradientOp]] = defaultdict(list)
+    arriving: set[SSAValue] = set()
+    for op in gradients:
+        for value, role in zip(op.inputs, op.of.roles(op.WEIGHT), strict=True):
+            if role.what in ("operand", "result"):
+                readers[value].append(op)
+            elif role.what == "gradient":
+                arriving.add(value)
+    for op in reversed(operators):  # sums of gradients
+        if any(r in arriving for r in op.outputs) and not isinstance(op, GradientOp):
+            arriving.update(op.inputs)
+    light: set[OperatorOp] = set()
+    ends = {op.block for op in gradients if not values(op.of.arriving)}
+    regions: dict[BlockAttr | None, Region] = {}
+    kept = list(graph.outputs.operands)
+    for op, placed in zip(operators, place(Reader().nodes(graph), kept), strict=True):
+        if isinstance(op, BackwardOp) or any(r in arriving for r in op.outputs):
+            continue
+        if _is_light(placed):
+            light.add(op)
+        region = regions.setdefault(op.block, Region(op.block, readers, light, op.block in ends))
+        region.members.append(op)
+    return list(regions.values())
+
+
+def _is_light(placed: Placed) -> bool:
+    call = placed.call
+    flops = rule_of(call).flops(call, placed.plan, 1)
+    return (
+        flops <= LIGHT * sum(t.size for t in call.results) if call.kind == "matmul" else not flops and call.kind != "op"
+    )
