@@ -275,8 +275,10 @@ def test_list_passes(taktc: Tool) -> None:
         "insert-communication",
         "lower-to-programs",
         "partition-stages",
+        "recompute-activations",
         "restrict-allotments",
         "schedule-periodic",
+        "schedule-step",
         "verify-level",
         "verify-schedule",
     ]
