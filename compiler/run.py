@@ -41,8 +41,8 @@ MOST_PROCESSES = 64
 FEWEST = 16
 """Micro-batches of a run at least, unless told otherwise; and at least four times those in flight."""
 
-FEWEST_STEPS = 5
-"""Steps of a run at least, unless told otherwise: the first and the last are not measured."""
+MEASURED_STEPS = 3
+"""Steps of a run that are measured, unless told otherwise; before and behind them run as many as go on at once."""
 
 USAGE = "taktc run MODEL [--platform FILE] [--emulate | --real] [--microbatches M] [--trace FILE] [options]"
 DESCRIPTION = "Compile a model, run its schedule on torch.distributed with a process an accelerator, and compare."
@@ -81,7 +81,7 @@ def build_parser() -> ArgumentParser:
     mode.add_argument("--real", action="store_true", help="real tensors, and outputs compared with the plain model")
     add = group.add_argument
     add("--pace", action="store_true", help="micro-batches enter no earlier than scheduled, a period apart")
-    add("--steps", metavar="N", type=positive, help="steps to run of a schedule that is a step (at least 5)")
+    add("--steps", metavar="N", type=positive, help="steps to run of a schedule that is a step (5 or more)")
     add("--ahead", metavar="N", type=positive, help="receives that are posted before they are needed (4)")
     add("--scale", metavar="X", type=amount, help="factor of all times of an emulated run (1)")
     add("--timeout", metavar="S", type=seconds, help="seconds without progress after which a run is given up (60)")
@@ -222,7 +222,8 @@ class Runner:
             bounded(module, args.steps * view.microbatches if args.steps else args.microbatches)
             return module
         if view.step:
-            steps = args.steps or max(FEWEST_STEPS, -(-FEWEST // view.microbatches))
+            at_once = -(-view.makespan // view.pattern)
+            steps = args.steps or max(2 * at_once + MEASURED_STEPS, -(-FEWEST // view.microbatches))
             count = steps * view.microbatches
             # Where the step is made here, so many micro-batches are those of one.
             count = count if made else args.microbatches or count

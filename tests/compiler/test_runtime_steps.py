@@ -13,7 +13,7 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.parser import Parser
 
-from compiler.pipeline import new_context
+from compiler.pipeline import Options, new_context, run_pipeline
 from compiler.runtime import report, trace
 from compiler.runtime.job import Settings, read_job, write_job
 from compiler.runtime.measured import Window, measured, predicted
@@ -25,6 +25,7 @@ from compiler.simulate.replay import free_moves, replay
 from compiler.view import view_of
 from dialects.levels import check_level
 from dialects.programs import COMPUTE, UPDATE, Instruction
+from frontend import Source, load
 from passes.lower_to_programs import lower_to_programs
 
 Play = Callable[..., Run]
@@ -98,6 +99,32 @@ def lowered(microbatches: int, **options: Any) -> ModuleOp:
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_steps_of_these_tests_keep_every_rule(linked: bool, tied: bool):
     assert check_level(lowered(6, linked=linked, tied=tied)) == []
+
+
+LAYERS = """
+model deep {
+  input x: tensor<8 x 16, bf16>
+  repeat 8 carry x { x = linear(x, features = 16) }
+  l = mse_loss(x, x)
+  output l
+}
+accelerator chip { memory = 1 MiB  bandwidth = 1 GB/s  launch = 1 us  peak bf16 = 1 GFLOP/s }
+platform board { accelerators = 4 of chip  link bus { latency = 100 ns  bandwidth = 1 GB/s } }
+"""
+
+
+@pytest.mark.parametrize("order", ["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe-v"])
+def test_programs_of_known_orders_keep_every_rule(order: Any):
+    options = Options(training="adam", microbatches=8, order=order, stages=4)
+    module = run_pipeline(new_context(), load(Source("deep.takt", LAYERS)), to="scheduled", options=options)
+    view = view_of(module)
+    lower_to_programs(module)
+    assert check_level(module) == []
+    found = replay(module, 3, free_moves)
+    steps = found.microbatches // 8
+    assert found.busy == {p: steps * 8 * time for p, time in view.load.items()}
+    # An accelerator that sends waits here for the one that receives, so that the step may take a little longer.
+    assert found.period * 8 < 1.25 * view.pattern
 
 
 # --- the replay ------------------------------------------------------------------------------
