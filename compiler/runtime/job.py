@@ -120,11 +120,13 @@ class Transfer:
 class Update:
     """The step of the optimizer for the parameters of ``group``, once a step, on the accelerators ``on``.
 
-    ``among`` are all accelerators that hold copies of these parameters, in order: gradients are summed over them.
+    ``tie`` is the name of the first of the groups that hold copies of them, which may be this one; ``among`` are the
+    accelerators of all these, in order, over which gradients are summed.
     """
 
     name: str
     group: str
+    tie: str
     on: tuple[int, ...]
     among: tuple[int, ...]
     time: int
