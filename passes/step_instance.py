@@ -18,7 +18,7 @@ from passes.partition_stages import grant
 from passes.scheduling.elementary import Bound
 from passes.scheduling.steps.batch import Batch, Update
 from passes.scheduling.steps.cells import Kind
-from passes.scheduling.steps.choose import Found
+from passes.scheduling.steps.fitting import Found
 from passes.scheduling.steps.place import Move
 
 
@@ -35,6 +35,9 @@ def read_batch(module: ModuleOp, microbatches: int, memory: int | None = None) -
     if (state := next(graph.states(), None)) is not None:
         message = f"state '{state.state.data}' hands values to later micro-batches, and a step schedules each by itself"
         raise TaktError(at(state, message, "schedule the period instead, or leave the state out"))
+    if graph.training is not None and graph.training.asynchronous.data:
+        message = f"@{graph.sym_name.data} is asynchronous, and all micro-batches of a step see the same parameters"
+        raise TaktError(at(graph, message, "schedule the period instead, or leave out 'asynchronous'"))
     problem = instance.problem
     if memory is not None:
         problem = replace(problem, memory=min(memory, problem.memory) if problem.memory else memory)

@@ -13,10 +13,11 @@ from rich.text import Text
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.links import Level
+from compiler.simulate.versions import alive, parameters
 from compiler.targets.analysis import Analysis, StageRow
 from compiler.targets.console import text_console
 from compiler.targets.text import counted, percent, place_of, ranges, rate, route_of, short_bytes, short_time
-from compiler.view import Task
+from compiler.view import ScheduleView, Task
 from dialects.diagnostics import TaktError
 
 MOST_STAGES = 32
@@ -63,6 +64,8 @@ def _figures(analysis: Analysis, microbatches: int | None) -> Table:
     table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of {held} as placed")
     if view.training is not None:
         table.add_row("training", _training(*view.training))
+    if view.asynchronous:
+        table.add_row("asynchronous", _asynchronous(view))
     if again := [t for t in view.tasks if t.kind == "recompute"]:
         table.add_row("recomputed", _again(again, view.tasks))
     table.add_row("period", Text.assemble((short_time(view.period), "bold"), f"  ({rate(view.period)})"))
@@ -85,6 +88,13 @@ def _figures(analysis: Analysis, microbatches: int | None) -> Table:
     if analysis.standstill:
         table.add_row("standstill", _standstill(analysis))
     return table
+
+
+def _asynchronous(view: ScheduleView) -> str:
+    every = "every micro-batch" if view.asynchronous == 1 else f"every {view.asynchronous} micro-batches"
+    most = max((alive(view, update) for update in view.updates), default=1)
+    more = sum(parameters(view).values()) - sum(view.parameters.values())
+    return f"parameters updated after {every}, at most {counted(most, 'version')} at once: {short_bytes(more)} more"
 
 
 def _training(optimizer: str, precision: str) -> str:

@@ -77,6 +77,28 @@ def test_tied_parameters_are_no_reason_for_one_place(taktc: Tool, tmp_path: Path
     assert (found.code, "give --training too" in found.err) == (2, True)
 
 
+def test_asynchronous_training_says_what_its_versions_hold(taktc: Tool, mlp: str, tmp_path: Path) -> None:
+    words = " ".join(taktc(mlp, "--training", "sgd", "--asynchronous", "--emit", "summary", *EFFORT).out.split())
+    assert re.search(
+        r"parameters updated after every micro-batch, at most \d+ versions at once: [\d.]+ KiB more", words
+    )
+    moldable = taktc(mlp, "--training", "sgd", "--asynchronous", "3", "--compile-to", "moldable").out
+    assert "training <sgd, mixed, asynchronous 3>" in moldable
+    assert "version [" in moldable
+    assert "version [" not in taktc(mlp, "--training", "sgd", "--compile-to", "moldable").out
+    path = tmp_path / "moldable.mlir"
+    path.write_text(moldable)
+    found = taktc(str(path), "--training", "sgd", "--asynchronous", "2")
+    assert (found.code, "updated every 3 micro-batches already" in found.err) == (1, True)
+    for options, expected in (
+        (("--asynchronous",), "give --training too"),
+        (("--training", "none", "--asynchronous"), "without an optimizer nothing is updated"),
+        (("--training", "sgd", "--asynchronous", "--objective", "step", "--microbatches", "4"), "leave out --asynch"),
+        (("--training", "sgd", "--asynchronous", "--microbatches", "4"), "leave out --asynch"),
+    ):
+        assert expected in " ".join(taktc(mlp, *options).err.split())
+
+
 def test_graphs_that_cannot_become_training_graphs(taktc: Tool, mlp: str, tmp_path: Path) -> None:
     moldable = tmp_path / "m.mlir"
     moldable.write_text(taktc(mlp, "--compile-to", "moldable").out)
