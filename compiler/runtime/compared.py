@@ -43,7 +43,7 @@ def compare_trained(
 ) -> tuple[Agreement, Agreement]:
     """The accumulated gradients and the parameters that processes left in ``folder``, beside the expected ones."""
     left = [_left(folder, rank) for rank in range(len(job.accelerators))]
-    ties = {u.group: u.tie for u in job.updates}
+    ties = job.ties
     found = {
         what: _by_key([piece_of(x) for one in left for x in one.get(what, ())], ties)
         for what in ("gradients", "parameters")

@@ -120,13 +120,11 @@ class Transfer:
 class Update:
     """The step of the optimizer for the parameters of ``group``, once a step, on the accelerators ``on``.
 
-    ``tie`` is the name of the first of the groups that hold copies of them, which may be this one; ``among`` are the
-    accelerators of all these, in order, over which gradients are summed.
+    ``among`` are all accelerators that hold copies of these parameters, in order: gradients are summed over them.
     """
 
     name: str
     group: str
-    tie: str
     on: tuple[int, ...]
     among: tuple[int, ...]
     time: int
@@ -186,6 +184,12 @@ class Job:
     def period(self) -> float:
         """Predicted time between two micro-batches, ns."""
         return self.pattern / self.per_pattern
+
+    @property
+    def ties(self) -> dict[str, str]:
+        """Group whose parameters are updated → the group that stands for all copies of them."""
+        tied = {o.group: o.tied for o in self.operators if o.tied is not None}
+        return {u.group: tied.get(u.group, u.group) for u in self.updates}
 
     @property
     def rank_of(self) -> dict[int, int]:

@@ -168,8 +168,7 @@ class _Reading:
         for update in self.view.updates:
             among.setdefault(name(update.group), set()).update(update.place)
         return tuple(
-            Update(u.name, u.group, name(u.group), u.place, tuple(sorted(among[name(u.group)])), u.time)
-            for u in self.view.updates
+            Update(u.name, u.group, u.place, tuple(sorted(among[name(u.group)])), u.time) for u in self.view.updates
         )
 
     def moves(self) -> tuple[Transfer, ...]:

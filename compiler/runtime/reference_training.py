@@ -94,7 +94,7 @@ class Reference:
         """The parameters that the optimizer changes."""
         if not self.job.step:
             return []
-        owners = {("group", u.tie) for u in self.job.updates}
+        owners = {("group", name) for name in self.job.ties.values()}
         return [key for key in self.gradients() if key.owner in owners]
 
 

@@ -56,7 +56,7 @@ class Trained:
     """The gradients and the optimizer's numbers that lie with the ``parameters`` of an accelerator."""
 
     def __init__(self, job: Job, parameters: Parameters):
-        self.job, self.parameters = job, parameters
+        self.job, self.parameters, self.ties = job, parameters, job.ties
         self.gradients: dict[tuple[Key, Part, Members], Tensor] = {}
         self.used: set[tuple[Key, Part, Members]] = set()
         """Gradients of which the optimizer has made a step: the next micro-batch begins anew."""
@@ -64,7 +64,7 @@ class Trained:
         self.steps: dict[tuple[Key, Part], int] = {}
         self.updated: dict[tuple[Key, Part], Members] = {}
         self.sums: dict[str, Mapping[Named, Tensor]] = {}
-        """Tie → whole gradients, as long as copies on this accelerator wait for them."""
+        """Group that stands for copies → whole gradients, as long as copies on this accelerator wait for them."""
         self.waiting: dict[str, set[str]] = {}
 
     def add(self, found: Gradients, members: Members) -> None:
@@ -81,7 +81,7 @@ class Trained:
         """A step of the optimizer for the parameters of a group, with the sum of the gradients of all copies."""
         owner = ("group", update.group)
         held = {name: x for name, x in self.parameters.held.items() if name[0].owner == owner}
-        tied = sum(u.tie == update.tie for u in self.job.updates) > 1
+        tied = list(self.ties.values()).count(self.ties[update.group]) > 1
         if tied or len({key for key, _ in held}) < len(held):
             sums = self._sums(update, accelerator, exchange)
             found = {(key, part): cut(sums[key[1:]], part) for key, part in held if key[1:] in sums}
@@ -94,14 +94,15 @@ class Trained:
 
     def _sums(self, update: Update, accelerator: int, exchange: Exchange) -> Mapping[Named, Tensor]:
         """The whole gradients of all copies and shares, which the first copy here that is updated sums up for all."""
-        if update.tie not in self.sums:
-            groups = {u.group for u in self.job.updates if u.tie == update.tie and accelerator in u.on}
-            self.sums[update.tie] = self._summed(groups, accelerator, update.among, exchange)
-            self.waiting[update.tie] = groups
-        found = self.sums[update.tie]
-        self.waiting[update.tie].remove(update.group)
-        if not self.waiting[update.tie]:
-            del self.sums[update.tie]
+        tie = self.ties[update.group]
+        if tie not in self.sums:
+            groups = {u.group for u in self.job.updates if self.ties[u.group] == tie and accelerator in u.on}
+            self.sums[tie] = self._summed(groups, accelerator, update.among, exchange)
+            self.waiting[tie] = groups
+        found = self.sums[tie]
+        self.waiting[tie].remove(update.group)
+        if not self.waiting[tie]:
+            del self.sums[tie]
         return found
 
     def _summed(self, groups: set[str], accelerator: int, among: Members, exchange: Exchange) -> Mapping[Named, Tensor]:

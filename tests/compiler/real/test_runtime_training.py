@@ -164,17 +164,22 @@ def test_copies_of_parameters_stay_equal(
     split: str, there: Sequence[int], placed: Placed, threads: Any, tmp_path: Path
 ) -> None:
     """A table on one accelerator, and a copy of it that others share by rows or by columns."""
+    from compiler.runtime.reference import compare
+
     text = COPIES.replace("SPLIT", split)
     job, programs = placed(text, {"": [0], "y": there}, microbatches=4, windows=1, optimizer="adam")
     job = stepping(job, 2)
-    assert {u.among for u in job.updates if u.tie == "x"} == {tuple(sorted({0, *there}))}
+    assert {u.among for u in job.updates if job.ties[u.group] == "x"} == {tuple(sorted({0, *there}))}
     found = threads(job).run(tmp_path, programs)
     assert found.agrees, found
     # The table, both biases, and the weight of h.
     assert found.parameters.compared == found.gradients.compared == 4
-    alone = tuple(replace(update, tie=update.group, among=update.on) for update in job.updates)
-    found = threads(replace(job, updates=alone)).run(tmp_path, programs)
-    assert not found.agrees
+    # Not summed, copies come apart.
+    alone = replace(job, operators=tuple(replace(o, tied=None) for o in job.operators))
+    alone = replace(alone, updates=tuple(replace(u, among=u.on) for u in job.updates))
+    threads(alone).run(tmp_path, programs)
+    assert compare(tmp_path, alone).agrees
+    assert not compare(tmp_path, job).agrees
 
 
 def test_ways_to_share_one_parameter_are_added_up(placed: Placed, threads: Any, tmp_path: Path) -> None:
