@@ -32,6 +32,9 @@ def test_good_ones() -> None:
     assert message() == ""
     weight = message(OF.replace("to [0]", "to []"), "weight_gradient", "%y, %x", f"({Y}, {X}) -> tensor<0xi8>")
     assert weight == ""
+    none = OF.replace("gradients [0] to [0]", "gradients [] to []")
+    assert message(none, "recompute", "%x", f"({X}) -> {Y}") == ""
+    assert message(none, "recompute", "%x, %y", f"({X}, {Y}) -> {Y}") == ""
 
 
 @pytest.mark.parametrize(
@@ -77,6 +80,19 @@ def test_how_often_parameters_are_updated_is_written_and_read() -> None:
 def test_how_often_parameters_cannot_be_updated(training: str, expected: str) -> None:
     with pytest.raises(TaktError, match=expected):
         parse_ir(new_context(), forward(training), "g.mlir")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"of": OF}, "'recompute' makes no gradients"),
+        ({"reads": "%y", "types": f"({Y}) -> {Y}"}, "'recompute' reads (tensor<4x2xbf16>) first, got"),
+        ({"types": f"({X}) -> {X}"}, "'recompute' gives (tensor<4x8xbf16>), got"),
+    ],
+)
+def test_what_is_no_copy_of_the_forward_operator(changes: dict[str, str], expected: str) -> None:
+    given = {"of": OF.replace("[0] to [0]", "[] to []"), "reads": "%x", "types": f"({X}) -> {Y}"}
+    assert expected in message(kind="recompute", **given | changes)
 
 
 def test_optimizers_and_precisions_are_known_words() -> None:
