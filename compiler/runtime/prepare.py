@@ -166,17 +166,13 @@ class _Reading:
             task.params,
             None if task.group is None else self.tied.get(task.group),
             self.forward(op.of) if isinstance(op, GradientOp) else None,
+            task.later,
         )
 
     def updates(self) -> tuple[Update, ...]:
-        def name(group: str) -> str:
-            return self.tied.get(group, group)
-
-        among: dict[str, set[int]] = {}
-        for update in self.view.updates:
-            among.setdefault(name(update.group), set()).update(update.place)
         return tuple(
-            Update(u.name, u.group, u.place, tuple(sorted(among[name(u.group)])), u.time) for u in self.view.updates
+            Update(u.name, u.group, u.place, self.view.taking_part(u), u.time, u.start or 0, u.gradients)
+            for u in self.view.updates
         )
 
     def moves(self) -> tuple[Transfer, ...]:

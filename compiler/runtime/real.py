@@ -58,6 +58,8 @@ Key = tuple[int, int, int, int]
 class RealBackend(Backend):
     """The values of one accelerator as tensors of bytes, in types as wide as those of the IR or wider."""
 
+    sums = True
+
     def __init__(self, place: Place):
         super().__init__(place)
         self.job = place.job

@@ -17,6 +17,7 @@ from compiler.runtime.board import Board
 from compiler.runtime.clock import now
 from compiler.runtime.engine import Engine
 from compiler.runtime.job import Job, Rows, Settings, read_job, read_program, write_job
+from compiler.runtime.messages import Given
 from compiler.runtime.prepare import job_of
 from dialects.programs import ALL_GATHER, COMPUTE, COPY, FREE, RECV, SEND, Instruction
 from passes.lower_to_programs import lower_to_programs
@@ -146,6 +147,7 @@ class Wires:
         self.sent: dict[tuple[int, int], list[Any]] = {}
         self.posted: dict[tuple[int, int], int] = {}
         self.met: dict[tuple[Any, ...], list[int]] = {}
+        self.given: dict[tuple[int, int], list[Given]] = {}
         self.broken = False
 
     def until(self, holds: Callable[[], bool]) -> None:
@@ -190,6 +192,15 @@ class Threaded:
 
         return Waits(wait)
 
+    def give(self, what: Given, accelerator: int) -> None:
+        given = self.wires.given.setdefault((self.accelerator, accelerator), [])
+        self.wires.change(lambda: given.append(what))
+
+    def taken(self, accelerator: int) -> Given:
+        given = self.wires.given.setdefault((accelerator, self.accelerator), [])
+        self.wires.until(lambda: bool(given))
+        return self.wires.change(lambda: given.pop(0))
+
     def meet(self, among: tuple[int, ...], moment: int) -> int:
         self.meetings[among] = self.meetings.get(among, 0) + 1
         here = self.wires.met.setdefault((among, self.meetings[among]), [])
@@ -211,6 +222,8 @@ class Checking(Backend):
             if x.kind in (RECV, COPY, ALL_GATHER):
                 self.wanted[self.key(x)] = self.wanted.get(self.key(x), 0) + 1
         self.computed: list[tuple[int, int]] = []
+        self.updated: list[tuple[int, int]] = []
+        """Optimizer steps, and how many operators ran before."""
 
     def key(self, x: Instruction) -> tuple[int, ...]:
         return (x.subject, x.result, x.destination, x.microbatch)
@@ -242,7 +255,8 @@ class Checking(Backend):
             self.put((x.subject, result, 0, x.microbatch))
 
     def update(self, number: int) -> None:
-        raise AssertionError("these programs are no steps")
+        time.sleep(self.random.exponential(0.0003))
+        self.updated.append((number, len(self.computed)))
 
     def copy(self, x: Instruction) -> None:
         self.put(self.key(x))
