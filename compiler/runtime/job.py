@@ -204,6 +204,12 @@ class Job:
         return {v: home[0] for v, home in homes.items() if not set(on) <= set(home)}
 
     @property
+    def ties(self) -> dict[str, str]:
+        """Group whose parameters are updated → the group that stands for all copies of them."""
+        tied = {o.group: o.tied for o in self.operators if o.tied is not None}
+        return {u.group: tied.get(u.group, u.group) for u in self.updates}
+
+    @property
     def rank_of(self) -> dict[int, int]:
         """Accelerator → rank."""
         return {p: rank for rank, p in enumerate(self.accelerators)}
