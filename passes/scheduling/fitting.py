@@ -20,9 +20,9 @@ from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem, StagedProblem
 from passes.scheduling.profiles import Choices
 from passes.scheduling.recurrence import recurrence_bound
-from passes.scheduling.repairs import Repair, Schedule, fullest, needed
+from passes.scheduling.repairs import MANNERS, Manner, Repair, Schedule, fullest, needed
 
-ROUNDS = 4
+ROUNDS = 6
 """How often stages of one order are proposed."""
 
 GAIN = 0.001
@@ -42,10 +42,11 @@ class Misfit(InvalidProblem):
 
 @dataclass
 class Line:
-    """An order and widths with what is known of them."""
+    """An order, widths and a manner of scheduling with what is known of them."""
 
     profile: HeldProfile
     memory: int
+    manner: Manner = "soon"
     excess: list[int] = field(default_factory=list[int])
     """Bytes that blocks hold beyond the estimate, by their number from the end."""
 
@@ -74,7 +75,7 @@ class Fitting:
 
     def __post_init__(self) -> None:
         self.profiles = self.profiles or profiles_of(self.problem)
-        self.lines = [Line(profile, self.problem.memory) for profile in self.profiles]
+        self.lines = [Line(p, self.problem.memory, manner) for p in self.profiles for manner in MANNERS]
         recurrence = recurrence_bound(self.problem)
         self.low = max(1, area_bound(self.problem).value, recurrence.value if recurrence else 0)
 
@@ -103,7 +104,7 @@ class Fitting:
     def _scheduled(self, fit: Fit, line: Line, most: int | None) -> Found | None:
         """A schedule of the proposal that fits, of a period below ``most``; what is learnt from others is kept."""
         staged = granted(self.problem, fit)
-        repair = Repair(staged, self.schedule, self.budget)
+        repair = Repair(staged, self.schedule, self.budget, (line.manner,))
         made = repair.best(most)
         late = int(fit.period * 1.01)
         tried = min(repair.tried, key=lambda pair: (pair[1].period > late, pair[0]), default=None)
@@ -141,18 +142,14 @@ class Fitting:
 
 
 def profiles_of(problem: MemoryProblem) -> list[HeldProfile]:
-    """What stages take and hold, for every order and family of widths that is tried."""
-    families = [Choices(problem, widths) for widths in width_families(problem)]
-    lines: dict[tuple[int, ...], HeldProfile] = {}
-    found: list[HeldProfile] = []
-    for choices in families:
-        lines.clear()
-        for order in topological_orders(problem):
-            profile = HeldProfile(problem, choices, order)
-            if profile.line not in lines:
-                lines[profile.line] = profile
-                found.append(profile)
-    return found
+    """What stages take and hold, for every family of widths and order that is tried.
+
+    Where groups make a micro-batch come back, that is the order of the program, which frees memory soonest.
+    """
+    orders = [problem.topological] if problem.together else topological_orders(problem)
+    return [
+        HeldProfile(problem, Choices(problem, widths), order) for widths in width_families(problem) for order in orders
+    ]
 
 
 def granted(problem: MemoryProblem, fit: Fit) -> StagedProblem:

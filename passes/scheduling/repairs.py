@@ -8,8 +8,9 @@ run whole periods later or earlier.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from passes.scheduling.budget import Budget
 from passes.scheduling.data import Solution
@@ -49,13 +50,47 @@ def fullest(problem: MemoryProblem, solution: Solution) -> int:
     return max(needed(problem, solution).values(), default=0)
 
 
+Runs = list[list[int]]
+
+Manner = Literal["soon", "late"]
+"""When operations that nothing waits for run: as soon as they may, or after all others of their run.
+
+Soon, a value is freed soonest. Late, what others wait for is there sooner (the gradients of weights fill the gaps that
+gradients of values leave: Qi, Wan, Huang, Lin, "Zero bubble pipeline parallelism", ICLR 2024), so fewer micro-batches
+are in flight.
+"""
+
+MANNERS: tuple[Manner, ...] = get_args(Manner)
+
+
+def hurried(problem: MemoryProblem, runs: Runs) -> Runs:
+    """``runs`` with what nothing waits for in a run of its own, behind the transfers of its run."""
+    found: Runs = []
+    waiting: list[int] = []
+    for run in runs:
+        moves = run[0] >= len(problem.operations)
+        if waiting and not moves:
+            found.append(waiting)
+            waiting = []
+        if moves:
+            found.append(run)
+            continue
+        needed_soon = [v for v in run if problem.successors[v]]
+        waiting = [v for v in run if not problem.successors[v]]
+        if not needed_soon:
+            needed_soon, waiting = waiting, []
+        found.append(needed_soon)
+    return [*found, waiting] if waiting else found
+
+
 @dataclass
 class Repair:
-    """The search for a schedule that fits in the blocks of ``problem``."""
+    """The search for a schedule that fits in the blocks of ``problem``, in any of the ``manners``."""
 
     problem: StagedProblem
     schedule: Schedule
     budget: Budget
+    manners: Sequence[Manner] = MANNERS
     tried: list[tuple[int, Solution]] = field(default_factory=list[tuple[int, Solution]])
     """Every schedule that misses memory, and how much it misses."""
 
@@ -67,14 +102,15 @@ class Repair:
             return None
         linked = self.problem if self.problem.network is not None else replace(self.problem, network=Network(()))
         traffic = Traffic(linked, first)
-        runs, base = traffic.runs(), max(first.period, traffic.least_period())
+        ways = [runs if m == "soon" else hurried(linked, runs) for runs in [traffic.runs()] for m in self.manners]
+        base = max(first.period, traffic.least_period())
         for factor in CLOSE:
-            if (most is None or base * factor < most) and (found := self._laid_out(traffic, runs, int(base * factor))):
+            period = int(base * factor)
+            if (most is None or period < most) and (found := self._laid_out(traffic, ways, period)) is not None:
                 return found, "insertion"
-        found = self._scheduled()
-        if found is None:
-            found = self._slower(traffic, runs, base, most)
-        return None if found is None or (most is not None and found[0].period >= most) else found
+        made = self._scheduled() if "soon" in self.manners else None
+        made = made or self._slower(traffic, ways, base, most)
+        return None if made is None or (most is not None and made[0].period >= most) else made
 
     def _fits(self, solution: Solution) -> bool:
         missing = fullest(self.problem, solution) - self.problem.memory
@@ -82,13 +118,13 @@ class Repair:
             self.tried.append((missing, solution))
         return missing <= 0 and not self.problem.violations(solution)
 
-    def _laid_out(self, traffic: Traffic, runs: list[list[int]], period: int) -> Solution | None:
-        self.budget.spend(WORK * len(traffic.times))
-        starts = insert(traffic, period, runs)
-        if starts is None:
-            return None
-        found = traffic.solution_of(period, starts)
-        return found if self._fits(found) else None
+    def _laid_out(self, traffic: Traffic, ways: Sequence[Runs], period: int) -> Solution | None:
+        for runs in ways:
+            self.budget.spend(WORK * len(traffic.times))
+            starts = insert(traffic, period, runs)
+            if starts is not None and self._fits(found := traffic.solution_of(period, starts)):
+                return found
+        return None
 
     def _scheduled(self) -> tuple[Solution, str] | None:
         """What the engine of the blocks makes of them, as it is or retimed."""
@@ -105,7 +141,7 @@ class Repair:
         return None
 
     def _slower(
-        self, traffic: Traffic, runs: list[list[int]], base: int, most: int | None
+        self, traffic: Traffic, ways: Sequence[Runs], base: int, most: int | None
     ) -> tuple[Solution, str] | None:
         low, longest = base, max(base, sum(traffic.times))
         best: Solution | None = None
@@ -113,7 +149,7 @@ class Repair:
             period = min(int(base * factor), longest)
             if most is not None and period >= most:
                 return None
-            best = self._laid_out(traffic, runs, period)
+            best = self._laid_out(traffic, ways, period)
             if best is not None or period == longest or (self.tried and self.budget.spent()):
                 break
             low = period
@@ -123,7 +159,7 @@ class Repair:
             if best.period - low <= max(1, low // 500):
                 break
             middle = (low + best.period) // 2
-            found = self._laid_out(traffic, runs, middle)
+            found = self._laid_out(traffic, ways, middle)
             if found is None:
                 low = middle
             else:
