@@ -237,6 +237,8 @@ def run_pipeline(
     while todo:
         if todo[:2] == [*SOLVING]:
             module, todo = partition_and_schedule(context, module, options, observer), todo[2:]
+        elif todo[0] == "schedule-periodic" and options.fittable:
+            module, todo = schedule_granted(context, module, options, observer), todo[1:]
         else:
             name, *todo = todo
             run_pass(context, module, make_pass(name, options.of(name)), observer)
@@ -283,6 +285,18 @@ def partition_and_schedule(context: Context, module: ModuleOp, options: Options,
             reserve = max(reserve + error.missing, 2 * reserve)
     assert refusal is not None
     raise refusal
+
+
+def schedule_granted(context: Context, module: ModuleOp, options: Options, observer: Observer) -> ModuleOp:
+    """Schedule in blocks that are granted already; where that does not fit in memory, in the way that holds less."""
+    attempt = module.clone()
+    try:
+        run_pass(context, attempt, make_pass("schedule-periodic", options.of("schedule-periodic")), observer)
+        return attempt
+    except DoesNotFit:
+        step = make_pass("schedule-periodic", options.of("schedule-periodic") | {"fit": True})
+        run_pass(context, module, step, observer)
+        return module
 
 
 def partition_to_fit(context: Context, module: ModuleOp, options: Options, observer: Observer) -> ModuleOp:

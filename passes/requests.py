@@ -81,7 +81,9 @@ class SchedulerPass(ModulePass):
 
     def request(self, plan: str) -> Request:
         """The request for a schedule of ``plan``."""
-        return Request(plan, self.goal(), self.limits(), copies=self.copies, solver=self.solver, gap=self.gap or 0.0, fit=self.fit)
+        return Request(
+            plan, self.goal(), self.limits(), copies=self.copies, solver=self.solver, gap=self.gap or 0.0, fit=self.fit
+        )
 
 
 def incumbents(bound: int, message: str = "") -> Listener:

@@ -13,7 +13,7 @@ from passes.scheduling.budget import Budget
 from passes.scheduling.contents import Contents, fullest_contents
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.fitting import Misfit, smallest_memory
-from passes.scheduling.portfolio import Request, blocks_asked, engine
+from passes.scheduling.portfolio import Request, blocks_asked, stages_engine
 from passes.training.held import Held
 
 WORK = 10.0
@@ -25,28 +25,37 @@ def shortage(instance: Instance, request: Request, failure: InvalidProblem) -> T
     missing = max((v.missing for v in failure.violations), default=0)
     if not missing:
         return instance.error(failure)
+    problem, budget = request.limits.bounded(instance.problem), Budget(work=WORK)
+    enough = smallest_memory(problem, stages_engine(request, budget), budget, blocks_asked(problem, request))
+    nearest = failure.nearest if isinstance(failure, Misfit) else None
+    if nearest is None and enough is not None:
+        nearest = (replace(enough[1][0], memory=problem.memory), enough[1][1])
+    message = instance.error(failure).diagnostics[0].message
     notes: list[Diagnostic] = []
-    first = instance.error(failure).diagnostics[0]
-    message = first.message
-    if isinstance(failure, Misfit) and failure.nearest is not None:
-        staged, solution = failure.nearest
-        contents = fullest_contents(staged, solution)
-        missing = contents.total - staged.memory
-        message = (
-            f"no schedule was found that fits: in the nearest one accelerator {contents.accelerator} needs"
-            f" {show_bytes(contents.total)} and has {show_bytes(staged.memory)}: {show_bytes(missing)} are missing"
-        )
+    if nearest is not None:
+        contents = fullest_contents(*nearest)
+        lacks = show_bytes(contents.total - problem.memory)
+        short = f"accelerator {contents.accelerator} needs {show_bytes(contents.total)} and has"
+        short += f" {show_bytes(problem.memory)}: {lacks} are missing"
+        if isinstance(failure, Misfit):
+            message, missing = (
+                f"no schedule was found that fits: in the nearest {short}",
+                contents.total - problem.memory,
+            )
+        else:
+            notes.append(_note(instance, f"in the schedule that needs least {short}"))
         parts = ", ".join(f"{show_bytes(size)} of {what}" for what, size in made_of(instance, contents))
-        notes.append(replace(at(instance.graph, f"it would hold {parts}"), severity="note"))
-    enough = smallest_memory(
-        instance.problem, engine(request, budget := Budget(work=WORK)), budget, blocks_asked(instance.problem, request)
-    )
+        notes.append(_note(instance, f"it holds {parts}"))
     if enough is not None:
         size, (_, solution, _) = enough
         would = f"{show_bytes(size)} ({size} bytes) on each accelerator would do, with a period of"
-        notes.append(replace(at(instance.graph, f"{would} {show_time(solution.period)}"), severity="note"))
+        notes.append(_note(instance, f"{would} {show_time(solution.period)}"))
     error = replace(at(instance.graph, message, _hint(instance), rule="memory"), notes=tuple(notes))
     return DoesNotFit([error], missing)
+
+
+def _note(instance: Instance, message: str) -> Diagnostic:
+    return replace(at(instance.graph, message), severity="note")
 
 
 def _hint(instance: Instance) -> str:

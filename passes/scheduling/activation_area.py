@@ -4,18 +4,18 @@ Let result ``r`` of ``u`` be read by ``v`` in the same micro-batch. From the sta
 ``m_u = min(bytes of r, min_k k·output_u(k))`` bytes of it lie on all accelerators together. On one set: ``u`` holds its
 ``output`` on its ``k`` accelerators until its last reader there has ended. On two sets: the set of ``u`` holds as much
 until the transfer has left, and the set of ``v`` the value, or on each accelerator its share of it, from the landing
-on, which is no later (mode ``buffered``, where a value may lie in a buffer in between, is left out). What ``u`` holds it
-holds once in each micro-batch, of which one begins in each period. So over one period (Little's law) ::
+on, which is no later (mode ``buffered``, where a value may lie in a buffer in between, is left out). What ``u`` holds
+it holds once in each micro-batch, of which one begins in each period. So over one period (Little's law) ::
 
     Σ_items k·params(k)·T  +  Σ_u m_u·(end_v - start_u)  +  Σ_ops k·c(k)·t(k)  ≤  P·M·T                   (bytes)
     Σ_ops k·t(k)  ≤  P·T                                                                                  (area)
 
 where ``c`` is what an operation holds only while it runs: its workspace, and its results where it is no ``u``.
 
-``end_v - start_u`` is no less than the times along any path of dependences from ``u`` to ``v``. All paths here run along
-one long path of the graph, from the first of its operations that waits for ``u`` to the last that ``v`` waits for;
-let ``n_w`` be the sum of ``m_u`` over the paths through ``w``. Both inequalities, weighed with ``b`` and ``a``, hold for
-the allotments of any schedule, so they hold for those that make the left side least ::
+``end_v - start_u`` is no less than the times along any path of dependences from ``u`` to ``v``. All paths here run
+along one long path of the graph, from the first of its operations that waits for ``u`` to the last that ``v`` waits for;
+let ``n_w`` be the sum of ``m_u`` over the paths through ``w``. Both inequalities, weighed with ``b`` and ``a``, hold
+for the allotments of any schedule, so they hold for those that make the left side least ::
 
     Σ_items min_k { Σ_{w in the item} (b·k + a·n_w + a·k·c_w(k))·t_w(k) + a·T·k·params(k) }  ≤  T·P·(b + a·M)
 
@@ -208,7 +208,7 @@ class Proof:
         return Row(area, waiting, k * merged[k].params // self.unit, time)
 
     def tight(self) -> bool:
-        """Whether memory may matter: what waits for the slowest allotments does not fit beside the largest parameters."""
+        """Whether memory may matter: what waits, at the slowest allotments, and the most parameters do not fit."""
         low = max(1, area_bound(self.problem).value)
         most = sum(max(r.waiting for r in rows) + low * max(r.params for r in rows) for rows in self.rows)
         return most > low * self.room

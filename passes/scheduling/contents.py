@@ -49,11 +49,11 @@ def fullest_contents(problem: MemoryProblem, solution: Solution) -> Contents:
         if rest:
             changes[h.begin % cycle] += h.bytes
             changes[(h.begin + rest) % cycle] -= h.bytes
-    level = most = 0
-    moment = 0
+    level, moment = 0, 0
+    most: int | None = None
     for when, change in sorted(changes.items()):
         level += change
-        if level > most:
+        if most is None or level > most:
             most, moment = level, when
     alive: Counter[str] = Counter()
     count = 0

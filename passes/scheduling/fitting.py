@@ -1,7 +1,7 @@
 """Stages and a schedule that fit in memory, of about the least period: plans are estimated, scheduled, corrected.
 
-``memory_stages.py`` proposes stages that should fit; they are scheduled (``repairs.py``), and what each block really holds
-is looked at. By as much as that is more or less than was thought, the room of a block at this distance from the end is
+``memory_stages.py`` proposes stages that should fit; they are scheduled (``repairs.py``), and what each block really
+holds is looked at. By as much as that is more or less than was thought, the room of a block at this distance from the end is
 corrected, and stages are proposed again. The last resort is one micro-batch at a time.
 """
 
@@ -180,11 +180,16 @@ def smallest_memory(
             high = middle
         else:
             low = middle
+
+    def tried(memory: int) -> Found | None:
+        return Fitting(replace(problem, memory=memory), schedule, budget, blocks, profiles).last_resort()
+
     memory = high
     for _ in range(ROUNDS):
-        search = Fitting(replace(problem, memory=memory), schedule, budget, blocks, profiles)
-        found = search.last_resort()
+        found = tried(memory)
         if found is not None:
-            return fullest(found[0], found[1]), found
+            less = fullest(found[0], found[1])
+            again = tried(less)
+            return (memory, found) if again is None else (less, again)
         memory = int(memory * MORE) + 1
     return None

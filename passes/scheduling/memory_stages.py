@@ -5,8 +5,8 @@ reach. How many micro-batches a block holds depends on ``d`` alone, so ::
 
     reach[d+1][q] = min over widths w of back_w(reach[d][q - w])
 
-with ``back_w(j)`` the first beginning of a stage that ends at ``j``, takes at most the load, and fits. Furthest is best,
-since a shorter rest takes and holds no more. A load that is only part of the period leaves blocks idle; fewer
+with ``back_w(j)`` the first beginning of a stage that ends at ``j``, takes at most the load, and fits. Furthest is
+best, since a shorter rest takes and holds no more. A load that is only part of the period leaves blocks idle; fewer
 micro-batches are in flight then. The least period over several such parts (*paces*) is found by bisection each.
 """
 
@@ -99,6 +99,8 @@ def cover_within(
                 break
             ends = np.minimum(reach[: count + 1 - width], profile.n)
             begins = _back(profile, number, ends, load, room(depth), many)
+            if blocks is not None:  # each block that is still to come needs something to run
+                begins = np.maximum(begins, blocks - depth - 1)
             better = (begins < now[width:]) & (begins < ends) & (reach[: count + 1 - width] < never)
             now[width:][better] = begins[better]
             choice[width:][better] = number

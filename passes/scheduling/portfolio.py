@@ -168,7 +168,7 @@ def fittable(request: Request) -> bool:
     return request.granularity == "operator"
 
 
-def engine(request: Request, budget: Budget) -> Schedule:
+def stages_engine(request: Request, budget: Budget) -> Schedule:
     """Schedules inside granted blocks as plan ``stages`` makes them."""
     return lambda staged: scheduled("stages", staged, request, budget)
 
@@ -182,7 +182,7 @@ def blocks_asked(problem: MemoryProblem, request: Request) -> int | None:
 
 def fitted(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[Candidate]:
     """Candidates of plan ``stages`` that fit in memory, ever shorter ones; :class:`Misfit` when none was found."""
-    search = Fitting(problem, engine(request, budget), budget, blocks_asked(problem, request))
+    search = Fitting(problem, stages_engine(request, budget), budget, blocks_asked(problem, request))
     found = False
     for staged, solution, by in search.found():
         if request.stages is None or len(staged.blocks) == request.stages:
@@ -313,22 +313,32 @@ def schedule_within(problem: StagedProblem, request: Request, budget: Budget) ->
     asked(problem, request)
     refusal: InvalidProblem | None = None
     found: list[Candidate] = []
+    if request.fit and request.plan == "stages" and problem.memory:
+        return _within_memory(problem, request, budget)
     for solution, engine in scheduled(request.plan, problem, request, budget):
         broken = problem.violations(solution)
         if broken:
             refusal = refusal or InvalidProblem(broken)
         else:
             found.append(Candidate(request.plan, problem, solution, engine, figures_of(problem, solution)))
-    if not found and request.fit and refusal is not None and problem.memory:
-        repaired = Repair(problem, engine(request, budget), budget).best()
-        if repaired is not None:
-            found.append(Candidate(request.plan, problem, *repaired, figures_of(problem, repaired[0])))
     within = [c for c in found if request.limits.keeps(c.figures)]
     best = request.objective.best(within or found, lambda c: c.figures)
     if best is None:
         assert refusal is not None
         raise refusal
     return best
+
+
+def _within_memory(problem: StagedProblem, request: Request, budget: Budget) -> Candidate:
+    """The schedule in the granted blocks that fits with the least period found; InvalidProblem when none does."""
+    repair = Repair(problem, stages_engine(request, budget), budget)
+    made = repair.best()
+    if made is None:
+        if not repair.tried:
+            raise InvalidProblem([Violation("plan", "there is no schedule in the granted blocks")])
+        _, nearest = min(repair.tried, key=lambda pair: pair[0])
+        raise InvalidProblem(problem.violations(nearest))
+    return Candidate("stages", problem, *made, figures_of(problem, made[0]))
 
 
 def plan_of(problem: StagedProblem) -> str:

@@ -1,9 +1,9 @@
 """Schedules on given sets that fit in memory: other starts with about the same period, else a longer period.
 
-*Laid out anew* (``inserted.py``): every operation as early as its accelerators are free, so that a run going back may go
-around one going there, and fewer micro-batches are in flight than where runs follow each other without a gap; that
-takes a little room on the circle, and the more there is, the fewer are in flight. *Retimed* (``retimed.py``): operations
-run whole periods later or earlier.
+*Laid out anew* (``inserted.py``): every operation as early as its accelerators are free, so that a run going back may
+go around one going there, and fewer micro-batches are in flight than where runs follow each other without a gap; that
+takes a little room on the circle, and the more there is, the fewer are in flight. *Retimed* (``retimed.py``):
+operations run whole periods later or earlier.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Repair:
     """Every schedule that misses memory, and how much it misses."""
 
     def best(self, most: int | None = None) -> tuple[Solution, str] | None:
-        """A schedule that fits, of about the least period below ``most``, and what made it; None when none was found."""
+        """A schedule that fits, of about the least period below ``most``, and what made it; None when there is none."""
         first, _ = schedule_blocks(replace(self.problem, network=None), budget=self.budget)
         if any(params > self.problem.memory for params, _ in self.problem.peak_memory(first).values()):
             self.tried.append((fullest(self.problem, first) - self.problem.memory, first))
@@ -109,8 +109,10 @@ class Repair:
             if (most is None or period < most) and (found := self._laid_out(traffic, ways, period)) is not None:
                 return found, "insertion"
         made = self._scheduled() if "soon" in self.manners else None
-        made = made or self._slower(traffic, ways, base, most)
-        return None if made is None or (most is not None and made[0].period >= most) else made
+        if made is not None:
+            most = made[0].period if most is None else min(made[0].period, most)
+        shorter = self._slower(traffic, ways, base, most)
+        return shorter or (made if made is not None and made[0].period == most else None)
 
     def _fits(self, solution: Solution) -> bool:
         missing = fullest(self.problem, solution) - self.problem.memory
@@ -150,7 +152,7 @@ class Repair:
             if most is not None and period >= most:
                 return None
             best = self._laid_out(traffic, ways, period)
-            if best is not None or period == longest or (self.tried and self.budget.spent()):
+            if best is not None or period == longest:
                 break
             low = period
         if best is None:
