@@ -45,7 +45,7 @@ def shortage(instance: Instance, request: Request, failure: InvalidProblem) -> T
         else:
             notes.append(_note(instance, f"in the schedule that needs least {short}"))
         parts = ", ".join(f"{show_bytes(size)} of {what}" for what, size in made_of(instance, contents))
-        notes.append(_note(instance, f"it holds {parts}"))
+        notes.append(_note(instance, f"it would hold {parts}"))
     if enough is not None:
         size, (_, solution, _) = enough
         would = f"{show_bytes(size)} ({size} bytes) on each accelerator would do, with a period of"

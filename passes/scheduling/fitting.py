@@ -1,8 +1,8 @@
 """Stages and a schedule that fit in memory, of about the least period: plans are estimated, scheduled, corrected.
 
 ``memory_stages.py`` proposes stages that should fit; they are scheduled (``repairs.py``), and what each block really
-holds is looked at. By as much as that is more or less than was thought, the room of a block at this distance from the end is
-corrected, and stages are proposed again. The last resort is one micro-batch at a time.
+holds is looked at. By as much as that is more or less than was thought, the room of a block at this distance from
+the end is corrected, and stages are proposed again. The last resort is one micro-batch at a time.
 """
 
 from __future__ import annotations
