@@ -14,8 +14,8 @@ where ``c`` is what an operation holds only while it runs: its workspace, and it
 
 ``end_v - start_u`` is no less than the times along any path of dependences from ``u`` to ``v``. All paths here run
 along one long path of the graph, from the first of its operations that waits for ``u`` to the last that ``v`` waits
-for; let ``n_w`` be the sum of ``m_u`` over the paths through ``w``. Both inequalities, weighed with ``b`` and ``a``, hold
-for the allotments of any schedule, so they hold for those that make the left side least ::
+for; let ``n_w`` be the sum of ``m_u`` over the paths through ``w``. Both inequalities, weighed with ``b`` and ``a``,
+hold for the allotments of any schedule, so they hold for those that make the left side least ::
 
     Σ_items min_k { Σ_{w in the item} (b·k + a·n_w + a·k·c_w(k))·t_w(k) + a·T·k·params(k) }  ≤  T·P·(b + a·M)
 

@@ -4,8 +4,8 @@ Sets, period and places on the circle stay, so accelerators and links stay as fr
 periods by which something runs later. A value made by ``u`` and read last by ``v`` is held for
 ``end_v - start_u + (x_v - x_u)·T``, and precedence asks for ``x_v - x_u ≥ ⌈(ready_u - start_v) / T⌉``: to hold the
 least bytes on average is a linear program whose matrix is that of a network, so its corners are whole numbers
-(Leiserson and Saxe, "Retiming synchronous circuitry", Algorithmica 6 (1991), count registers so). The result is rounded, and
-verified by whoever asks. Accelerators may be weighed: those that have too little memory more.
+(Leiserson and Saxe, "Retiming synchronous circuitry", Algorithmica 6 (1991), count registers so). The result is
+rounded, and verified by whoever asks. Accelerators may be weighed: those that have too little memory more.
 """
 
 from __future__ import annotations
