@@ -156,14 +156,14 @@ def hold(graph: GraphOp, held: Held, versions: bool) -> None:
     trained = {op.group for op in graph.operators() if isinstance(op, WeightGradientOp)}
     for op in graph.operators():
         if op.params.value.data and op.group in trained and not isinstance(op, GradientOp):
-            width = _parameter_bytes(op)
+            width = parameter_bytes(op)
             if op.cost is not None and max(held.bytes(c.params, width) for c in op.cost.table().values()) > LARGEST:
                 message = f"the parameters of '{names[op]}' and what lies beside them have 2^63 bytes or more"
                 raise TaktError(at(op, message, "split the operator, or train it with an optimizer that keeps less"))
             op.cost = priced(op.cost, width)
 
 
-def _parameter_bytes(op: OperatorOp) -> int:
+def parameter_bytes(op: OperatorOp) -> int:
     """Bytes of one parameter: of an element of the result, or 16 bits where that is not known to be a number."""
     element = cast(Tensor, op.outputs[0].type).element_type
     return element_bytes(element) if AnyFloatConstr.verifies(element) else 2
