@@ -39,9 +39,10 @@ def _read(op: OperatorOp) -> Sequence[SSAValue]:
 
 
 class Reader:
-    """Reads operators; equal ones become one :class:`Call`."""
+    """Reads operators; equal ones become one :class:`Call`. ``sequence``: with sequence parallelism."""
 
-    def __init__(self) -> None:
+    def __init__(self, sequence: bool = False) -> None:
+        self._sequence = sequence
         self._calls: dict[tuple[object, ...], Call] = {}
         self._tensors: dict[Attribute, Tensor] = {}
 
@@ -64,7 +65,8 @@ class Reader:
             kind, arguments = op.kind(), op.arguments()
             if isinstance(op, RecomputeOp):
                 kind, arguments = op.of.kind.data, op.of.values_of_arguments()
-            found = Call(kind, operands, results, arguments, op.params.value.data, self._backward(op))
+            backward = self._backward(op)
+            found = Call(kind, operands, results, arguments, op.params.value.data, backward, self._sequence)
             self._calls[key] = found
         return found
 
@@ -74,7 +76,8 @@ class Reader:
             return None
         of = op.of
         operands, results = (tuple(self._tensor(t) for t in types) for types in (of.operands, of.results))
-        forward = Call(of.kind.data, operands, results, of.values_of_arguments(), op.params.value.data)
+        params = op.params.value.data
+        forward = Call(of.kind.data, operands, results, of.values_of_arguments(), params, sequence=self._sequence)
         return Backward(forward, of.roles(op.WEIGHT), values(of.made))
 
     def _tensor(self, type_: Attribute) -> Tensor:
