@@ -7,7 +7,6 @@ M. Andersch, M. Shoeybi, B. Catanzaro, "Reducing Activation Recomputation in Lar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,7 +138,7 @@ class Model:
     def backward(self, part: str) -> float:
         """Backward cell of a block without what is repeated: I and W of an operator one after the other.
 
-        Of a product split by columns, communication runs beside the other product: what is sent of the gradients of
+        Of a product split by columns communication runs beside the other product: what is sent of the gradients of
         inputs beside the product for weights, rows gathered for that beside the product for inputs (section 4.2.2 and
         the end of 6.2). Rows gathered of a gradient serve both products.
         """
@@ -180,16 +179,13 @@ class Model:
         """Bytes of 16-bit parameters of a block on each accelerator."""
         return sum(p.row.params for p in self._of(part) if not _backward(p))
 
-    def activations(self, part: str, policy: str) -> int:
-        """Bytes kept of a block and micro-batch on each accelerator: with ``full`` its input."""
-        found = {v: s for v, s in self.leaving.items() if v in set(self.kept)}
-        inside = [v for v in found if _block(v) == (part, 1 if part == "layer" else 0)]
-        if policy == "full" and part == "layer":
-            y = next(v for v in found if _block(v) == ("layer", 0) and (v.name_hint or "").endswith(".y"))
-            return found[y]
-        core = () if policy == "none" else CORE[:3]
-        total = sum(found[v] for v in inside if (v.name_hint or "").rpartition(".")[2] not in core)
-        return total
+    def activations(self, policy: str) -> int:
+        """Bytes kept of a layer and micro-batch on each accelerator: with ``full`` the input, with ``none`` all."""
+        if policy == "full":
+            return sum(self.leaving[v] for v in self.kept if _place(v) == ("layer", 0) and _name(v) == "y")
+        left_out = CORE if policy == "selective" else ()
+        mine = (v for v in self.kept if _place(v) == ("layer", 1) and _name(v) not in left_out[:3])
+        return sum(self.leaving[v] for v in mine)
 
 
 def _backward(p: Priced) -> bool:
@@ -212,20 +208,26 @@ def _of(p: Priced) -> str:
     return p.name.rpartition(".")[0]
 
 
-def _block(value: SSAValue) -> tuple[str, int]:
-    owner = value.owner
-    if not isinstance(owner, OperatorOp) or owner.block is None:
-        return ("", 0)
-    return owner.block.block.data, owner.block.index.data
+def _place(value: SSAValue) -> tuple[str, int]:
+    """Name and number of the block that makes ``value``."""
+    block = value.owner.block if isinstance(value.owner, OperatorOp) else None
+    return ("", 0) if block is None else (block.block.data, block.index.data)
+
+
+def _name(value: SSAValue) -> str:
+    return (value.name_hint or "").rpartition(".")[2]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Time of a step in ns and what of it is the pipeline, ranks' embedding sums and the optimizer; bytes."""
+    """Times in ns: of the pipeline, of adding up gradients of embeddings, of the optimizer; and of one layer."""
 
     pipeline: int
     tied: float
     optimizer: float
+    forward: float
+    backward: float
+    again: float
     taken: Run
 
     @property
@@ -239,7 +241,7 @@ def predict(case: Case, policy: str) -> Prediction:
     layers = case.layers // case.stages
     forward, backward = model.forward("layer"), model.backward("layer")
     again = forward if policy == "full" else model.core()
-    kept = layers * model.activations("layer", policy)
+    kept = layers * model.activations(policy)
     stages: list[Stage] = []
     for s in range(case.stages):
         first, last = s == 0, s == case.stages - 1
@@ -260,10 +262,5 @@ def predict(case: Case, policy: str) -> Prediction:
     optimizer = model.machine.memory_ns(mine // 2 * UPDATED)
     # The table of embeddings lies on the first and the last rank; its gradients, in 32 bits, are added up.
     tied = 0.0 if case.ranks == 1 else model.machine.links[1].latency + 1e9 * 2 * embedding / model.machine.links[1].rate
-    return Prediction(taken.makespan, tied, optimizer, taken)
+    return Prediction(taken.makespan, tied, optimizer, forward, backward, again, taken)
 
-
-def shares(values: Mapping[str, float]) -> Iterable[tuple[str, float]]:
-    """Each of some terms as a share of their sum."""
-    whole = sum(values.values())
-    return ((name, value / whole) for name, value in values.items())
