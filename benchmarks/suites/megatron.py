@@ -1,8 +1,8 @@
 """The eight measured rows of Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models".
 
 Step time of Megatron-LM on A100 (arXiv 2205.05198, table 5) beside our prediction and that of Calculon, and bytes on an
-accelerator beside figures 1 and 7. All constants are those of ``models/dgx_a100_training.takt``, which was written, with
-its sources, before any row was predicted.
+accelerator beside figures 1 and 7. All constants are those of ``models/dgx_a100_training.takt``, which was written,
+with its sources, before any row was predicted.
 """
 
 from __future__ import annotations
@@ -87,7 +87,6 @@ def _memory(cases: tuple[Case, ...]) -> Table:
         worst = max(worst, *(abs(100 * (f / p - 1)) for f, p in zip(found, PUBLISHED[case.name], strict=True)))
         pairs = zip(found, PUBLISHED[case.name], strict=True)
         table.add(case.name, *(round(figure, 2) for pair in pairs for figure in pair))
-    table.notes.append(
-        f"greatest error {worst:.1f} %; published: figure 1, and figure 7 for full. Parameters of layers alone, {HELD} B each"
-    )
+    sources = f"published: figure 1, and figure 7 for full. Parameters of layers alone, {HELD} B each"
+    table.notes.append(f"greatest error {worst:.1f} %; {sources}")
     return table

@@ -23,7 +23,7 @@ from passes.costs.collectives import Collective, collective_ns
 from passes.costs.layout import Placed, place
 from passes.costs.machine import Machine
 from passes.costs.reading import Reader, read_machine
-from passes.costs.table import Row, collectives, cost_row
+from passes.costs.table import Row, cost_row
 from passes.expand_training import ExpandTrainingPass
 from passes.scheduling.steps.cells import Line, Run, Stage
 from passes.scheduling.steps.known import KNOWN
@@ -261,6 +261,7 @@ def predict(case: Case, policy: str) -> Prediction:
     mine = case.layers // case.ranks * model.params("layer") + embedding
     optimizer = model.machine.memory_ns(mine // 2 * UPDATED)
     # The table of embeddings lies on the first and the last rank; its gradients, in 32 bits, are added up.
-    tied = 0.0 if case.ranks == 1 else model.machine.links[1].latency + 1e9 * 2 * embedding / model.machine.links[1].rate
+    tied = (
+        0.0 if case.ranks == 1 else model.machine.links[1].latency + 1e9 * 2 * embedding / model.machine.links[1].rate
+    )
     return Prediction(taken.makespan, tied, optimizer, forward, backward, again, taken)
-

@@ -48,7 +48,7 @@ class Call:
 
     @property
     def rows(self) -> Layout:
-        """Of a result of products, the dimension of sequences, along which it may be split; None when it must not be."""
+        """Of a result of products, the dimension of sequences, along which it may be split; None when it may not."""
         dims = len(self.results[0].shape)
         return dims - 2 if self.sequence and dims > 1 else None
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from xdsl.ir import Attribute, SSAValue
+from xdsl.ir import Attribute, OpResult, SSAValue
 
 from dialects.attributes import values
-from dialects.gradients import GradientOp, RecomputeOp
+from dialects.gradients import BackwardOp, ForwardAttr, GradientOp, RecomputeOp
 from dialects.nn.base import COMMON
 from dialects.operators import OperatorOp, element_bytes
 from dialects.operators import Tensor as TensorType
@@ -48,7 +48,21 @@ class Reader:
 
     def nodes(self, graph: GraphOp) -> list[Node]:
         """The graph's operators in program order; values are named by themselves."""
-        return [Node(self.call(op), tuple(_read(op)), tuple(op.results)) for op in graph.operators()]
+        operators = tuple(graph.operators())
+        groups = {op.group for op in operators if isinstance(op, RecomputeOp)}
+        first: dict[tuple[object, ForwardAttr], tuple[OpResult, ...]] = {}
+        for op in operators:
+            if op.group in groups and not isinstance(op, BackwardOp):
+                first.setdefault((op.group, ForwardAttr.of(op, (), ())), tuple(op.results))
+        return [
+            Node(
+                self.call(op),
+                tuple(_read(op)),
+                tuple(op.results),
+                first.get((op.group, op.of), ()) if isinstance(op, RecomputeOp) else (),
+            )
+            for op in operators
+        ]
 
     def call(self, op: OperatorOp) -> Call:
         """The plain data of one operator."""

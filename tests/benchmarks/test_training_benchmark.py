@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from suites import zero_bubble
+from suites import megatron, zero_bubble
 from suites.instances import ROOT
 from suites.table import Options
 
@@ -71,3 +71,15 @@ def test_absent_rows_are_said_to_be_absent(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("TAKT_INSTANCES", str(tmp_path))
     (table,) = zero_bubble.run(QUICK)
     assert table.columns == ("skipped",)
+
+
+def test_measured_steps_and_bytes_of_megatron() -> None:
+    # The smallest of four models; benchmarks/training.py prints all. docs/training.md states the errors.
+    times, memory = megatron.run(QUICK)
+    assert [(row[1], row[3], row[4]) for row in times.rows] == [
+        ("full", 1.53, 7.5),
+        ("selective, sequence parallel", 1.13, 2.3),
+    ]
+    (row,) = memory.rows
+    assert row == ("22B", 45.6, 45.56, 57.75, 59.25, 10.12, 9.56, 7.79, 7.64)
+    assert memory.notes[0].startswith("greatest error 5.9 %")
