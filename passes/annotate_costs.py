@@ -81,7 +81,7 @@ def _missing_rate(op: OperatorOp, name: str, dtype: str, platform: PlatformOp) -
     )
 
 
-def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> None:
+def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool, sequence: bool = False) -> None:
     """Set ``cost`` on every operator of ``graph``; raises TaktError with one diagnostic for each kind of trouble."""
     names = operator_names(graph)
     machine = read_machine(platform)
@@ -90,7 +90,7 @@ def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> N
     dtypes: set[str] = set()
     # What is left in a state is whole, as an output is: its readers of a later micro-batch do not decide its layout.
     kept = [*graph.outputs.operands, *(op.left for op in graph.nexts())]
-    for op, placed in zip(graph.operators(), place(Reader().nodes(graph), kept), strict=True):
+    for op, placed in zip(graph.operators(), place(Reader(sequence).nodes(graph), kept), strict=True):
         split = [number for number, dim in enumerate(placed.leaving) if dim is not None]
         if split:
             op.sharded = ints(split)
@@ -206,9 +206,13 @@ class AnnotateCostsPass(ModulePass):
     """Which numbers of accelerators to consider. "divisors": those that divide the innermost group, and
     its multiples; all, on a platform of one group. "all": every number up to the limit."""
 
+    sequence: bool = False
+    """Sequence parallelism: what lies between two products that are split, such as norms and residual sums, is split
+    by rows of the sequence. A product split by rows of its weight reduce-scatters, one split by columns all-gathers."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         graph, platform = _find(op)
         if self.max_allotment < 0:
             raise TaktError(Diagnostic(f"max-allotment must be 0 or more, got {self.max_allotment}"))
-        annotate(graph, platform, self.max_allotment or platform.count, self.allotments == "all")
+        annotate(graph, platform, self.max_allotment or platform.count, self.allotments == "all", self.sequence)
         graph.level = StringAttr("moldable")

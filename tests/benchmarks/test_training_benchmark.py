@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from suites import memory, zero_bubble
+from suites import megatron, memory, zero_bubble
 from suites.instances import ROOT
 from suites.table import Options
 
@@ -104,3 +104,15 @@ def test_period_over_memory_begins_at_the_least(tmp_path: Path) -> None:
     root = ElementTree.fromstring(drawn)
     assert len(root.findall("{http://www.w3.org/2000/svg}circle")) == 4
     assert drawn == memory.picture(case.title, [least, most])
+
+
+def test_measured_steps_and_bytes_of_megatron() -> None:
+    # The smallest of four models; benchmarks/training.py prints all. docs/training.md states the errors.
+    times, memory = megatron.run(QUICK)
+    assert [(row[1], row[3], row[4]) for row in times.rows] == [
+        ("full", 1.53, 7.5),
+        ("selective, sequence parallel", 1.13, 2.3),
+    ]
+    (row,) = memory.rows
+    assert row == ("22B", 45.6, 45.56, 57.75, 59.25, 10.12, 9.56, 7.79, 7.64)
+    assert memory.notes[0].startswith("greatest error 5.9 %")
