@@ -114,7 +114,7 @@ class Trained:
                 # What all members have whole counts once.
                 if key[1:] == named and (part is not None or accelerator == members[0]):
                     cut(whole, part).add_(gradient)
-            wholes[named] = exchange.add(whole, among)
+            wholes[named] = exchange.add(whole, among) if len(among) > 1 else whole
         return wholes
 
     def _step(self, name: tuple[Key, Part], parameter: Tensor, gradient: Tensor) -> None:

@@ -112,7 +112,7 @@ class Board:
         sets = {o.on(i) for o in job.operators for i in range(len(o.turns))}
         sets |= {group for groups in job.groups.values() for group in groups}
         sets |= {update.among for update in job.updates}
-        self.meetings = {members: _Meeting(members) for members in sets}
+        self.meetings = {members: _Meeting(members) for members in sets if len(members) > 1}
         self.messages = {(a, b): Queue() for a in job.accelerators for b in job.accelerators}
         self.failures: list[BaseException] = []
         self.sizes: list[int] = []
