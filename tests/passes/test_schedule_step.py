@@ -341,6 +341,30 @@ def test_baselines_beside_our_own() -> None:
     assert isinstance(few["ZB-V"], TaktError)
 
 
+@pytest.mark.parametrize(
+    ("mode", "optimizer", "options"),
+    [
+        ("overlapped", "forward", {}),
+        ("blocking", "forward", {"chunks": 2}),
+        ("blocking", "adam", {"staggered": True}),
+        ("blocking", "adam", {}),
+    ],
+)
+def test_no_known_order_is_ahead_of_our_own(mode: str, optimizer: str, options: dict[str, Any]) -> None:
+    """Where links are busy, and what a line says of an order is not what it takes."""
+    text = LAYERS.replace("repeat 4", "repeat 3")
+    module = moldable(text + LINKED.format(count=8, mode=mode), optimizer)
+    found: dict[str, int] = {}
+    for name, order in KNOWN_ORDERS.items():
+        if KNOWN[order].staggered <= options.get("staggered", False) and KNOWN[order].chunks in (
+            None,
+            options.get("chunks", KNOWN[order].chunks),
+        ):
+            found[name] = step_time(module, 4, name, **options)
+    assert len(found) >= 2
+    assert step_time(module, 4, **options) <= min(found.values())
+
+
 def test_the_same_arguments_give_the_same_step() -> None:
     module = moldable(LAYERS + LINKED.format(count=4, mode="overlapped"), "adam")
     assert print_ir(scheduled(module, 6)) == print_ir(scheduled(module, 6))
