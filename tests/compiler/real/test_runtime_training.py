@@ -101,7 +101,8 @@ def test_gradients_are_those_of_the_unpipelined_model(name: str, placed: Placed,
     found = board.run(tmp_path, programs)
     assert found.gradients is not None
     assert found.agrees, found
-    assert found.gradients.error < 2e-6
+    # Models with a bend are computed in 64 bits.
+    assert found.gradients.error < (1e-12 if name == "images" else 2e-6)
     trained = {o.group for o in job.operators if o.kind == "weight_gradient"}
     assert found.gradients.compared >= len(trained)
     assert found.parameters is None
