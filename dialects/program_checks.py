@@ -117,8 +117,8 @@ def check_runs(expected: Expected, listings: Sequence[Listing]) -> Iterator[Faul
 def check_updates(expected: Expected, listings: Sequence[Listing]) -> Iterator[Fault]:
     """Optimizer steps that are not done exactly once a step, or among operators of another step.
 
-    On each accelerator of its set, an optimizer step stands behind all weight gradients that it reads there of its
-    step, and before the operators of its group of the next.
+    On each accelerator of its set, an optimizer step stands behind all operators of its group of its step, and before
+    those of the next.
     """
     watched = _watched(expected)
     for listing in listings:
@@ -143,9 +143,9 @@ def _miscounted(expected: Expected, run: Sequence[Instruction], p: int, total: i
 
 
 class _Watched(NamedTuple):
-    """Numbers of the optimizer steps that ``read`` an operator, and of those ``own`` of its group."""
+    """Numbers of the optimizer steps that come ``after`` an operator, and of those ``own`` of its group."""
 
-    read: list[int]
+    after: list[int]
     own: list[int]
 
 
@@ -155,11 +155,12 @@ def _watched(expected: Expected) -> list[_Watched]:
     numbers: dict[str, list[int]] = {}
     for n, update in enumerate(expected.updates):
         for v in update.gradients:
-            found[v].read.append(n)
+            found[v].after.append(n)
         if update.group is not None:
             numbers.setdefault(update.group, []).append(n)
     for task, watched in zip(expected.tasks, found, strict=True):
         watched.own.extend(numbers.get(task.group or "", ()))
+        watched.after.extend(n for n in watched.own if n not in watched.after)
     return found
 
 
@@ -169,9 +170,10 @@ def _misplaced(expected: Expected, run: Sequence[Instruction], watched: Sequence
         if x.kind != COMPUTE:
             continue
         step, what = x.microbatch // expected.together, f"'{expected.tasks[x.subject].name}' of micro-batch"
-        for n in watched[x.subject].read:
+        for n in watched[x.subject].after:
             if place.get((n, step), k) < k:
-                yield f"'{expected.updates[n].name}' of step {step} stands before {what} {x.microbatch}, which it reads"
+                why = "which it reads" if x.subject in expected.updates[n].gradients else "of the same step"
+                yield f"'{expected.updates[n].name}' of step {step} stands before {what} {x.microbatch}, {why}"
         for n in watched[x.subject].own:
             if place.get((n, step - 1), k) > k:
                 said = f"stands behind {what} {x.microbatch}, which is of the next"

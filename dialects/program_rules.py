@@ -160,8 +160,8 @@ PROGRAM_RULES = (
     ),
     Rule(
         "updated-once",
-        "In a step, every accelerator of the set of an optimizer step does it once for each step, behind the weight "
-        "gradients of its group there and before the first operator of its group in the next; elsewhere there is none.",
+        "In a step, every accelerator of the set of an optimizer step does it once for each step, behind the "
+        "operators of its group and before the first of them in the next; elsewhere there is none.",
         _checked("updated-once"),
     ),
     Rule(

@@ -127,7 +127,7 @@ def price_updates(graph: GraphOp, machine: Machine, held: Held) -> None:
         if step.group not in owners:
             name = step.outputs[0].name_hint or step.kind()
             raise TaktError(at(step, f"'{name}' updates parameters of a group in which no operator has any"))
-        members = {(op.cost, op.params.value.data, _parameter_bytes(op)): None for op in owners[step.group]}
+        members = {(op.cost, op.params.value.data, parameter_bytes(op)): None for op in owners[step.group]}
         others = sum(gradient.group != step.group for gradient in gradients(step))
         key = (others, *members)
         if key not in known:

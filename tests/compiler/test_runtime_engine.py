@@ -16,10 +16,10 @@ from compiler.runtime.backend import Backend, Place
 from compiler.runtime.board import Board
 from compiler.runtime.clock import now
 from compiler.runtime.engine import Engine
-from compiler.runtime.job import Job, Rows, Settings, read_job, read_program, write_job
+from compiler.runtime.job import Job, Rows, Settings, Update, read_job, read_program, write_job
 from compiler.runtime.messages import Given
 from compiler.runtime.prepare import job_of
-from dialects.programs import ALL_GATHER, COMPUTE, COPY, FREE, RECV, SEND, Instruction
+from dialects.programs import ALL_GATHER, COMPUTE, COPY, FREE, RECV, SEND, UPDATE, Instruction
 from passes.lower_to_programs import lower_to_programs
 
 Prepared = tuple[Job, dict[int, Rows]]
@@ -340,3 +340,24 @@ def test_paced_micro_batches_enter_a_period_apart(tmp_path: Path, prepare: Prepa
     starts = events[p]["start"][(programs[p][:, 0] == COMPUTE) & (programs[p][:, 1] == first)]
     assert all(t >= i * job.period for i, t in enumerate(starts))
     assert starts[-1] < 5 * job.period
+
+
+def test_optimizer_steps_wait_for_gradients_of_copies(tmp_path: Path, build: Callable[..., Any], operator: Any):
+    operators = [operator("a", [], 2000, [[0]], 0, results=[8]), operator("b", ["a"], 2000, [[1]], 2000)]
+    module = build(operators, pattern=2000, accelerators=2, outputs=["b"])
+    lower_to_programs(module, 6)
+    job, programs = job_of(module, Settings())
+    updates = tuple(Update(f"u{p}", f"g{p}", (p,), (0, 1), 10, 0, (p, 1 - p)) for p in range(2))
+    job = replace(job, updates=updates, step=True, per_pattern=2, pattern=4000)
+    ends: dict[int, list[int]] = {}
+    for p, rows in programs.items():
+        ends[p] = [k for k, x in enumerate(instructions(rows)) if x.kind == COMPUTE and x.microbatch % 2]
+        update = [(UPDATE, p, 0, 0, rows[k, 4], 0, 0, 0) for k in ends[p]]
+        programs[p] = np.insert(rows, [k + 1 for k in ends[p]], update, axis=0)
+    for seed in range(5):
+        events, backends = run_threads(tmp_path, job, programs, seed)
+        for p, other in ((0, 1), (1, 0)):
+            assert backends[p].updated == [(p, 2), (p, 4), (p, 6)]
+            started = events[p]["start"][programs[p][:, 0] == UPDATE]
+            last = (programs[other][:, 0] == COMPUTE) & (programs[other][:, 4] % 2 == 1)
+            assert (started >= events[other]["end"][last]).all()

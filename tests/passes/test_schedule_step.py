@@ -45,7 +45,6 @@ LINKED = CHIP + (
     "  link node = 2 {{ latency = 300 ns  bandwidth = 10 GB/s }}\n"
     "  link rack {{ latency = 1 us  bandwidth = 2 GB/s }} }}\n"
 )
-FIELDS = ("pattern", "microbatches", "bound", "bound_by", "plan", "engine", "seed", "limits")
 LAYERS = """model mlp {
   input x: tensor<8 x 64, bf16>
   input y: tensor<8 x 64, bf16>
@@ -201,7 +200,15 @@ def test_the_bound_is_proven_again() -> None:
         assert schedule.bound_by.data in ("area", "group work", "path")
         claimed = schedule.pattern
         graph_of(made).schedule = ScheduleAttr(
-            *(claimed if name == "bound" else getattr(schedule, name) for name in FIELDS), step=True
+            claimed,
+            schedule.microbatches,
+            claimed,
+            schedule.bound_by,
+            schedule.plan,
+            schedule.engine,
+            schedule.seed,
+            schedule.limits,
+            True,
         )
         with pytest.raises(TaktError, match="cannot be proven again"):
             VerifySchedulePass(certificate=True).apply(Context(), made)

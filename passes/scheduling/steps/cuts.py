@@ -8,7 +8,7 @@ as short as it can be: for a trial length, fill one chunk after the other; bisec
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 
 from passes.scheduling.data import InvalidProblem, Violation
@@ -74,11 +74,34 @@ def equal(batch: Batch, chunks: int) -> Bounds:
     return [0, *(begins[c * each] for c in range(1, chunks)), len(batch.forward)]
 
 
-def balanced(works: Sequence[int], places: Sequence[int], chunks: int) -> Bounds:
+def crossings(batch: Batch) -> list[int]:
+    """Bytes that go from the forward operations before each position to those from there on."""
+    position = {v: i for i, v in enumerate(batch.forward)}
+    last: dict[tuple[int, int], tuple[int, int]] = {}
+    for d in batch.problem.dependences:
+        if d.producer in position and d.consumer in position:
+            until, _ = last.get((d.producer, d.result), (0, 0))
+            last[d.producer, d.result] = max(until, position[d.consumer]), d.bytes
+    changes = [0] * (len(position) + 2)
+    for (v, _), (until, size) in last.items():
+        changes[position[v] + 1] += size
+        changes[until + 1] -= size
+    return list(accumulate(changes))[:-1]
+
+
+def balanced(
+    works: Sequence[int],
+    places: Sequence[int],
+    chunks: int,
+    *,
+    slack: float = 0.0,
+    price: Callable[[int, int], int] = lambda chunk, place: 0,
+) -> Bounds:
     """The cut at ``places`` whose longest chunk is shortest; ``works`` are those of the forward operations.
 
-    Among those each chunk is as close to the mean of what is left as it may be. Raises :class:`InvalidProblem` where
-    there are fewer parts than chunks.
+    Among those, and those that ``slack``, a fraction, lets be longer, each chunk is as close to the mean of what is
+    left as it may be, with what it costs to cut there: ``price``, ns, for the number of the chunk and the place where
+    it ends. Raises :class:`InvalidProblem` where there are fewer parts than chunks.
     """
     if len(places) <= chunks:
         message = f"the model has {len(places) - 1} parts between which it can be cut, fewer than {chunks} chunks"
@@ -92,13 +115,15 @@ def balanced(works: Sequence[int], places: Sequence[int], chunks: int) -> Bounds
             high = middle
         else:
             low = middle + 1
+    low += int(low * slack)
     needed, end = _needed(at, low), len(places) - 1
     bounds, here = [0], 0
     for left in range(chunks, 1, -1):
         goal = at[here] + (at[-1] - at[here]) // left
         most = min(bisect_right(at, at[here] + low) - 1, end - (left - 1))
         least = next(i for i in range(here + 1, most + 1) if needed[i] <= left - 1)
-        best = min(range(least, most + 1), key=lambda i: (abs(at[i] - goal), i))
+        costs = {i: abs(at[i] - goal) + price(chunks - left, places[i]) for i in range(least, most + 1)}
+        best = min(costs, key=lambda i: (costs[i], i))
         bounds.append(places[best])
         here = best
     return [*bounds, places[-1]]

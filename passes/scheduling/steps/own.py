@@ -12,7 +12,7 @@ from dataclasses import replace
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch
 from passes.scheduling.steps.cells import Cell, Line, Orders
-from passes.scheduling.steps.choose import LAID_OUT, Listener, silent
+from passes.scheduling.steps.choose import Listener, silent
 from passes.scheduling.steps.fitting import Found, Weighed, in_time, shortage, timed, weigh
 from passes.scheduling.steps.known import KNOWN
 from passes.scheduling.steps.layout import Layout
@@ -27,10 +27,13 @@ KINDS = ((1, "turn"), (2, "back"), (2, "turn"), (4, "turn"))
 CELLS = 1_000_000
 """Cells that a unit of effort puts into orders: about a second of one core."""
 
+LAID_OUT = 4
+"""Shapes that are laid out in time."""
+
 SCREENED = 0.3
 """Part of the effort for a first look at every shape."""
 
-NEAR = 1.02
+NEAR = 1.1
 """How much longer than our own a known schedule may be by its line, to be laid out too."""
 
 ROUNDS = 6
@@ -62,7 +65,7 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
         near = [rival] if rival.time < ours.time * NEAR and rival is not ours else []
         looked.append((min(ours.time, rival.time), number, near))
     best: Found | None = None
-    for done, (_, number, rivals) in enumerate(sorted(looked, key=lambda each: each[:2])):
+    for done, (_, number, rivals) in enumerate(_varied(looked, layouts)):
         if best is not None and done >= LAID_OUT:
             break
         made = [_fitting(layouts[number], wish, round(effort * (1 - SCREENED)) // LAID_OUT)]
@@ -76,6 +79,18 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
     if best is None:
         raise InvalidProblem([min(refused, key=lambda violation: violation.missing)])
     return best
+
+
+def _varied(
+    looked: Sequence[tuple[int, int, list[Weighed]]], layouts: Sequence[Layout]
+) -> list[tuple[int, int, list[Weighed]]]:
+    """The shortest first, but the best of each placement of chunks before all others: lines know no busy links."""
+    best: dict[tuple[int, ...], int] = {}
+    ordered = sorted(looked, key=lambda each: each[:2])
+    for _, number, _ in ordered:
+        shape = layouts[number].shape
+        best.setdefault((shape.chunks, *shape.placement(2, shape.chunks)), number)
+    return sorted(ordered, key=lambda each: each[1] not in best.values())
 
 
 def _rivals(layout: Layout, staggered: bool) -> Iterator[Weighed]:
