@@ -112,6 +112,15 @@ def test_gradients_are_those_of_the_unpipelined_model(name: str, placed: Placed,
     )
 
 
+@pytest.mark.parametrize(("name", "policy"), [("tied", "selective"), ("tied", "full"), ("mixed", "selective")])
+def test_gradients_of_what_is_recomputed(name: str, policy: str, placed: Placed, threads: Any, tmp_path: Path) -> None:
+    job, programs = placed(**RUNS[name], optimizer="sgd", recompute=policy)
+    assert any(o.kind == "recompute" for o in job.operators)
+    found = threads(job).run(tmp_path, programs)
+    assert found.agrees, found
+    assert found.gradients.compared == (39 if name == "tied" else 9)
+
+
 def test_every_parameter_is_compared(placed: Placed, threads: Any, tmp_path: Path) -> None:
     job, programs = placed(**RUNS["unequal"], optimizer="sgd")
     found = threads(job).run(tmp_path, programs)
