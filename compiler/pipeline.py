@@ -35,7 +35,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -48,7 +48,7 @@ from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.gradients import RecomputeOp
 from dialects.levels import verify_level
 from dialects.structure import LEVELS, find_graph, reaches
-from passes.choices import RECOMPUTATIONS, Allotments, Goal, Granularity, Optimizer, Plan, Recomputation, Solver
+from passes.choices import RECOMPUTATIONS, Allotments, Goal, Granularity, Optimizer, Plan, RecomputationChoice, Solver
 from passes.instance import DoesNotFit
 
 PHASES: tuple[tuple[str, str], ...] = (
@@ -102,7 +102,7 @@ class Options:
     training: Optimizer | None = None
     """A training step instead of the forward pass alone, with what this optimizer keeps."""
 
-    recompute: Recomputation | Literal["solver"] | None = None
+    recompute: RecomputationChoice | None = None
     """What the backward pass computes again; "solver": whatever gives the shortest period that fits."""
 
     @property

@@ -16,7 +16,17 @@ from compiler.command_line import (
     share,
     size,
 )
-from passes.choices import ALLOTMENTS, AXES, GOALS, GRANULARITIES, OPTIMIZERS, PLANS, RECOMPUTATIONS, SOLVERS
+from passes.choices import (
+    ALLOTMENTS,
+    AXES,
+    GOALS,
+    GRANULARITIES,
+    OPTIMIZERS,
+    PLANS,
+    RECOMPUTATION_CHOICES,
+    RECOMPUTATIONS,
+    SOLVERS,
+)
 
 PLAN_HELP = (
     "stages: each on a block of its own (default); shared: neighbours run boundary operators together; pushed: blocks"
@@ -81,7 +91,7 @@ def add_schedule_options(
         "--gap", metavar="SHARE", type=share, help="stop when the period is proven this close to the least, such as 1%%"
     )
     add("--training", choices=OPTIMIZERS, metavar="OPTIMIZER", help=TRAINING_HELP)
-    add("--recompute", choices=(*RECOMPUTATIONS, "solver"), metavar="POLICY", help=RECOMPUTE_HELP)
+    add("--recompute", choices=RECOMPUTATION_CHOICES, metavar="POLICY", help=RECOMPUTE_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
     add = parser.add_argument_group("search").add_argument
@@ -110,6 +120,8 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
         parser.error(f"--pareto prints a table, --emit json or --emit svg, not {args.emit}")
     if args.target not in (None, args.emit):
         parser.error(f"--emit {args.emit} has no options with --pareto")
+    if args.recompute == "solver":
+        parser.error("--recompute solver chooses one schedule, and --pareto asks for several; name a policy")
     one = {"--compile-to": args.compile_to, "--simulate": args.simulate, "--passes": args.passes}
     one |= {"--objective": args.objective, "--gap": args.gap}
     for option, value in one.items():
