@@ -15,8 +15,11 @@ from passes.instance import Instance
 from passes.progress import report
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.steps.batch import Batch
-from passes.scheduling.steps.choose import Found, Wish, known_step, own_step
+from passes.scheduling.steps.choose import known_step
+from passes.scheduling.steps.fitting import Found
 from passes.scheduling.steps.graph_bounds import graph_bound
+from passes.scheduling.steps.own import own_step
+from passes.scheduling.steps.shapes import Wish
 from passes.step_instance import read_batch, write_step
 
 KNOWN_ORDERS: dict[Order, str] = {

@@ -18,7 +18,7 @@ from passes.partition_stages import grant
 from passes.scheduling.elementary import Bound
 from passes.scheduling.steps.batch import Batch, Update
 from passes.scheduling.steps.cells import Kind
-from passes.scheduling.steps.choose import Found
+from passes.scheduling.steps.fitting import Found
 from passes.scheduling.steps.place import Move
 
 

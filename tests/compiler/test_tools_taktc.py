@@ -277,6 +277,7 @@ def test_list_passes(taktc: Tool) -> None:
         "partition-stages",
         "restrict-allotments",
         "schedule-periodic",
+        "schedule-step",
         "verify-level",
         "verify-schedule",
     ]

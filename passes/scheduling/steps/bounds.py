@@ -78,7 +78,7 @@ class _Room:
         self.fits = [{t: self._fit(s, t) for t in self.on[stage.rank] if t <= s} for s, stage in enumerate(line.stages)]
         """How many micro-batches can be forward at a stage and not back at one of its rank up to it."""
         numbers = range(len(line.stages))
-        self.delays = [0] + [self._delay(s - 1, s) for s in numbers[1:]]
+        self.delays = [0] + [line.lag(s - 1, s) for s in numbers[1:]]
         self.worked = [[self._worked(s, i) for i in range(self.m)] for s in numbers]
         self.releases = [[self._releases(s, i) for i in range(self.m)] for s in numbers]
 
@@ -101,9 +101,6 @@ class _Room:
         if need <= 0:
             return 0
         return -(-need // kept) if kept and need <= back * kept else -1
-
-    def _delay(self, s: int, t: int) -> int:
-        return self.line.delay if self.line.stages[s].rank != self.line.stages[t].rank else 0
 
     def heads(self, origin: int | None) -> tuple[Times, Times]:
         """When the i-th ``F`` and ``I`` of each stage can begin, from 0, or from the first start of rank ``origin``."""

@@ -63,10 +63,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class Line:
-    """Stages in the order in which a micro-batch passes them, on ranks ``0 .. ranks - 1``; ``delay`` between ranks."""
+    """Stages in the order in which a micro-batch passes them, on ranks ``0 .. ranks - 1``; ``delay`` between ranks.
+
+    ``delays`` are those between each stage and the next, both ways, where they differ.
+    """
 
     stages: tuple[Stage, ...]
     delay: int = 0
+    delays: tuple[int, ...] = ()
+
+    def lag(self, s: int, t: int) -> int:
+        """How long it takes from a stage to a neighbour, ns; what stays on a rank is there at once."""
+        if self.stages[s].rank == self.stages[t].rank:
+            return 0
+        return self.delays[min(s, t)] if self.delays else self.delay
 
     @property
     def ranks(self) -> int:

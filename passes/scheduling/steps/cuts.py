@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch
@@ -72,7 +72,7 @@ def balanced(works: Sequence[int], places: Sequence[int], chunks: int) -> Bounds
         raise InvalidProblem([Violation("chunks", message)])
     sums = list(accumulate(works, initial=0))
     at = [sums[place] for place in places]
-    low, high = max(b - a for a, b in zip(at, at[1:], strict=False)), at[-1]
+    low, high = max(b - a for a, b in pairwise(at)), at[-1]
     while low < high:
         middle = (low + high) // 2
         if _needed(at, middle)[0] <= chunks:

@@ -159,16 +159,16 @@ class _List:
         if kind == "I":
             self.waiting[rank] += 1
             if s:
-                self._arrive(self.backwards[s - 1], rank, stages[s - 1].rank, end)
+                self._arrive(self.backwards[s - 1], s, s - 1, end)
         elif s + 1 < len(stages):
-            self._arrive(self.forwards[s + 1], rank, stages[s + 1].rank, end)
+            self._arrive(self.forwards[s + 1], s, s + 1, end)
         else:
             self.backwards[s].append(end)
 
     def _arrive(self, arrivals: list[int], source: int, target: int, end: int) -> None:
-        at = end + (self.line.delay if source != target else 0)
+        at = end + self.line.lag(source, target)
         arrivals.append(at)
-        heappush(self.events, (at, target))
+        heappush(self.events, (at, self.line.stages[target].rank))
 
 
 def listed(line: Line, microbatches: int, limits: Sequence[int] | None, policy: Policy) -> Listed:

@@ -69,7 +69,7 @@ class Layout:
 
     @cached_property
     def cells(self) -> dict[tuple[Kind, int], list[int]]:
-        """The operations of each kind of cell of each chunk, in program order; those of ``B`` are of ``I`` and ``W``."""
+        """The operations of each kind of cell of each chunk, in program order; those of ``B``: of ``I`` and ``W``."""
         found: dict[tuple[Kind, int], list[int]] = {}
         for v, kind in enumerate(self.batch.kinds):
             found.setdefault((kind, self.chunks[v]), []).append(v)
@@ -85,11 +85,11 @@ class Layout:
     def line(self) -> Line:
         """The chunks as stages of a line: what cells take, and what they hold on the first accelerator of a block."""
         held = Held(self)
-        stages = [
-            Stage(rank, *(self._time(kind, chunk) for kind in ("F", "I", "W")), *held.of(chunk))
-            for chunk, rank in enumerate(self.ranks)
-        ]
-        return Line(tuple(stages), self._delay())
+        stages: list[Stage] = []
+        for chunk, rank in enumerate(self.ranks):
+            forward, inputs, weights = (self._time(kind, chunk) for kind in ("F", "I", "W"))
+            stages.append(Stage(rank, forward, inputs, weights, *held.of(chunk)))
+        return Line(tuple(stages), delays=self._delays())
 
     def _time(self, kind: Kind, chunk: int) -> int:
         return sum(self.time(v) + self._inside(v) for v in self.cells.get((kind, chunk), []))
@@ -106,18 +106,18 @@ class Layout:
         ]
         return max(waits, default=0)
 
-    def _delay(self) -> int:
-        """The longest time that a value takes from a chunk to the next."""
+    def _delays(self) -> tuple[int, ...]:
+        """The longest time that a value takes from each chunk to the next, or back."""
         network = self.batch.problem.network
+        delays = [0] * (len(self.ranks) - 1)
         if network is None:
-            return 0
-        crossing = [
-            network.price(d, self.sets[d.producer], self.sets[d.consumer]).time
-            for d in self.batch.problem.dependences
-            if abs(self.chunks[d.producer] - self.chunks[d.consumer]) == 1
-            and self.rank(d.producer) != self.rank(d.consumer)
-        ]
-        return max(crossing, default=0)
+            return tuple(delays)
+        for d in self.batch.problem.dependences:
+            a, b = self.chunks[d.producer], self.chunks[d.consumer]
+            if abs(a - b) == 1:
+                time = network.price(d, self.sets[d.producer], self.sets[d.consumer]).time
+                delays[min(a, b)] = max(delays[min(a, b)], time)
+        return tuple(delays)
 
     def parameters(self) -> list[int]:
         """Bytes of parameters, and what lies beside them, on the first accelerator of each block."""

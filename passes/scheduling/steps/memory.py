@@ -1,4 +1,4 @@
-"""What a step holds on every accelerator, as ``docs/ir.md`` counts it: parameters, and the peak of all that is alive."""
+"""What a step holds on every accelerator, as ``docs/ir.md`` counts it: parameters, and the peak of what is alive."""
 
 from __future__ import annotations
 

@@ -26,8 +26,7 @@ class Numbered:
         for number, cell in enumerate(self.cells):
             for need in line.needs(cell, whole=False):
                 self.needs[number] = self.number(need)
-                away = stages[need.stage].rank != stages[cell.stage].rank
-                self.lags[number] = line.delay if away else 0
+                self.lags[number] = line.lag(need.stage, cell.stage)
 
     def number(self, cell: Cell) -> int:
         return (cell.stage * 3 + KINDS.index(cell.kind)) * self.microbatches + cell.microbatch

@@ -68,7 +68,7 @@ def one_forward_one_backward_star(line: Line, microbatches: int, period: int | N
     for first in reversed(range(len(works))):
         load = works[first]
         for last in range(first + 1, len(works)):
-            load += works[last] + 2 * line.delay
+            load += works[last] + 2 * line.lag(last - 1, last)
             held[first] = max(held[first], held[last] - 1 + -(-load // period))
     return _with_at_most(held, microbatches)
 

@@ -25,7 +25,8 @@ def least_pattern(step: Step) -> int:
     accelerators do, so that the next step finds new parameters.
     """
     network = step.layout.batch.problem.network
-    pattern, single = span(step), []
+    pattern = span(step)
+    single: list[list[tuple[int, int]]] = []
     for resource, intervals in step.busy.items():
         if network is None or network.capacity(resource) == 1:
             if resource[0] != COMPUTE:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from passes.scheduling.data import Dependence
 from passes.scheduling.network import COMPUTE, Resource
 from passes.scheduling.steps.batch import Update
 from passes.scheduling.steps.cells import Cell, Orders
@@ -86,7 +87,7 @@ class Step:
         return found
 
 
-def _dependence(layout: Layout, move: Move):
+def _dependence(layout: Layout, move: Move) -> Dependence:
     readers = layout.batch.readers[move.producer]
     return next(d for d in readers if d.result == move.result and layout.sets[d.consumer] == move.target)
 
@@ -174,7 +175,7 @@ class _Placing:
         """Start the operations of a cell one after the other, and send what they make."""
         operations, i = self.layout.of(cell), cell.microbatch
         whole = cell.kind == "B" and not self.buffered
-        inside = {self.layout.sets[v] for v in operations} if whole else set()
+        inside: set[Members] = {self.layout.sets[v] for v in operations} if whole else set()
         for v in operations:
             self._start(v, i)
             for needs in self.needs[v]:
@@ -213,7 +214,8 @@ class _Placing:
 
     def updates(self) -> list[tuple[Update, int]]:
         """The optimizer's steps, on every rank as soon as its gradients are complete."""
-        m, waiting = self.batch.microbatches, []
+        m = self.batch.microbatches
+        waiting: list[tuple[int, int, Update]] = []
         for number, update in enumerate(self.batch.updates):
             ready = max(self.starts[w][i] + self.times[w] for w in (*update.reads, update.member) for i in range(m))
             waiting.append((ready, number, update))

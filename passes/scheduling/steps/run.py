@@ -51,8 +51,7 @@ def _ready(line: Line, rank: int, cell: Cell, ends: dict[Cell, int], whole: set[
     for need in line.needs(cell, (cell.stage + 1, cell.microbatch) in whole):
         if need not in ends:
             return None
-        away = line.stages[need.stage].rank != rank
-        ready = max(ready, ends[need] + (line.delay if away else 0))
+        ready = max(ready, ends[need] + line.lag(need.stage, cell.stage))
     return ready
 
 

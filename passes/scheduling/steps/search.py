@@ -70,7 +70,7 @@ def schedule_step(
     for variant in lines:
         search = _Search(variant, microbatches, limits, objective, seed)
         search.search(effort // len(lines))
-        if best is None or search.cost < best[0]:
+        if search.pool and (best is None or search.cost < best[0]):
             best = search.cost, _merged(line, variant, search.orders)
     assert best is not None
     return best[1]
@@ -84,14 +84,17 @@ def _check(line: Line, limits: Sequence[int]) -> None:
 
 
 def _variants(line: Line, limits: Sequence[int] | None) -> list[Line]:
-    """The line such that no ``I`` needs memory: what it adds is held from ``F`` on, or ``I`` and ``W`` are one."""
+    """The line such that no ``I`` needs memory: what it adds is held from ``F`` on, or ``I`` and ``W`` are one.
+
+    Then the line as it is, for orders made from a rule and what local search makes of them.
+    """
     if limits is None or all(stage.kept <= stage.activation for stage in line.stages):
         return [line]
     wide = replace(line, stages=tuple(replace(s, activation=max(s.activation, s.kept)) for s in line.stages))
     whole = replace(line, stages=tuple(_whole(s) if s.kept > s.activation else s for s in line.stages))
     needed = [sum(s.activation for s in wide.stages if s.rank == rank) for rank in range(line.ranks)]
     fits = all(bytes <= limit for bytes, limit in zip(needed, limits, strict=True))
-    return [wide, whole] if fits else [whole]
+    return [wide, whole, line] if fits else [whole, line]
 
 
 def _whole(stage: Stage) -> Stage:
@@ -167,7 +170,8 @@ class _Search:
 
     def search(self, effort: int) -> None:
         self._begin()
-        self._list(round(effort * LISTED))
+        if self.limits is None or all(stage.kept <= stage.activation for stage in self.line.stages):
+            self._list(round(effort * LISTED))
         self._improve(effort - self.used)
 
     def _take(self, numbers: Numbers) -> None:

@@ -1,0 +1,132 @@
+"""Steps of a batch by our own orders, on the shape that makes them shortest, within the memory.
+
+What comes of a shape is estimated on its line first, with little effort; those that look best get the rest of it, and
+are laid out in time. Known schedules of the same shape that are shorter stand in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from passes.scheduling.data import InvalidProblem, Violation
+from passes.scheduling.steps.batch import Batch
+from passes.scheduling.steps.cells import Cell, Orders
+from passes.scheduling.steps.choose import LAID_OUT, Listener, silent
+from passes.scheduling.steps.fitting import Found, Weighed, in_time, limits_of, shortage, timed, weigh
+from passes.scheduling.steps.known import KNOWN
+from passes.scheduling.steps.layout import Layout
+from passes.scheduling.steps.memory import peaks
+from passes.scheduling.steps.place import place
+from passes.scheduling.steps.search import DoesNotFit, schedule_step
+from passes.scheduling.steps.shapes import Wish, lay_out, shapes
+
+KINDS = ((1, "turn"), (2, "back"), (2, "turn"), (4, "turn"))
+"""Chunks of a rank, and how they are placed, where that is left open."""
+
+CELLS = 1_000_000
+"""Cells that a unit of effort puts into orders: about a second of one core."""
+
+SCREENED = 0.3
+"""Part of the effort for a first look at every shape."""
+
+NEAR = 1.02
+"""How much longer than our own a known schedule may be by its line, to be laid out too."""
+
+ROUNDS = 6
+"""How often our own orders are looked for with less memory, until what they hold in full fits."""
+
+
+def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
+    """The shortest step found by our own orders, over the shapes that ``wish`` leaves open, within the memory.
+
+    Raises :class:`InvalidProblem` where nothing can be laid out, or fits in memory.
+    """
+    if wish.chunks is None:
+        kinds = KINDS if batch.trains else [(1, "turn")]
+    else:
+        kinds = [(wish.chunks, "turn"), *([(wish.chunks, "back")] if wish.chunks > 1 else [])]
+    layouts = lay_out(batch, shapes(batch, wish, kinds))
+    effort = round(wish.effort * CELLS)
+    looked: list[tuple[int, int, list[Weighed]]] = []
+    refused: list[Violation] = []
+    for number, layout in enumerate(layouts):
+        share = round(effort * SCREENED) // len(layouts)
+        try:
+            orders = _orders(layout, wish, limits_of(layout), share)
+        except DoesNotFit as failure:
+            refused.append(_too_much(layout, failure))
+            continue
+        ours = weigh(layout, orders, wish.staggered, "own", "orders")
+        rival = min(_rivals(layout, wish.staggered), key=lambda one: one.time, default=ours)
+        near = [rival] if rival.time < ours.time * NEAR and rival is not ours else []
+        looked.append((min(ours.time, rival.time), number, near))
+    best: Found | None = None
+    for done, (_, number, rivals) in enumerate(sorted(looked, key=lambda each: each[:2])):
+        if best is not None and done >= LAID_OUT:
+            break
+        made = [_fitting(layouts[number], wish, round(effort * (1 - SCREENED)) // LAID_OUT)]
+        made += [in_time(rival, wish.staggered) for rival in rivals]
+        for found in made:
+            if isinstance(found, Violation):
+                refused.append(found)
+            elif best is None or found.pattern < best.pattern:
+                best = found
+                listen(found.engine, found.pattern)
+    if best is None:
+        raise InvalidProblem([min(refused, key=lambda violation: violation.missing)])
+    return best
+
+
+def _rivals(layout: Layout, staggered: bool) -> Iterator[Weighed]:
+    """The known schedules for the placement of a layout that fit by its line."""
+    ranks, chunks = len(layout.blocks), layout.shape.chunks
+    for name, schedule in KNOWN.items() if layout.batch.trains else ():
+        if schedule.chunks in (None, chunks) and schedule.placement(ranks, chunks) == layout.ranks:
+            orders = schedule.generate(layout.line, layout.batch.microbatches)
+            weighed = weigh(layout, orders, staggered, "own", name)
+            if not weighed.missing:
+                yield weighed
+
+
+def _orders(layout: Layout, wish: Wish, limits: Sequence[int] | None, effort: int) -> Orders:
+    line, batch = layout.line, layout.batch
+    if not batch.trains:
+        stages = [[s for s, stage in enumerate(line.stages) if stage.rank == rank] for rank in range(line.ranks)]
+        return [[Cell("F", s, i) for s in on for i in range(batch.microbatches)] for on in stages]
+    objective = "span" if wish.staggered else "makespan"
+    return schedule_step(line, batch.microbatches, limits, objective=objective, effort=effort, seed=wish.seed)
+
+
+def _fitting(layout: Layout, wish: Wish, effort: int) -> Found | Violation:
+    """Our own step on a layout. What a rank holds beside the values its line knows of is taken off, until it fits."""
+    limits = limits_of(layout)
+    least: Violation | None = None
+    for _ in range(ROUNDS):
+        try:
+            step = place(layout, _orders(layout, wish, limits, effort))
+        except DoesNotFit as failure:
+            return least or _too_much(layout, failure)
+        pattern = timed(step, wish.staggered)
+        missing = shortage(step, pattern)
+        if missing is None:
+            return Found(step, pattern, "own", "orders")
+        if least is None or missing.missing < least.missing:
+            least = missing
+        if limits is None:
+            return missing
+        held = peaks(step, pattern)
+        for rank, block in enumerate(layout.blocks):
+            need = max(sum(sizes) for members, sizes in held.items() if set(members) & set(block))
+            limits[rank] -= max(0, need - layout.batch.problem.memory)
+    assert least is not None
+    return least
+
+
+def _too_much(layout: Layout, failure: DoesNotFit) -> Violation:
+    block, memory = layout.blocks[failure.rank], layout.batch.problem.memory
+    need, params = failure.needed + memory - failure.limit, memory - failure.limit
+    message = (
+        f"accelerator {block[0]} lacks {need - memory} bytes of {memory} for a single micro-batch: {params} are for"
+        f" parameters and what lies beside them, {failure.needed} for its values"
+    )
+    return Violation("memory", message, (), need - memory)
