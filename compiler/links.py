@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, lcm
+from math import floor, lcm
 
-from compiler.view import Accelerators, Edge, LinkView, Move, ScheduleView
+from compiler.view import Accelerators, Edge, LinkView, Move, ScheduleView, Task
 from dialects import network
 
 
@@ -101,6 +101,13 @@ def moves_in(view: ScheduleView, move: Move, microbatch: int) -> bool:
     return view.tasks[move.producer].set_of(microbatch) != move.target_of(microbatch)
 
 
+def numbers(view: ScheduleView, what: Task | Move, low: Fraction, high: Fraction) -> range:
+    """The micro-batches of which an operator or a transfer may have a part in ``[low, high)``."""
+    each, length = (view.microbatches, Fraction(view.pattern)) if view.step else (1, view.period)
+    last = max(what.landings if isinstance(what, Move) else what.starts) + what.time
+    return range(floor((low - last) / length) * each, (floor((high - min(what.starts)) / length) + 1) * each)
+
+
 def instances(view: ScheduleView, low: Fraction, high: Fraction, first: int | None = None) -> list[Instance]:
     """The transfers of which a part lies in ``[low, high)``, where something moves and takes time.
 
@@ -108,13 +115,10 @@ def instances(view: ScheduleView, low: Fraction, high: Fraction, first: int | No
     """
     found: list[Instance] = []
     for move in (m for m in view.moves if m.time):
-        i = ceil((low - move.ready) / view.period)
-        i = i if first is None else max(first, i)
-        while (sent := move.start + i * view.period) < high:
-            landed = move.landing + i * view.period
-            if landed + move.time > low and moves_in(view, move, i):
+        for i in numbers(view, move, low, high):
+            sent, landed = view.begin(move, i), view.landing(move, i)
+            if (first is None or i >= first) and sent < high and landed + move.time > low and moves_in(view, move, i):
                 found.append(Instance(move, i, sent, landed))
-            i += 1
     return found
 
 
