@@ -99,8 +99,8 @@ def cells(view: ScheduleView, runs: Sequence[Run], pause: float = 0, half: list[
 
 def kinds(half: Sequence[Half]) -> list[tuple[Kind, int]]:
     """The cells that operators following each other are, and how many operators each has: I before W, or both as B."""
-    runs = [(kind, len(list(members))) for kind, members in groupby(half)]
-    return [*runs] if len(runs) == 1 or [kind for kind, _ in runs] == ["I", "W"] else [("B", len(half))]
+    runs: list[tuple[Kind, int]] = [(kind, len(list(members))) for kind, members in groupby(half)]
+    return runs if len(runs) == 1 or [kind for kind, _ in runs] == ["I", "W"] else [("B", len(half))]
 
 
 def _key(run: Run, half: list[Half]) -> tuple[int | None, int | None, bool]:
