@@ -31,7 +31,7 @@ NARROW = 8.0
 
 
 def emit(module: ModuleOp, *, width: int = 1280) -> str:
-    """The chart of a scheduled module, ``width`` pixels wide; of a step all of it, see :mod:`compiler.targets.svg_step`."""
+    """The chart of a scheduled module, ``width`` pixels wide; of a step, all its micro-batches (``svg_step``)."""
     view = view_of(module)
     if view.step:
         from compiler.targets.svg_step import StepPage
