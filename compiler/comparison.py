@@ -8,8 +8,8 @@ from typing import Literal, TypeVar
 
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.simulate import self_timed, time_triggered
-from compiler.view import view_of
+from compiler.simulate import Report, self_timed, time_triggered
+from compiler.view import ScheduleView, view_of
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform
 from dialects.units import show_bytes, show_time
@@ -37,6 +37,7 @@ def compare(module: ModuleOp, microbatches: int) -> tuple[str, bool]:
     rows: list[Row] = [
         ("", "predicted", "time-triggered", "self-timed"),
         ("period", *map(show_time, (view.period, triggered.period, free.period))),
+        *_step(view, triggered, free),
         ("latency", *map(show_time, (view.latency, triggered.latency_max, free.latency_max))),
         ("in flight", str(view.in_flight), str(triggered.in_flight), str(free.in_flight)),
         ("peak memory", *(show_bytes(m) for m in (memory, _most(triggered.peak_memory), _most(free.peak_memory)))),
@@ -52,6 +53,13 @@ def compare(module: ModuleOp, microbatches: int) -> tuple[str, bool]:
     ]
     verdict = [f"disagreement: {fault}" for fault in faults] or ["prediction and simulation agree"]
     return "\n".join([*table(rows), *verdict]) + "\n", not faults
+
+
+def _step(view: ScheduleView, triggered: Report, free: Report) -> list[Row]:
+    """The time from step to step, where the schedule is one of steps."""
+    if triggered.step is None or free.step is None:
+        return []
+    return [("step", *map(show_time, (view.pattern, triggered.step, free.step)))]
 
 
 def _unless(holds: bool, fault: str) -> list[str]:

@@ -80,7 +80,7 @@ SOLVING = ("partition-stages", "schedule-periodic")
 STEP = "schedule-step"
 """The pass that makes a step instead."""
 
-TRAINING = ("training", "tie", "recompute")
+TRAINING = ("training", "tie", "asynchronous", "recompute")
 """The options of the passes that make a training graph; they are no part of the pipeline without them."""
 
 MEMORY_ROUNDS = 5
@@ -119,6 +119,8 @@ class Options:
     training: Optimizer | None = None
     """A training step instead of the forward pass alone, with what this optimizer keeps."""
     tie: Tie | None = None
+    asynchronous: int | None = None
+    """Micro-batches after which parameters are updated, without a step."""
     order: Order | None = None
     """A step of ``microbatches`` in this order; with ``training`` and ``microbatches`` our own unless said."""
     cut: Cut | None = None
@@ -146,7 +148,8 @@ class Options:
         if pass_name == "restrict-allotments":
             return {"to": self.allotments}
         if pass_name == "expand-training":
-            return {"optimizer": self.training} | ({} if self.tie is None else {"tie": self.tie})
+            given = {"optimizer": self.training, "tie": self.tie, "asynchronous": self.asynchronous}
+            return {name: value for name, value in given.items() if value is not None}
         if pass_name == "recompute-activations":
             return {"policy": self.recompute}
         if pass_name not in (*SOLVING, STEP):
@@ -297,6 +300,10 @@ def trained(module: ModuleOp, options: Options) -> list[str]:
     if graph.training is not None:
         if (found := graph.training.optimizer.data) != options.training:
             raise TaktError(at(graph, f"the input is a training graph for '{found}' already, not '{options.training}'"))
+        every = graph.training.asynchronous.data
+        if options.asynchronous not in (None, every):
+            how = f"every {every} micro-batches" if every else "once a step"
+            raise TaktError(at(graph, f"the input is a training graph whose parameters are updated {how} already"))
         return []
     if graph.level.data != "model":
         message = f"the input is a forward graph at level '{graph.level.data}', past 'model'"

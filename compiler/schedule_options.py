@@ -51,6 +51,10 @@ TIE_HELP = (
     "operators that share parameters, in training: copies, whose gradients are summed once a step (default), or"
     " colocate, on the same accelerators"
 )
+ASYNCHRONOUS_HELP = (
+    "update parameters every M micro-batches (default: 1) and wait for nothing: micro-batches keep the version"
+    " that they began with"
+)
 RECOMPUTE_HELP = (
     f"what a training step computes again instead of keeping it: {', '.join(RECOMPUTATIONS)}; solver: what gives the"
     " best schedule that fits"
@@ -63,7 +67,7 @@ PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or othe
 OPTIONS = (
     *("plan", "stages", "objective", "microbatches", "max_in_flight", "max_latency", "memory", "max_crossing"),
     *("tolerance", "gap", "effort", "time_limit", "seed", "solver", "granularity", "chunks", "replicate", "allotments"),
-    *("training", "tie", "recompute", "order", "cut", "staggered"),
+    *("training", "tie", "asynchronous", "recompute", "order", "cut", "staggered"),
 )
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
 
@@ -118,6 +122,7 @@ def add_schedule_options(
     add("--cut", choices=CUTS, metavar="KIND", help=CUT_HELP)
     add("--staggered", action="store_const", const=True, help="a step begins before all of the last one has ended")
     add("--tie", choices=TIES, metavar="KIND", help=TIE_HELP)
+    add("--asynchronous", metavar="M", nargs="?", const=1, type=positive, help=ASYNCHRONOUS_HELP)
     add("--recompute", choices=(*RECOMPUTATIONS, "solver"), metavar="POLICY", help=RECOMPUTE_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
@@ -138,6 +143,10 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
     check_objective(parser, args)
     if args.tie is not None and args.training is None:
         parser.error("--tie is about the parameters that are trained: give --training too")
+    if args.asynchronous is not None and args.training is None:
+        parser.error("--asynchronous is about training: give --training too")
+    if args.asynchronous is not None and (args.objective == "step" or is_step(args)):
+        parser.error("micro-batches of a step see the same parameters: leave out --asynchronous, or what asks for it")
     counted = args.objective == "step" or is_step(args) or args.compile_to == "programs" or args.emit in BATCHES
     if args.microbatches is not None and not counted:
         parser.error(

@@ -17,14 +17,11 @@ from compiler.view import ScheduleView, view_of
 from dialects.diagnostics import TaktError
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform
-from passes.baselines import OWN, UNIFORM, baselines
+from passes.baselines import OWN, STAGGERED, UNIFORM, baselines
 from passes.progress import report
 from passes.schedule_step import KNOWN_ORDERS, ScheduleStepPass
 
-OVERLAPPING = "own, overlapping"
-"""Our own step where the next one may begin before all of one has ended."""
-
-NAMES = (OWN, OVERLAPPING, *KNOWN_ORDERS.values(), UNIFORM)
+NAMES = (OWN, STAGGERED, *KNOWN_ORDERS.values(), UNIFORM)
 """What is compared, in the order in which it is made."""
 
 
@@ -94,9 +91,9 @@ class Comparison:
 
         None for our own steps, and where ours was not made.
         """
-        if step.name in (OWN, OVERLAPPING):
+        if step.name in (OWN, STAGGERED):
             return None
-        ours = [s for s in self.steps if isinstance(s, Made) and s.name in (OWN, OVERLAPPING)]
+        ours = [s for s in self.steps if isinstance(s, Made) and s.name in (OWN, STAGGERED)]
         times = [s.time for s in ours if step.overlaps or not s.overlaps]
         return Fraction(step.time, min(times)) - 1 if times else None
 
@@ -148,8 +145,8 @@ def _made(module: ModuleOp, options: Options) -> Iterator[tuple[str, ModuleOp | 
     given: dict[str, Any] = {"memory": options.max_memory, "stages": options.stages}
     given |= {name: v for name in ("effort", "seed") if (v := getattr(options, name)) is not None}
     report(OWN, 0, 0, f"1 of {len(NAMES)}")
-    for name in (OWN, OVERLAPPING):
-        asked = ScheduleStepPass(**options.of("schedule-step") | {"order": "own", "staggered": name == OVERLAPPING})
+    for name in (OWN, STAGGERED):
+        asked = ScheduleStepPass(**options.of("schedule-step") | {"order": "own", "staggered": name == STAGGERED})
         copy = module.clone()
         try:
             asked.apply(Context(), copy)

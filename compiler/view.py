@@ -90,6 +90,8 @@ class Task:
     """Numbers of the results of which each accelerator of a set holds its share only."""
     later: tuple[int, ...] = ()
     """In a step, the starts of micro-batches 1, 2, ..."""
+    version: int = 0
+    """Bytes of one more version of its parameters, where they are trained asynchronously."""
 
     @property
     def end(self) -> int:
@@ -234,6 +236,8 @@ class ScheduleView:
     """Whether each of the ``microbatches`` of a pattern has starts of its own; ``bound`` is then one on the pattern."""
     updates: tuple[Update, ...] = ()
     """What the optimizer does once a step."""
+    asynchronous: int = 0
+    """Micro-batches after which parameters are updated without a step; 0 where they wait for its end."""
 
     def begin(self, what: Task | Move, microbatch: int) -> Fraction:
         """When a micro-batch starts an operator or a transfer, in ns."""
@@ -337,7 +341,10 @@ class ScheduleView:
 
     @cached_property
     def parameters(self) -> Mapping[int, int]:
-        """Accelerator → bytes of parameters it holds; tasks of one group hold the greatest of theirs once."""
+        """Accelerator → bytes of parameters it holds; tasks of one group hold the greatest of theirs once.
+
+        Further versions of them are not counted.
+        """
         held = dict.fromkeys(range(self.platform.accelerators), 0)
         largest: dict[tuple[int, str], int] = {}
         for task in self.tasks:
@@ -490,6 +497,7 @@ def view_of(module: ModuleOp) -> ScheduleView:
         training=graph.training and (graph.training.optimizer.data, graph.training.precision.data),
         step=schedule.is_step,
         updates=_updates(graph, names, _platform(platform).network),
+        asynchronous=0 if graph.training is None else graph.training.asynchronous.data,
     )
 
 
@@ -534,6 +542,7 @@ def _task(op: OperatorOp, name: str, index: int) -> Task:
         group=None if op.group is None else op.group.data,
         sharded=() if op.sharded is None else values(op.sharded),
         later=op.slot.starts[1:],
+        version=entry.version,
     )
 
 

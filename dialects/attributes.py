@@ -183,6 +183,12 @@ class CostEntry:
     params: int = 0
     output: int = 0
     workspace: int = 0
+    version: int = 0
+    """Of a graph that is trained asynchronously: one more version of the parameters."""
+
+
+BYTES = ("params", "output", "workspace", "version")
+"""The columns of a cost table that hold bytes; one of zeros is not written."""
 
 
 @irdl_attr_definition
@@ -203,6 +209,7 @@ class CostAttr(BracketedAttribute):
     params: Ints
     output: Ints
     workspace: Ints
+    version: Ints
 
     @staticmethod
     def from_table(table: Mapping[int, CostEntry]) -> CostAttr:
@@ -213,6 +220,7 @@ class CostAttr(BracketedAttribute):
             ints([e.params for _, e in rows]),
             ints([e.output for _, e in rows]),
             ints([e.workspace for _, e in rows]),
+            ints([e.version for _, e in rows]),
         )
 
     def table(self) -> Mapping[int, CostEntry]:
@@ -224,7 +232,7 @@ class CostAttr(BracketedAttribute):
         allotments = parse_ints(parser)
         parser.parse_keyword("time")
         columns = [allotments, parse_ints(parser)]
-        for name in ("params", "output", "workspace"):
+        for name in BYTES:
             present = parser.parse_optional_keyword(name) is not None
             columns.append(parse_ints(parser) if present else ints([0] * len(allotments)))
         return cls(*columns)
@@ -234,7 +242,7 @@ class CostAttr(BracketedAttribute):
             print_ints(printer, self.allotments)
             printer.print_string(" time ")
             print_ints(printer, self.time)
-            for name in ("params", "output", "workspace"):
+            for name in BYTES:
                 column: Ints = getattr(self, name)
                 if any(values(column)):
                     printer.print_string(f" {name} ")
@@ -242,7 +250,7 @@ class CostAttr(BracketedAttribute):
 
     def verify(self) -> None:
         columns: dict[str, tuple[int, ...]] = {}
-        for name in ("allotments", "time", "params", "output", "workspace"):
+        for name in ("allotments", "time", *BYTES):
             array: Ints = getattr(self, name)
             if array.elt_type != i64:
                 raise VerifyException(f"'{name}' is a list of i64, got {array.elt_type}")
@@ -261,8 +269,8 @@ class CostAttr(BracketedAttribute):
 
 @lru_cache(maxsize=65536)
 def _table(cost: CostAttr) -> Mapping[int, CostEntry]:
-    columns = (values(c) for c in (cost.allotments, cost.time, cost.params, cost.output, cost.workspace))
-    return {k: CostEntry(t, p, o, w) for k, t, p, o, w in zip(*columns, strict=True)}
+    columns = (cost.allotments, cost.time, cost.params, cost.output, cost.workspace, cost.version)
+    return {k: CostEntry(*row) for k, *row in zip(*map(values, columns), strict=True)}
 
 
 @irdl_attr_definition

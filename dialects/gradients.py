@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, ClassVar, Self, cast
 
-from xdsl.dialects.builtin import DictionaryAttr, FunctionType, StringAttr, TensorType, i8
+from xdsl.dialects.builtin import DictionaryAttr, FunctionType, IntAttr, StringAttr, TensorType, i8
 from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import irdl_attr_definition, irdl_op_definition, prop_def
 from xdsl.irdl.constraints import VerificationContext
@@ -15,7 +15,16 @@ from xdsl.parser import AttrParser, Parser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
-from dialects.attributes import BracketedAttribute, Ints, ints, parse_ints, print_ints, values
+from dialects.attributes import (
+    BracketedAttribute,
+    Ints,
+    check_integers,
+    ints,
+    parse_integer,
+    parse_ints,
+    print_ints,
+    values,
+)
 from dialects.nn.needs import Role, roles
 from dialects.operators import OPERATORS, OperatorOp, ShapeError, Tensor, check_tensor
 
@@ -33,12 +42,20 @@ PRECISIONS = ("mixed", "full")
 
 @irdl_attr_definition
 class TrainingAttr(BracketedAttribute):
-    """The graph is one of a training step, and what lies beside each parameter: ``#takt.training<adam, mixed>``."""
+    """The graph is one of a training step, and what lies beside each parameter: ``#takt.training<adam, mixed>``.
+
+    ``#takt.training<adam, mixed, asynchronous 4>``: parameters are updated every 4 micro-batches, and nobody waits for
+    it; 0 where they are updated once a step.
+    """
 
     name = "takt.training"
 
     optimizer: StringAttr
     precision: StringAttr
+    asynchronous: IntAttr
+
+    def __init__(self, optimizer: StringAttr, precision: StringAttr, asynchronous: IntAttr | None = None) -> None:
+        super().__init__(optimizer, precision, asynchronous or IntAttr(0))
 
     @classmethod
     def parse_fields(cls, parser: AttrParser) -> Self:
@@ -48,15 +65,23 @@ class TrainingAttr(BracketedAttribute):
 
         optimizer = word(OPTIMIZERS)
         parser.parse_punctuation(",")
-        return cls(optimizer, word(PRECISIONS))
+        precision = word(PRECISIONS)
+        if parser.parse_optional_punctuation(",") is None:
+            return cls(optimizer, precision)
+        parser.parse_keyword("asynchronous")
+        return cls(optimizer, precision, IntAttr(parse_integer(parser)))
 
     def print_parameters(self, printer: Printer) -> None:
         with printer.in_angle_brackets():
-            printer.print_string(f"{self.optimizer.data}, {self.precision.data}")
+            every = f", asynchronous {self.asynchronous.data}" if self.asynchronous.data else ""
+            printer.print_string(f"{self.optimizer.data}, {self.precision.data}{every}")
 
     def verify(self) -> None:
         if self.optimizer.data not in OPTIMIZERS or self.precision.data not in PRECISIONS:
             raise VerifyException(f"an optimizer is one of {OPTIMIZERS}, a precision of {PRECISIONS}")
+        check_integers(asynchronous=(self.asynchronous, 0))
+        if self.asynchronous.data and self.optimizer.data == "none":
+            raise VerifyException("without an optimizer nothing is updated, asynchronously or not")
 
 
 @irdl_attr_definition

@@ -1,6 +1,7 @@
 """Memory of a periodic schedule: lifetimes of values, and the peak on every accelerator.
 
-What lives when is defined in ``docs/ir.md`` ("memory"): parameters always, of a group once; a workspace during a
+What lives when is defined in ``docs/ir.md`` ("memory"): parameters always, of a group once, in as many versions as
+:mod:`dialects.versions` says; a workspace during a
 run; a result on its producer's set from the producer's start until the last consumer there ends and
 the last transfer has left; a copy, or a share, on each other set that reads it, from its landing (the
 producer's end without links) to the last consumer there; a graph input on each set that reads it,
@@ -11,7 +12,7 @@ an optimizer step lives while it runs. Intervals are half-open.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from dialects.operators import tensor_bytes
 from dialects.placement import Placed, Placement
 from dialects.structure import InputOp
+from dialects.versions import versions
 
 Bytes = NDArray[Any]
 """64-bit or exact Python integers, one a group of accelerators."""
@@ -147,14 +149,24 @@ class Memory:
     def _dtype(self) -> np.dtype[Any]:
         # 64 bits where no sum can overflow them, else exact Python integers.
         total = sum(life.size * (life.length // max(1, self.cycle) + 1) for life in self.lifetimes)
-        total += sum(placed.cost.params * placed.copies for placed in self.placement.placed.values())
+        most = max(self._versions.values(), default=1)
+        for placed in self.placement.placed.values():
+            total += (placed.cost.params + most * placed.cost.version) * placed.copies
         return np.dtype(np.int64 if total < 2**62 else object)
 
     @cached_property
+    def _versions(self) -> Mapping[str, int]:
+        return versions(self.placement)
+
+    @cached_property
     def parameters(self) -> list[int]:
-        """Parameter bytes of each group of accelerators; operators of one group store the greatest of theirs there."""
+        """Parameter bytes of each group of accelerators; operators of one group store the greatest of theirs there.
+
+        So do they with each further version of their parameters.
+        """
         held: Bytes = np.zeros(len(self.groups), dtype=self._dtype)
         common: dict[str, Bytes] = {}
+        further: dict[str, Bytes] = {}
         for placed in self.placement.placed.values():
             name = None if placed.op.group is None else placed.op.group.data
             for index in set(placed.sets):
@@ -164,8 +176,11 @@ class Memory:
                     continue
                 if name not in common:
                     common[name] = np.zeros(len(self.groups), dtype=self._dtype)
+                    further[name] = np.zeros(len(self.groups), dtype=self._dtype)
                 common[name][where] = np.maximum(common[name][where], placed.cost.params)
-        return [int(v) for v in sum(common.values(), held)]
+                more = (self._versions.get(name, 1) - 1) * placed.cost.version
+                further[name][where] = np.maximum(further[name][where], more)
+        return [int(v) for v in sum((*common.values(), *further.values()), held)]
 
     @cached_property
     def _sweep(self) -> tuple[list[int], list[int]]:

@@ -29,6 +29,16 @@ def _schedule_present(subject: Subject) -> Iterator[Finding]:
         yield Finding(subject.graph, "the graph has no schedule: its period is unknown")
 
 
+def _asynchronous(subject: Subject) -> Iterator[Finding]:
+    graph = subject.graph
+    if graph.training is not None and graph.training.asynchronous.data and graph.schedule and graph.schedule.is_step:
+        yield Finding(
+            graph,
+            f"@{graph.sym_name.data} is trained asynchronously, and a step is synchronous",
+            "leave out --asynchronous, or schedule the steady state",
+        )
+
+
 def _slot_present(subject: Subject) -> Iterator[Finding]:
     for op in subject.operators:
         if op.slot is None:
@@ -308,6 +318,7 @@ def _clash(placement: Placement, a_run: _Run, b_run: _Run, both: int) -> str:
 
 SCHEDULE_RULES = (
     Rule("schedule-present", "The graph has a schedule.", _schedule_present),
+    Rule("asynchronous", "A graph that is trained asynchronously has no step.", _asynchronous),
     Rule("slot-present", "Every operator has a slot.", _slot_present),
     Rule("allotment-admissible", "The allotment of every slot is in the operator's cost table.", _allotment_admissible),
     Rule(

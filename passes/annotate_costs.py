@@ -109,7 +109,7 @@ def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> N
     if graph.training is not None:
         held = Held(graph.training.optimizer.data, graph.training.precision.data == "mixed")
         price_updates(graph, machine, held)
-        hold(graph, held)
+        hold(graph, held, graph.training.asynchronous.data > 0)
 
 
 def price_updates(graph: GraphOp, machine: Machine, held: Held) -> None:
@@ -124,6 +124,9 @@ def price_updates(graph: GraphOp, machine: Machine, held: Held) -> None:
             owners.setdefault(op.group, []).append(op)
     known: dict[tuple[object, ...], CostAttr] = {}
     for step in graph.updates():
+        if step.group not in owners:
+            name = step.outputs[0].name_hint or step.kind()
+            raise TaktError(at(step, f"'{name}' updates parameters of a group in which no operator has any"))
         members = {(op.cost, op.params.value.data, _parameter_bytes(op)): None for op in owners[step.group]}
         others = sum(gradient.group != step.group for gradient in gradients(step))
         key = (others, *members)
@@ -142,12 +145,13 @@ def _update(machine: Machine, held: Held, tables: Sequence[tuple[Table, int, int
     return update_ns(machine, moved, max(held_whole(params, each, k) for each, params, _ in own), k)
 
 
-def hold(graph: GraphOp, held: Held) -> None:
+def hold(graph: GraphOp, held: Held, versions: bool) -> None:
     """Count gradients and what the optimizer keeps with the parameters of the forward operators.
 
+    Where there are ``versions`` of parameters, their own bytes are written too, as those of one more of them.
     Parameters that no loss depends on have neither: no `weight_gradient` is in their group.
     """
-    priced = cache(lambda cost, width: _holding(cost, held, width))
+    priced = cache(lambda cost, width: _holding(cost, held, width, versions))
     names = operator_names(graph)
     trained = {op.group for op in graph.operators() if isinstance(op, WeightGradientOp)}
     for op in graph.operators():
@@ -165,9 +169,12 @@ def _parameter_bytes(op: OperatorOp) -> int:
     return element_bytes(element) if AnyFloatConstr.verifies(element) else 2
 
 
-def _holding(cost: CostAttr, held: Held, width: int) -> CostAttr:
+def _holding(cost: CostAttr, held: Held, width: int, versions: bool) -> CostAttr:
     table = cost.table().items()
-    return CostAttr.from_table({k: replace(c, params=held.bytes(c.params, width)) for k, c in table})
+    version = {k: c.params if versions else 0 for k, c in table}
+    return CostAttr.from_table(
+        {k: replace(c, params=held.bytes(c.params, width), version=version[k]) for k, c in table}
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr
 from xdsl.passes import ModulePass
 
 from dialects.diagnostics import TaktError, at
@@ -52,6 +52,8 @@ class ExpandTrainingPass(ModulePass):
         model and `backward` is not written beside it; half of it each, and all for I where there are no parameters
       tie: operators that share parameters (`group` in the model) have "copies" of them, whose gradients the optimizer's
         step sums up, or run on the same accelerators ("colocate"). Without an optimizer they always do
+      asynchronous: parameters are updated every so many micro-batches, in the steady state, and nobody waits for it: a
+        micro-batch keeps the version that it began with. 0: once a batch, between micro-batches
 
     rewrite:
       takt.graph @m model {                            takt.graph @m model training <adam, mixed> {
@@ -68,6 +70,7 @@ class ExpandTrainingPass(ModulePass):
     precision: Literal["mixed", "full"] = "mixed"
     backward: float = 2.0
     tie: Tie = "copies"
+    asynchronous: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         graph = find_graph(op)
@@ -76,6 +79,11 @@ class ExpandTrainingPass(ModulePass):
         check(graph)
         if not 0 <= self.backward <= MOST_RATIO:
             raise TaktError(at(graph, f"backward must be between 0 and {MOST_RATIO:.0f}, got {self.backward}"))
+        if self.asynchronous < 0:
+            raise TaktError(at(graph, f"asynchronous must be 0 or more micro-batches, got {self.asynchronous}"))
+        if self.asynchronous and self.optimizer == "none":
+            message = "without an optimizer nothing is updated, asynchronously or not"
+            raise TaktError(at(graph, message, "name an optimizer: --training sgd"))
         backward = Backward(graph, self.backward)
         backward.build()
         if not any(isinstance(gradient, WeightGradientOp) for gradient in backward.made):
@@ -90,4 +98,5 @@ class ExpandTrainingPass(ModulePass):
         if self.optimizer != "none":
             tied = backward.untie() if self.tie == "copies" else {}
             body.insert_ops_before(updates(tuple(graph.operators()), tied, backward.unique), last)
-        graph.training = TrainingAttr(StringAttr(self.optimizer), StringAttr(self.precision))
+        every = IntAttr(self.asynchronous)
+        graph.training = TrainingAttr(StringAttr(self.optimizer), StringAttr(self.precision), every)

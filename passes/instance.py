@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.ir import OpResult
 
 from dialects.attributes import CostAttr
@@ -13,10 +13,12 @@ from dialects.diagnostics import Diagnostic, TaktError, at
 from dialects.operators import OperatorOp, operator_names, tensor_bytes
 from dialects.structure import GraphOp, InputOp, PlatformOp, find_graph, find_platform, reaches
 from dialects.units import show_bytes, show_time
+from dialects.updates import gradients
 from passes.scheduling.data import Cost, Dependence, Input, InvalidProblem, Operation, Table, Violation
 from passes.scheduling.network import Level, Mode, Network
 from passes.scheduling.objective import Excess
 from passes.scheduling.problem import MemoryProblem, StagedProblem
+from passes.scheduling.versions import Updated
 
 
 class DoesNotFit(TaktError):
@@ -117,7 +119,7 @@ def _problem(graph: GraphOp, platform: PlatformOp, operators: tuple[OperatorOp, 
         assert op.cost is not None
         if op.cost not in tables:
             columns = op.cost.table().items()
-            tables[op.cost] = {k: Cost(e.time, e.params, e.output, e.workspace) for k, e in columns}
+            tables[op.cost] = {k: Cost(e.time, e.params, e.output, e.workspace, e.version) for k, e in columns}
         return tables[op.cost]
 
     number = {op: v for v, op in enumerate(operators)}
@@ -146,7 +148,21 @@ def _problem(graph: GraphOp, platform: PlatformOp, operators: tuple[OperatorOp, 
         together=tuple(tuple(members) for members in groups.values() if len(members) > 1),
         copies=max((len(op.slot.copies()) for op in operators if op.slot is not None), default=1),
         network=network_of(platform),
+        updated=_updated(graph, number),
+        asynchronous=0 if graph.training is None else graph.training.asynchronous.data,
     )
+
+
+def _updated(graph: GraphOp, number: dict[OperatorOp, int]) -> tuple[Updated, ...]:
+    """What asynchronous training updates: the operations of each group, and the gradients of its parameters."""
+    if graph.training is None or not graph.training.asynchronous.data:
+        return ()
+    groups: dict[StringAttr, list[int]] = {}
+    for op, v in number.items():
+        if op.group is not None:
+            groups.setdefault(op.group, []).append(v)
+    updates = [(step, tuple(number[g] for g in gradients(step))) for step in graph.updates()]
+    return tuple(Updated(tuple(groups[step.group]), read) for step, read in updates if step.group in groups)
 
 
 def network_of(platform: PlatformOp) -> Network | None:

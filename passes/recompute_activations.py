@@ -40,10 +40,10 @@ class RecomputeActivationsPass(ModulePass):
     what the gradient of a loss reads, which follows at once. Nobody computes again what no gradient needs.
 
     options:
-      policy: "none": keep all; "full": keep of every call of a block of the model what it reads from outside, but
-        where losses are computed; "selective": keep all but what light operators make of kept values. Light are norms,
+      policy: "none": keep all; "full": keep of every call of a block of the model what it reads from outside, and all
+        outside blocks; "selective": keep all but what light operators make of kept values. Light are norms,
         activations, softmax, sums, products by element, rearrangements, and products of two values that take at most
-        256 operations for each byte they make, such as the scores of attention
+        256 operations for each byte they make, such as the scores of attention. A block that computes a loss keeps all
 
     rewrite:
       %h = takt.linear(%x) group "h" block <"b", 0>   ->   %h = takt.linear(%x) group "h" block <"b", 0>

@@ -80,7 +80,8 @@ class RestrictAllotmentsPass(ModulePass):
             raise TaktError(trouble)
         restricted: dict[CostAttr, CostAttr] = {}
         for operator in (*graph.operators(), *graph.updates()):
-            assert operator.cost is not None
+            if operator.cost is None or self.to not in operator.cost.table():  # of an update, which no operator reads
+                continue
             if operator.cost not in restricted:
                 entry = operator.cost.table()[self.to]
                 restricted[operator.cost] = CostAttr.from_table({self.to: entry})

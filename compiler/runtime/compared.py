@@ -21,8 +21,9 @@ class Agreement:
     """How far tensors that lie with the parameters are from those of the unpipelined model.
 
     The error of a gradient is the Euclidean norm of its difference from that of the unpipelined model, divided by the
-    norm of the gradients of all parameters of its group: the bias of keys has none but for rounding. That of a parameter
-    after the last step of the optimizer is divided by its own norm. ``worst`` is the parameter with the greatest error.
+    norm of the gradients of all parameters of its group: the bias of keys has none but for rounding. For a parameter
+    after the last step of the optimizer, the difference is divided by its own norm. ``worst`` is the parameter with the
+    greatest error.
     """
 
     compared: int

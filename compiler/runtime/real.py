@@ -2,8 +2,9 @@
 
 Inside ``compute`` the accelerators of a set exchange what the split of the operator takes (all-reduce, all-gather),
 after which each has all of the result, also where the program counts on its share only; a share that came by message
-is completed by the first operator that reads it. Gradients of parameters stay where these are. All members of a set run the same operators in the same order, which
-the schedule sees to, and so they meet in the same collectives.
+is completed by the first operator that reads it. Gradients of parameters stay on the accelerators that hold these. All
+members of a set run the same operators in the same order, which the schedule sees to, and so they meet in the same
+collectives.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from compiler.runtime.backend import Backend, Place
 from compiler.runtime.clock import now
 from compiler.runtime.fits import real_size, scale
 from compiler.runtime.job import Read, Value, outputs_file, trained_file
+from compiler.runtime.torch_calls import WHOLE, Call, Rule
 from compiler.runtime.torch_gradients import run_input, run_weight
-from compiler.runtime.torch_operators import WHOLE, Call, Rule, run
+from compiler.runtime.torch_operators import run
 from compiler.runtime.torch_training import Trained
 from compiler.runtime.torch_values import (
     Parameters,

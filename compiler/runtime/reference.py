@@ -16,7 +16,8 @@ from torch import Tensor
 from compiler.runtime.compared import Agreement, compare_trained
 from compiler.runtime.job import Job, outputs_file
 from compiler.runtime.reference_training import Leaves, Reference
-from compiler.runtime.torch_operators import Call, run
+from compiler.runtime.torch_calls import Call
+from compiler.runtime.torch_operators import run
 from compiler.runtime.torch_values import Parameters, initial_value, input_value, read_value
 
 TOLERANCE = 1e-5
@@ -89,7 +90,7 @@ def compare(folder: Path, job: Job, tolerance: float = TOLERANCE) -> Comparison:
     if training is None:
         return Comparison(compared, worst, tuple(missing), tolerance)
     changed = {key: training.parameters.held[key, None].detach() for key in training.updated()}
-    gradients, parameters = compare_trained(folder, job, training.gradients, changed, tolerance)
+    gradients, parameters = compare_trained(folder, job, training.gradients(), changed, tolerance)
     return Comparison(compared, worst, tuple(missing), tolerance, gradients, parameters if changed else None)
 
 

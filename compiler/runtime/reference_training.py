@@ -43,7 +43,6 @@ class Reference:
         self.forward = forward_operators(job)
         self.smooth = self._smooth()
         self.optimizer: torch.optim.Optimizer | None = None
-        self.gradients: dict[Key, Tensor] = {}
 
     def _smooth(self) -> dict[tuple[int, int], bool]:
         """The results that hold numbers which a loss can depend on smoothly → whether they depend on parameters.
@@ -64,6 +63,9 @@ class Reference:
 
     def differentiate(self, results: Results, microbatch: int) -> None:
         """Add the gradients of a micro-batch; after the last one of a step, let the optimizer work."""
+        if self.job.step and microbatch % self.job.per_pattern == 0:
+            for key in self.updated():
+                self.gradients()[key].zero_()
         starts = [which for which in dict.fromkeys(self.job.outputs) if self.smooth.get(which)]
         losses = [
             (v, r) for v, r in starts if not (value := self.job.operators[v].results[r]).shape and is_float(value)
@@ -76,20 +78,14 @@ class Reference:
         if pairs:
             tensors, gradients = zip(*pairs, strict=True)
             torch.autograd.backward(tensors, gradients)
-        if (microbatch + 1) % (self.job.per_pattern if self.job.step else self.job.microbatches) == 0:
-            self._end()
-
-    def _end(self) -> None:
-        """After all micro-batches of a step."""
-        leaves = {key: x for (key, _), x in self.parameters.held.items() if x.grad is not None}
-        self.gradients = {key: x.grad.clone() for key, x in leaves.items() if x.grad is not None}
-        if self.job.step and self.job.updates:
+        if self.job.step and (microbatch + 1) % self.job.per_pattern == 0 and (changed := self.updated()):
             if self.optimizer is None:
-                self.optimizer = _optimizer(self.job.optimizer or "", [leaves[key] for key in self.updated()])
+                self.optimizer = _optimizer(self.job.optimizer, [self.parameters.held[key, None] for key in changed])
             self.optimizer.step()
-        for x in leaves.values():
-            assert x.grad is not None
-            x.grad.zero_()
+
+    def gradients(self) -> dict[Key, Tensor]:
+        """What has been added up; of what the optimizer changes, in the last step."""
+        return {key: x.grad for (key, _), x in self.parameters.held.items() if x.grad is not None}
 
     def updated(self) -> list[Key]:
         """The parameters that the optimizer changes."""
@@ -97,7 +93,7 @@ class Reference:
             return []
         groups = {u.group for u in self.job.updates}
         owners = {("group", o.tied or o.group) for o in self.job.operators if o.group in groups}
-        return [key for key in self.gradients if key.owner in owners]
+        return [key for key in self.gradients() if key.owner in owners]
 
 
 def forward_operators(job: Job) -> list[int]:
@@ -110,7 +106,8 @@ def forward_operators(job: Job) -> list[int]:
     return sorted(found)
 
 
-def _optimizer(rule: str, parameters: list[Tensor]) -> torch.optim.Optimizer:
+def _optimizer(rule: str | None, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    assert rule is not None
     if rule == "adam":
         return torch.optim.Adam(parameters, lr=RATE[rule], betas=BETAS, eps=EPSILON)
     return torch.optim.SGD(parameters, lr=RATE[rule], momentum=MOMENTUM if rule == "momentum" else 0.0)

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from compiler.runtime.job import Forward, Operator, Value
-from compiler.runtime.torch_operators import ADDED, WHOLE, Call, Rule, mixture, run
+from compiler.runtime.torch_calls import ADDED, WHOLE, Call, Rule
+from compiler.runtime.torch_mixture import mixture
+from compiler.runtime.torch_operators import run
 from compiler.runtime.torch_values import Key, Parameters, Part, real_type, share_of
 from dialects.nn.needs import roles
 

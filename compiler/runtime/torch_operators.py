@@ -10,79 +10,16 @@ Random parameters keep values near 1 in deep models: products with them are divi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from compiler.runtime.job import Operator
-from compiler.runtime.torch_values import Key, Parameters, Part, real_type, share_of
-from passes.programs.messages import share
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How results of several parts make the whole: added, or joined along ``dim``. Else each part is the whole.
-
-    Joined parts share out ``units`` of ``length`` elements along ``dim``, those that go together, such as a head.
-    """
-
-    added: bool = False
-    dim: int | None = None
-    units: int = 0
-    length: int = 0
-
-    def sizes(self, parts: int) -> list[int]:
-        """Elements along ``dim`` of each part."""
-        return [(end - begin) * self.length for begin, end in (share(self.units, j, parts) for j in range(parts))]
-
-    def part(self, whole: Tensor, part: int, parts: int) -> Tensor:
-        """What one part has of a whole that is joined from all; else the whole."""
-        if self.dim is None:
-            return whole
-        begin, end = (x * self.length for x in share(self.units, part, parts))
-        return whole.narrow(self.dim, begin, end - begin)
-
-
-WHOLE, ADDED = Rule(), Rule(added=True)
-
-
-@dataclass(frozen=True)
-class Call:
-    """Part ``part`` of ``parts`` of an operator on its operands."""
-
-    operator: Operator
-    inputs: Sequence[Tensor]
-    parameters: Parameters
-    part: int = 0
-    parts: int = 1
-
-    def argument(self, name: str) -> Any:
-        return self.operator.arguments.get(name)
-
-    def share(self, count: int) -> slice:
-        """Which of ``count`` things are this part's."""
-        return slice(*share(count, self.part, self.parts))
-
-    def parameter(
-        self, role: str, shape: Sequence[int], dtype: torch.dtype, dim: int = 0, share: slice | None = None
-    ) -> Tensor:
-        """A parameter, of which this part has its ``share`` along ``dim``."""
-        return self.parameters.get(self.operator, role, shape, dtype, dim, share if self.parts > 1 else None)
-
-    def name(
-        self, role: str, shape: Sequence[int], dtype: torch.dtype, dim: int = 0, share: slice | None = None
-    ) -> tuple[Key, Part]:
-        """What :meth:`parameter` gives."""
-        return share_of(self.operator, role, shape, dtype, dim, share if self.parts > 1 else None)
-
-
-Made = tuple[Sequence[Tensor], Rule]
-"""Results of a part, and how parts make the whole."""
+from compiler.runtime.torch_calls import ADDED, WHOLE, Call, Made, Rule
+from compiler.runtime.torch_mixture import mixture
+from compiler.runtime.torch_values import real_type
 
 
 def run(call: Call) -> Made:
@@ -159,77 +96,6 @@ def _router(call: Call) -> Made:
         return [torch.softmax(logits, -1)], WHOLE
     bound = logits.detach().topk(top + 1).values[..., -1:]
     return [torch.relu(logits - bound).tanh().square()], WHOLE
-
-
-@dataclass(frozen=True)
-class Visit:
-    """The tokens that visit one expert, as far as a part computes it: columns ``columns`` of its hidden layer, which
-    are ``rows`` of the part's matrices."""
-
-    expert: int
-    token: Tensor
-    slot: Tensor
-    route: Tensor
-    rows: slice
-    columns: slice
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """A part of a mixture of experts: the hidden columns of all experts, one expert after the other, are shared out."""
-
-    call: Call
-    x: Tensor
-    """``[tokens, width]``."""
-    routes: Tensor
-    """``[tokens, experts]``, of which the greatest ``top_k`` of a token count."""
-
-    @property
-    def hidden(self) -> int:
-        return self.call.argument("hidden")
-
-    @property
-    def top(self) -> int:
-        return self.call.argument("top_k")
-
-    def matrices(self) -> list[Tensor]:
-        """``up``, ``down`` and, if gated, ``gate``: ``[own hidden columns, width]``."""
-        return [self.call.parameter(*named) for named in self._named()]
-
-    def shares(self) -> list[tuple[Key, Part]]:
-        """What these are of which parameters."""
-        return [self.call.name(*named) for named in self._named()]
-
-    def _named(self) -> Iterator[tuple[str, tuple[int, int], torch.dtype, int, slice]]:
-        count = self.call.argument("experts") * self.hidden
-        for role in ("up", "down", *(("gate",) if self.call.argument("gated") else ())):
-            yield role, (count, self.x.shape[-1]), self.x.dtype, 0, self.call.share(count)
-
-    def visits(self) -> Iterator[Visit]:
-        """Those of each expert of which this part has columns."""
-        experts, hidden = self.call.argument("experts"), self.hidden
-        own = self.call.share(experts * hidden)
-        weights, chosen = self.routes.topk(self.top, -1)
-        for expert in range(experts):
-            begin, end = max(own.start, expert * hidden), min(own.stop, (expert + 1) * hidden)
-            token, slot = ((chosen == expert) & (weights != 0)).nonzero(as_tuple=True)
-            if begin < end and len(token):
-                rows, columns = (slice(begin - first, end - first) for first in (own.start, expert * hidden))
-                yield Visit(expert, token, slot, weights[token, slot, None], rows, columns)
-
-    def before(self, given: Tensor, matrices: Sequence[Tensor], visit: Visit) -> list[Tensor]:
-        """What the activation reads: products of the tokens with ``up`` and ``gate``."""
-        return [given @ m[visit.rows].T / given.shape[-1] ** 0.5 for m in (matrices[0], *matrices[2:])]
-
-    def activated(self, before: Sequence[Tensor]) -> Tensor:
-        up, *gate = before
-        return functional.silu(gate[0]) * up if gate else functional.gelu(up)
-
-
-def mixture(call: Call) -> Mixture:
-    """The part of a mixture that ``call`` is."""
-    x, routes = call.inputs
-    return Mixture(call, x.reshape(-1, x.shape[-1]), routes.reshape(-1, call.argument("experts")).to(x.dtype))
 
 
 def _experts(call: Call) -> Made:

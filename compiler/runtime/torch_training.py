@@ -5,7 +5,7 @@ The optimizers are written down here; the unpipelined model takes those of torch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -99,7 +99,7 @@ class Trained:
             size = (square / (1 - BETAS[1] ** count)).sqrt() + EPSILON
             parameter -= RATE[rule] * mean / (1 - BETAS[0] ** count) / size
 
-    def pieces(self, accelerator: int) -> dict[str, list[tuple[object, ...]]]:
+    def pieces(self, accelerator: int) -> dict[str, Sequence[tuple[object, ...]]]:
         """What it has of gradients, those of the last step, and of parameters that the optimizer changed.
 
         Plain tuples, from which :func:`piece_of` makes a :class:`Piece`.

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.simulate.machine import Machine
+from compiler.simulate.versions import parameters
 from compiler.view import Accelerators, Edge, Move, ScheduleView, Task, arrivals_of
 
 Times = NDArray[np.int64]
@@ -198,6 +199,7 @@ def usage(view: ScheduleView, machine: Machine, found: list[Lifetimes]) -> list[
     Parameters are included. Intervals are half-open: what ends at a moment makes room for what begins then, so only
     the net change at each moment counts.
     """
+    params = parameters(view)
     changes: list[list[tuple[Times, Times]]] = [[] for _ in machine.sets]
     for life in found:
         filled = life.begin < life.end
@@ -208,7 +210,7 @@ def usage(view: ScheduleView, machine: Machine, found: list[Lifetimes]) -> list[
     used: list[tuple[Times, Times]] = []
     for members, owners in zip(machine.classes, machine.over, strict=True):
         times, change = _join([on_set[s] for s in owners])
-        used.append((times, np.cumsum(change) + view.parameters[members[0]]))
+        used.append((times, np.cumsum(change) + params[members[0]]))
     return used
 
 
@@ -216,11 +218,12 @@ def peak_memory(
     view: ScheduleView, machine: Machine, found: list[Lifetimes]
 ) -> tuple[Mapping[int, int], Overflow | None]:
     """Accelerator → most bytes held at once, parameters included; and the first overflow, if there is one."""
-    peak = dict(view.parameters)
+    stored = parameters(view)
+    peak = dict(stored)
     overflow: Overflow | None = None
     every = zip(machine.classes, machine.over, usage(view, machine, found), strict=True)
     for members, owners, (times, held) in every:
-        params = view.parameters[members[0]]
+        params = stored[members[0]]
         most = max(params, int(held.max(initial=0)))
         peak.update(dict.fromkeys(members, most))
         if most > view.platform.memory:

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from compiler.step_comparison import NAMES, OVERLAPPING, OWN, UNIFORM, Comparison, Made, Refused
+from compiler.step_comparison import NAMES, OWN, STAGGERED, UNIFORM, Comparison, Made, Refused
 from compiler.targets.console import text_console
 from compiler.targets.text import counted, percent, short_bytes, short_time
 
@@ -59,7 +59,7 @@ def _rows(comparison: Comparison, made: list[Made]) -> Table:
             percent(step.bubble, 2),
             percent(step.least_bubble, 2),
             short_bytes(step.most_memory),
-            style="bold" if step.name in (OWN, OVERLAPPING) else None,
+            style="bold" if step.name in (OWN, STAGGERED) else None,
         )
     return rows
 

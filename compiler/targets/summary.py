@@ -13,11 +13,12 @@ from rich.text import Text
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.links import Level
+from compiler.simulate.versions import alive, parameters
 from compiler.targets.analysis import Analysis, StageRow
 from compiler.targets.console import text_console
 from compiler.targets.step_analysis import StepAnalysis
 from compiler.targets.text import counted, percent, place_of, ranges, rate, route_of, short_bytes, short_time
-from compiler.view import Task
+from compiler.view import ScheduleView, Task
 from dialects.diagnostics import TaktError
 
 MOST_STAGES = 32
@@ -76,8 +77,10 @@ def about_model(analysis: Analysis) -> Table:
     held = "parameters" if view.training is None else "parameters, gradients and optimizer state"
     table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of {held} as placed")
     if view.training is not None:
-        out = "" if view.step else "; its step, once a batch, is not in the period"
+        out = "" if view.step or view.asynchronous else "; its step, once a batch, is not in the period"
         table.add_row("training", _training(*view.training) + out)
+    if view.asynchronous:
+        table.add_row("asynchronous", _asynchronous(view))
     if again := [t for t in view.tasks if t.kind == "recompute"]:
         table.add_row("recomputed", _again(again, view.tasks))
     return table
@@ -111,6 +114,13 @@ def add_transfers(table: Table, analysis: Analysis) -> None:
         table.add_row(f"link {level.name}", _level(level, cycle))
     if analysis.standstill:
         table.add_row("standstill", _standstill(analysis, cycle))
+
+
+def _asynchronous(view: ScheduleView) -> str:
+    every = "every micro-batch" if view.asynchronous == 1 else f"every {view.asynchronous} micro-batches"
+    most = max((alive(view, update) for update in view.updates), default=1)
+    more = sum(parameters(view).values()) - sum(view.parameters.values())
+    return f"parameters updated after {every}, at most {counted(most, 'version')} at once: {short_bytes(more)} more"
 
 
 def _training(optimizer: str, precision: str) -> str:

@@ -19,6 +19,8 @@ class Cost:
     params: int = 0
     output: int = 0
     workspace: int = 0
+    version: int = 0
+    """One more version of the parameters, where several are kept."""
 
 
 Table = Mapping[int, Cost]

@@ -23,6 +23,7 @@ from passes.scheduling.data import Dependence, Solution, Violation
 from passes.scheduling.lifetimes import Holding, held_sets, peak_of
 from passes.scheduling.periodic import MoldableProblem, PeriodicProblem, Problem
 from passes.scheduling.together import once, stored
+from passes.scheduling.versions import Updated, further
 
 __all__ = ["MemoryProblem", "MoldableProblem", "PeriodicProblem", "Problem", "StagedProblem"]
 
@@ -32,6 +33,10 @@ class MemoryProblem(PeriodicProblem):
     """Each accelerator holds parameters and live values in ``memory`` bytes (0: memory is not looked at)."""
 
     memory: int = 0
+    asynchronous: int = field(default=0, kw_only=True)
+    """Micro-batches after which parameters have a new version; 0: one version at a time."""
+    updated: tuple[Updated, ...] = field(default=(), kw_only=True)
+    """What has versions."""
 
     def input_violations(self) -> Iterator[Violation]:
         found = list(super().input_violations())
@@ -93,6 +98,8 @@ class MemoryProblem(PeriodicProblem):
         for members, holding in self.holdings(s):
             held[members].append(holding)
         params = stored(self.operations, self.items, s)
+        for members, group, size in further(self.operations, s, self.updated, self.asynchronous):
+            params[members].append((-1 - group, size))
         keys = list({**held, **params})
         found: dict[int, tuple[int, int]] = {}
         for members, sharing in held_sets(keys):

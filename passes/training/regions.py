@@ -11,7 +11,7 @@ from typing import cast
 from xdsl.ir import OpResult, SSAValue
 
 from dialects.attributes import BlockAttr, values
-from dialects.gradients import BackwardOp, GradientOp
+from dialects.gradients import BackwardOp, GradientOp, RecomputeOp
 from dialects.operators import OperatorOp, Tensor, tensor_bytes
 from dialects.structure import GraphOp
 from passes.costs.kinds import rule_of
@@ -85,7 +85,12 @@ class Region:
 
     @cached_property
     def selective(self) -> Plan:
-        """Forget what light operators make of values that are kept anyway, or forgotten for the same reason."""
+        """Forget what light operators make of values that are kept anyway, or forgotten for the same reason.
+
+        A block in which gradients begin keeps all, as they follow at once.
+        """
+        if self.block is not None and self.ends:
+            return NOTHING
         known: set[OperatorOp] = set()
         for op in self.members:
             if op in self.light and all(self.kept(v) or v.owner in known for v in op.inputs):
@@ -94,7 +99,7 @@ class Region:
 
     @cached_property
     def full(self) -> Plan:
-        """Forget all but what the block reads; :attr:`selective` where that saves more, as at the end of a model."""
+        """Forget all but what the block reads; :attr:`selective` where that saves more. Nothing outside blocks."""
         if self.block is None or self.ends:
             return NOTHING
         whole = self._plan(self.members)
@@ -130,31 +135,54 @@ def size_of(value: SSAValue) -> int:
     return tensor_bytes(cast(Tensor, value.type))
 
 
+class Reading:
+    """Which forward values the backward pass of a training graph reads.
+
+    ``readers``: the gradients that read each forward value; ``forward``: the operators of the forward pass.
+    """
+
+    def __init__(self, graph: GraphOp):
+        operators = tuple(graph.operators())
+        self.gradients = [op for op in operators if isinstance(op, GradientOp)]
+        self.readers: dict[SSAValue, list[GradientOp]] = defaultdict(list)
+        arriving: set[SSAValue] = set()
+        for op in self.gradients:
+            for value, role in zip(op.inputs, op.of.roles(op.WEIGHT), strict=True):
+                if role.what in ("operand", "result"):
+                    self.readers[value].append(op)
+                elif role.what == "gradient":
+                    arriving.add(value)
+        forward: list[OperatorOp] = []
+        for op in reversed(operators):
+            if isinstance(op, BackwardOp):
+                continue
+            if any(r in arriving for r in op.outputs):  # a sum of gradients
+                arriving.update(op.inputs)
+            else:
+                forward.append(op)
+        self.forward = forward[::-1]
+
+
+def kept_values(graph: GraphOp) -> list[SSAValue]:
+    """The values of the forward pass, inputs included, that the backward pass reads: they live until then."""
+    reading = Reading(graph)
+    again = [op for op in graph.operators() if isinstance(op, RecomputeOp)]
+    read = {**dict.fromkeys(reading.readers), **dict.fromkeys(v for op in again for v in op.computed)}
+    return [v for v in read if not isinstance(v.owner, RecomputeOp)]
+
+
 def read_regions(graph: GraphOp) -> list[Region]:
     """The regions of a training graph, in program order."""
-    operators = tuple(graph.operators())
-    gradients = [op for op in operators if isinstance(op, GradientOp)]
-    readers: dict[SSAValue, list[GradientOp]] = defaultdict(list)
-    arriving: set[SSAValue] = set()
-    for op in gradients:
-        for value, role in zip(op.inputs, op.of.roles(op.WEIGHT), strict=True):
-            if role.what in ("operand", "result"):
-                readers[value].append(op)
-            elif role.what == "gradient":
-                arriving.add(value)
-    for op in reversed(operators):  # sums of gradients
-        if any(r in arriving for r in op.outputs) and not isinstance(op, GradientOp):
-            arriving.update(op.inputs)
+    reading = Reading(graph)
+    ends = {op.block for op in reading.gradients if not values(op.of.arriving)}
     light: set[OperatorOp] = set()
-    ends = {op.block for op in gradients if not values(op.of.arriving)}
     regions: dict[BlockAttr | None, Region] = {}
     kept = list(graph.outputs.operands)
-    for op, placed in zip(operators, place(Reader().nodes(graph), kept), strict=True):
-        if isinstance(op, BackwardOp) or any(r in arriving for r in op.outputs):
-            continue
-        if _is_light(placed):
+    placed = dict(zip(graph.operators(), place(Reader().nodes(graph), kept), strict=True))
+    for op in reading.forward:
+        if _is_light(placed[op]):
             light.add(op)
-        region = regions.setdefault(op.block, Region(op.block, readers, light, op.block in ends))
+        region = regions.setdefault(op.block, Region(op.block, reading.readers, light, op.block in ends))
         region.members.append(op)
     return list(regions.values())
 
@@ -162,6 +190,6 @@ def read_regions(graph: GraphOp) -> list[Region]:
 def _is_light(placed: Placed) -> bool:
     call = placed.call
     flops = rule_of(call).flops(call, placed.plan, 1)
-    return (
-        flops <= LIGHT * sum(t.size for t in call.results) if call.kind == "matmul" else not flops and call.kind != "op"
-    )
+    if call.kind == "matmul":
+        return flops <= LIGHT * sum(t.size for t in call.results)
+    return not flops and call.kind != "op"

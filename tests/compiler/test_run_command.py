@@ -257,7 +257,16 @@ def test_outputs_of_a_real_run_decide(
     taktc: Tool, played: list[Job], ir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: float
 ) -> None:
     worst = SimpleNamespace(output=0, microbatch=5, accelerator=2, error=error)
-    compared = SimpleNamespace(compared=16, worst=worst, missing=(), error=error, tolerance=1e-5, agrees=error < 1e-5)
+    compared = SimpleNamespace(
+        compared=16,
+        worst=worst,
+        missing=(),
+        error=error,
+        tolerance=1e-5,
+        agrees=error < 1e-5,
+        gradients=None,
+        parameters=None,
+    )
     fits: list[Job] = []
     reference = SimpleNamespace(compare=lambda folder, job: compared)
     check = SimpleNamespace(check_fits=lambda job, programs: fits.append(job))
@@ -274,6 +283,53 @@ def test_outputs_of_a_real_run_decide(
     else:
         assert result.code == 1
         assert last.endswith("relative error is 2.0e-02 of at most 1e-05, in 'c' of micro-batch 5 on accelerator 2")
+
+
+@pytest.mark.parametrize("error", [3e-7, 2e-2])
+def test_gradients_of_a_real_run_decide(
+    taktc: Tool, played: list[Job], ir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: float
+) -> None:
+    def trained(error: float, missing: tuple[str, ...] = ()) -> SimpleNamespace:
+        return SimpleNamespace(
+            compared=3,
+            worst="bias of 'h'",
+            missing=missing,
+            error=error,
+            tolerance=1e-5,
+            agrees=error < 1e-5 and not missing,
+        )
+
+    good = error < 1e-5
+    compared = SimpleNamespace(
+        compared=16,
+        worst=SimpleNamespace(output=0, microbatch=5, accelerator=2, error=1e-7),
+        missing=(),
+        error=1e-7,
+        tolerance=1e-5,
+        agrees=good,
+        gradients=trained(error),
+        parameters=trained(1e-6, () if good else ("norm of 'd'",)),
+    )
+    reference = SimpleNamespace(compare=lambda folder, job: compared)
+    monkeypatch.setitem(sys.modules, "compiler.runtime.reference", reference)
+    result = taktc("run", ir, "--real", "--json", tmp_path / "f.json")
+    found = json.loads((tmp_path / "f.json").read_text())
+    assert result.code == (0 if good else 1)
+    assert [found[x]["agree"] for x in ("outputs", "gradients", "parameters")] == [True, good, good]
+    assert found["gradients"]["error"] == error
+    outputs, gradients, parameters = result.out.splitlines()[-3:]
+    assert outputs.startswith("16 outputs agree with")
+    if good:
+        assert gradients.startswith(
+            "3 accumulated gradients agree with the unpipelined model: greatest relative error 3.0"
+        )
+        assert parameters.startswith("3 parameters after the last step agree with")
+    else:
+        assert gradients.startswith(
+            "accumulated gradients differ from the unpipelined model: the greatest relative error"
+        )
+        assert gradients.endswith("is 2.0e-02 of at most 1e-05, in bias of 'h'")
+        assert parameters.endswith("model: 1 parameter after the last step is missing, the first norm of 'd'")
 
 
 @pytest.mark.torch

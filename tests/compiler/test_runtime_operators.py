@@ -122,7 +122,8 @@ def operands(given: Sequence[Shape | tuple[Shape, str]]) -> list[Tensor]:
 
 
 def computed(kind: str, given: Sequence[Any], arguments: dict[str, Any], part: int = 0, parts: int = 1) -> Any:
-    from compiler.runtime.torch_operators import Call, run
+    from compiler.runtime.torch_calls import Call
+    from compiler.runtime.torch_operators import run
     from compiler.runtime.torch_values import Parameters
 
     return run(Call(operator(kind, given, arguments)[0], operands(given), Parameters(0), part, parts))
@@ -138,7 +139,8 @@ def test_every_kind_is_here() -> None:
 @pytest.mark.parametrize(("kind", "given", "arguments"), CASES)
 def test_shapes_and_parameters_are_those_of_the_language(kind: str, given: Any, arguments: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")
-    from compiler.runtime.torch_operators import Call, run
+    from compiler.runtime.torch_calls import Call
+    from compiler.runtime.torch_operators import run
     from compiler.runtime.torch_values import Parameters, real_type
 
     asked: dict[str, int] = {}
@@ -221,7 +223,8 @@ def test_products_with_parameters_keep_their_size() -> None:
 
 def test_rotation_turns_by_position() -> None:
     torch = pytest.importorskip("torch")
-    from compiler.runtime.torch_operators import Call, run
+    from compiler.runtime.torch_calls import Call
+    from compiler.runtime.torch_operators import run
     from compiler.runtime.torch_values import Parameters
 
     made, _ = operator("rotary", [(9, 4)], {})
@@ -245,7 +248,8 @@ def test_a_router_chooses_and_its_choice_does_not_jump() -> None:
 
 def test_experts_are_a_mixture() -> None:
     torch = pytest.importorskip("torch")
-    from compiler.runtime.torch_operators import Call, run
+    from compiler.runtime.torch_calls import Call
+    from compiler.runtime.torch_operators import run
     from compiler.runtime.torch_values import Parameters
 
     made, _ = operator("experts", [(3, 6), (3, 4)], {"experts": 4, "top_k": 2, "hidden": 5})
@@ -267,7 +271,8 @@ def test_experts_are_a_mixture() -> None:
 @pytest.mark.parametrize("sizes", [(1,), (7,), (64,), (1000,)])
 def test_every_number_of_an_operand_shows_in_an_opaque_result(sizes: tuple[int, ...]) -> None:
     from compiler.runtime.reference import relative_error
-    from compiler.runtime.torch_operators import Call, run
+    from compiler.runtime.torch_calls import Call
+    from compiler.runtime.torch_operators import run
     from compiler.runtime.torch_values import Parameters
 
     made, _ = operator("op", [(64,), (32,)], {"sizes": sizes})
@@ -288,7 +293,8 @@ def test_every_number_of_an_operand_shows_in_an_opaque_result(sizes: tuple[int, 
 
 def test_a_change_goes_through_a_long_chain_of_opaque_operators() -> None:
     from compiler.runtime.reference import relative_error
-    from compiler.runtime.torch_operators import Call, run
+    from compiler.runtime.torch_calls import Call
+    from compiler.runtime.torch_operators import run
     from compiler.runtime.torch_values import Parameters
 
     (x,), parameters = operands([(100,)]), Parameters(0)
@@ -306,7 +312,8 @@ def test_a_change_goes_through_a_long_chain_of_opaque_operators() -> None:
 def gradients(kind: str, given: Any, arguments: dict[str, Any], xs: Sequence[Tensor]) -> list[Tensor]:
     """Gradients of the operands of floating-point numbers, for fixed gradients of the results."""
     torch = pytest.importorskip("torch")
-    from compiler.runtime.torch_operators import Call, run
+    from compiler.runtime.torch_calls import Call
+    from compiler.runtime.torch_operators import run
     from compiler.runtime.torch_values import Parameters
 
     xs = [x.clone().requires_grad_(x.is_floating_point()) for x in xs]
@@ -376,7 +383,8 @@ class Differentiated:
 
     def __init__(self, kind: str, given: Any, arguments: dict[str, Any], of: Forward):
         torch = pytest.importorskip("torch")
-        from compiler.runtime.torch_operators import Call, run
+        from compiler.runtime.torch_calls import Call
+        from compiler.runtime.torch_operators import run
         from compiler.runtime.torch_values import Parameters
 
         class Leaves(Parameters):
@@ -419,8 +427,8 @@ SMOOTH = [
 @pytest.mark.parametrize(("kind", "given", "arguments"), SMOOTH)
 def test_parts_make_the_gradients_of_the_whole(kind: str, given: Any, arguments: dict[str, Any], parts: int) -> None:
     torch = pytest.importorskip("torch")
+    from compiler.runtime.torch_calls import Call
     from compiler.runtime.torch_gradients import run_input, run_weight
-    from compiler.runtime.torch_operators import Call
     from compiler.runtime.torch_values import Parameters, cut
 
     loss = kind in ("cross_entropy", "mse_loss")

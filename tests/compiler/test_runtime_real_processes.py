@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -69,3 +73,18 @@ def test_processes_give_what_the_unpipelined_model_gives(tmp_path: Path) -> None
     assert found.compared == 2 * 5
     # Sums in another order: what is compared was not computed in one way twice.
     assert 0 < found.error < 2e-6
+
+
+def test_processes_train_as_torch_does(taktc: Callable[..., Any], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    model, figures = tmp_path / "gpt.takt", tmp_path / "f.json"
+    model.write_text(MODEL)
+    words = ["--real", "--training", "adam", "--plan", "stages", "--effort", "0.1", "--microbatches", "3"]
+    result = taktc("run", model, *words, "--json", figures)
+    assert (result.code, result.err) == (0, "")
+    found = json.loads(figures.read_text())
+    # Of each of two blocks two norms and six products with biases; the table, positions and the last norm.
+    assert found["gradients"] == {"agree": True, "compared": 31, "missing": 0, "error": ANY, "tolerance": 1e-5}
+    assert 0 < found["gradients"]["error"] < 2e-6
+    assert found["outputs"]["compared"] == 2 * 3
+    assert "31 accumulated gradients agree with the unpipelined model" in result.out

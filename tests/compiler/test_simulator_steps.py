@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -82,6 +83,10 @@ def test_in_flight_counts_what_reaches_into_later_steps() -> None:
     # In [0, 10) and [40, 50) two of each in steps of 30; in [10, 30) one, and two of the other, in steps of 40.
     assert view_of(step(pattern=30)).in_flight == 4
     assert view_of(step(pattern=40)).in_flight == 3
+    # [0, 40) and [60, 120) in steps of 100: the end of the latter meets the former of the next.
+    view = view_of(step(pattern=100))
+    apart = tuple(replace(task, later=(task.later[0] + 50,)) for task in view.tasks)
+    assert replace(view, tasks=apart).in_flight == 2
 
 
 def test_a_step_runs_as_scheduled() -> None:
@@ -208,6 +213,24 @@ def test_broken_steps(old: str, new: str, pattern: int, message: str) -> None:
     assert f"'{found.operator}' of micro-batch {found.microbatch} " in str(found)
     assert f" on accelerator {found.accelerator}" in str(found)
     assert found.fault == ("busy" if "busy" in message else "data")
+
+
+def test_optimizer_waits_for_all_micro_batches_whatever_their_order() -> None:
+    backwards = (
+        "params [200]> stage 0 slot <1 on [1:2] at [30, 60]>",
+        "params [200]> stage 0 slot <1 on [1:2] at [60, 30]>",
+    )
+    assert time_triggered(view_of(step(backwards))).step == 80
+    assert self_timed(view_of(step(backwards))).step == 76
+    message = "but its operand from 'y.W' of micro-batch 0 is ready at 70 ns"
+    with pytest.raises(SimulationError, match=message):
+        time_triggered(view_of(step(backwards, ("[1:2] at 70", "[1:2] at 69"))))
+
+
+def test_update_on_no_accelerator() -> None:
+    with pytest.raises(SimulationError, match=r"'h\.step' runs on accelerator 7, but the platform has 3") as error:
+        time_triggered(view_of(step(("[0:1] at 70", "[7:8] at 70"))))
+    assert error.value.fault == "machine"
 
 
 def test_accelerator_busy_with_an_update() -> None:

@@ -275,6 +275,7 @@ def test_list_passes(taktc: Tool) -> None:
         "insert-communication",
         "lower-to-programs",
         "partition-stages",
+        "recompute-activations",
         "restrict-allotments",
         "schedule-periodic",
         "schedule-step",

@@ -77,6 +77,28 @@ def test_tied_parameters_are_no_reason_for_one_place(taktc: Tool, tmp_path: Path
     assert (found.code, "give --training too" in found.err) == (2, True)
 
 
+def test_asynchronous_training_says_what_its_versions_hold(taktc: Tool, mlp: str, tmp_path: Path) -> None:
+    words = " ".join(taktc(mlp, "--training", "sgd", "--asynchronous", "--emit", "summary", *EFFORT).out.split())
+    assert re.search(
+        r"parameters updated after every micro-batch, at most \d+ versions at once: [\d.]+ KiB more", words
+    )
+    moldable = taktc(mlp, "--training", "sgd", "--asynchronous", "3", "--compile-to", "moldable").out
+    assert "training <sgd, mixed, asynchronous 3>" in moldable
+    assert "version [" in moldable
+    assert "version [" not in taktc(mlp, "--training", "sgd", "--compile-to", "moldable").out
+    path = tmp_path / "moldable.mlir"
+    path.write_text(moldable)
+    found = taktc(str(path), "--training", "sgd", "--asynchronous", "2")
+    assert (found.code, "updated every 3 micro-batches already" in found.err) == (1, True)
+    for options, expected in (
+        (("--asynchronous",), "give --training too"),
+        (("--training", "none", "--asynchronous"), "without an optimizer nothing is updated"),
+        (("--training", "sgd", "--asynchronous", "--objective", "step", "--microbatches", "4"), "leave out --asynch"),
+        (("--training", "sgd", "--asynchronous", "--microbatches", "4"), "leave out --asynch"),
+    ):
+        assert expected in " ".join(taktc(mlp, *options).err.split())
+
+
 def test_graphs_that_cannot_become_training_graphs(taktc: Tool, mlp: str, tmp_path: Path) -> None:
     moldable = tmp_path / "m.mlir"
     moldable.write_text(taktc(mlp, "--compile-to", "moldable").out)
@@ -91,6 +113,63 @@ def test_graphs_that_cannot_become_training_graphs(taktc: Tool, mlp: str, tmp_pa
     assert taktc(mlp, "--training", "lion").code == 2
 
 
+LAYER = """  h = linear(x, features = 256)
+    g = gelu(h)
+    x = linear(g, features = 64, split = "row")
+"""
+BLOCKS = "block layer(x: tensor<8 x 64, bf16>) -> x2 {\n" + LAYER.replace("x =", "x2 =") + "}\n"
+BLOCKS += MODEL.replace(LAYER, "  x = layer(x)\n")
+
+
+@pytest.fixture
+def blocks(tmp_path: Path) -> str:
+    path = tmp_path / "blocks.takt"
+    path.write_text(BLOCKS)
+    return str(path)
+
+
+def test_recomputation(taktc: Tool, blocks: str, tmp_path: Path) -> None:
+    options = ("--training", "adam", "--quiet", *EFFORT)
+    whole = taktc(blocks, *options, "--recompute", "full", "--dump-phases-to", str(tmp_path / "ir")).out
+    assert "takt.recompute" in whole
+    for dump in sorted((tmp_path / "ir").glob("*.mlir")):
+        assert taktc(str(dump), *options, "--recompute", "full").out == whole
+    summary = " ".join(taktc(blocks, *options, "--recompute", "full", "--emit", "summary").out.split())
+    assert "recomputed 4 operators of the forward pass, " in summary
+    by_passes = taktc(blocks, "--quiet", "-p", "expand-training,recompute-activations{policy=full},annotate-costs").out
+    assert by_passes == taktc(blocks, *options, "--recompute", "full", "--compile-to", "moldable").out
+
+
+def test_recomputation_that_makes_a_schedule_fit(taktc: Tool, tmp_path: Path) -> None:
+    path = tmp_path / "one.takt"
+    path.write_text(BLOCKS.replace("8 x 64", "256 x 64").replace("= 4 of a", "= 1 of a"))
+    options = (str(path), "--training", "sgd", "--quiet", *EFFORT)
+    for memory, policy in (("4MiB", "none"), ("1120KiB", "selective"), ("1000KiB", "full")):
+        limited = (*options, "--memory", memory)
+        found = taktc(*limited, "--recompute", "solver")
+        assert found.code == 0, found.err
+        assert found.out == taktc(*limited, "--recompute", policy).out
+        assert ("takt.recompute" in found.out) == (policy != "none")
+    assert taktc(*options, "--memory", "1000KiB").code == 1
+    assert taktc(*options, "--memory", "1KiB", "--recompute", "solver").code == 1
+
+
+def test_graphs_that_compute_nothing_again(taktc: Tool, blocks: str, tmp_path: Path) -> None:
+    found = taktc(blocks, "--recompute", "full")
+    assert found.code == 1
+    assert "@mlp has no backward pass, for which values could be computed again" in found.err
+    found = taktc(blocks, "--training", "adam", "--recompute", "solver", "--compile-to", "moldable")
+    assert found.code == 2
+    assert "--recompute solver compares schedules" in found.err
+    moldable = tmp_path / "m.mlir"
+    for policy, wanted in (("none", "full"), ("full", "none")):
+        options = ("--training", "adam", "--quiet")
+        moldable.write_text(taktc(blocks, *options, "--recompute", policy, "--compile-to", "moldable").out)
+        found = taktc(str(moldable), *options, "--recompute", wanted)
+        assert found.code == 1
+        assert ("computes nothing again" if policy == "none" else "computes values again already") in found.err
+
+
 @pytest.mark.parametrize("target", ["torch-csv", "megatron-layout", "torchtitan", "vllm-partition"])
 def test_targets_of_forward_passes(taktc: Tool, mlp: str, target: str) -> None:
     found = taktc(mlp, "--training", "adam", "--emit", target, *EFFORT)
@@ -99,8 +178,12 @@ def test_targets_of_forward_passes(taktc: Tool, mlp: str, target: str) -> None:
 
 
 @pytest.mark.torch
-def test_real_runs_compute_no_gradients(taktc: Tool, mlp: str) -> None:
+def test_what_a_real_run_cannot_train(taktc: Tool, mlp: str) -> None:
     pytest.importorskip("torch")
+    text = MODEL.replace("output loss", "twice = mul(loss, loss)\n  output twice, loss")
+    Path(mlp).write_text(text)
     found = taktc("run", mlp, "--training", "adam", "--real", *EFFORT)
     assert found.code == 1
-    assert "a real run computes forward operators only" in found.err
+    assert "loss 'loss' counts more than once, as other losses are made of it" in found.err
+    assert "leave it, or what is made of it, out of the outputs" in found.err
+    assert "loss = mse_loss(x, y)" in found.err

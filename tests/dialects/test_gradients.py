@@ -6,6 +6,7 @@ import pytest
 from xdsl.utils.exceptions import ParseError, VerifyException
 
 from compiler.ir_input import parse_ir
+from compiler.output import print_ir
 from compiler.pipeline import new_context
 from dialects.diagnostics import TaktError
 from dialects.levels import verify_level
@@ -31,6 +32,9 @@ def test_good_ones() -> None:
     assert message() == ""
     weight = message(OF.replace("to [0]", "to []"), "weight_gradient", "%y, %x", f"({Y}, {X}) -> tensor<0xi8>")
     assert weight == ""
+    none = OF.replace("gradients [0] to [0]", "gradients [] to []")
+    assert message(none, "recompute", "%x", f"({X}) -> {Y}") == ""
+    assert message(none, "recompute", "%x, %y", f"({X}, {Y}) -> {Y}") == ""
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,44 @@ def test_good_ones() -> None:
 )
 def test_what_does_not_fit(changes: dict[str, str], expected: str) -> None:
     assert expected in message(**changes)
+
+
+def forward(training: str) -> str:
+    return f"takt.graph @g model training <{training}> {{\n  %x = takt.input : {X}\n  takt.output\n}}\n"
+
+
+def test_how_often_parameters_are_updated_is_written_and_read() -> None:
+    module = parse_ir(new_context(), forward("adam, mixed, asynchronous 4"), "g.mlir")
+    for generic in (False, True):
+        printed = print_ir(module, generic=generic)
+        assert "<adam, mixed, asynchronous 4>" in printed
+        assert print_ir(parse_ir(new_context(), printed, "g.mlir"), generic=generic) == printed
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ("adam, mixed, 4", "asynchronous"),
+        ("sgd, full, asynchronous -1", "asynchronous"),
+        ("none, full, asynchronous 1", "without an optimizer nothing is updated"),
+    ],
+)
+def test_how_often_parameters_cannot_be_updated(training: str, expected: str) -> None:
+    with pytest.raises(TaktError, match=expected):
+        parse_ir(new_context(), forward(training), "g.mlir")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"of": OF}, "'recompute' makes no gradients"),
+        ({"reads": "%y", "types": f"({Y}) -> {Y}"}, "'recompute' reads (tensor<4x2xbf16>) first, got"),
+        ({"types": f"({X}) -> {X}"}, "'recompute' gives (tensor<4x8xbf16>), got"),
+    ],
+)
+def test_what_is_no_copy_of_the_forward_operator(changes: dict[str, str], expected: str) -> None:
+    given = {"of": OF.replace("[0] to [0]", "[] to []"), "reads": "%x", "types": f"({X}) -> {Y}"}
+    assert expected in message(kind="recompute", **given | changes)
 
 
 def test_optimizers_and_precisions_are_known_words() -> None:

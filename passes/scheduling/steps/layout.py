@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import pairwise
 from typing import Literal
 
 from passes.scheduling.blocks import pack_blocks
-from passes.scheduling.crossings import share
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch, Update
 from passes.scheduling.steps.cells import Cell, Kind, Line, Stage
-from passes.scheduling.steps.cuts import Bounds, balanced, equal, places_to_cut
+from passes.scheduling.steps.cuts import Bounds, balanced, cheapest, crossings, equal, places_to_cut
+from passes.scheduling.steps.held import Held
 from passes.scheduling.steps.known import Placement
 
 Cut = Literal["balanced", "equal"]
@@ -36,6 +37,8 @@ class Shape:
     placement: Placement
     cut: Cut = "balanced"
     filled: bool = True
+    slack: float = 0.0
+    """By how much, a fraction, a chunk may be longer than it need be, where that makes less move between ranks."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,28 @@ class Layout:
     @cached_property
     def line(self) -> Line:
         """The chunks as stages of a line: what cells take, and what they hold on the first accelerator of a block."""
-        held = Held(self)
+        held = self.held
         stages: list[Stage] = []
         for chunk, rank in enumerate(self.ranks):
             forward, inputs, weights = (self._time(kind, chunk) for kind in ("F", "I", "W"))
             stages.append(Stage(rank, forward, inputs, weights, *held.of(chunk)))
         return Line(tuple(stages), delays=self._delays())
+
+    @cached_property
+    def held(self) -> Held:
+        """What chunks hold of a micro-batch, on the first accelerator of their block."""
+        return Held(self.batch, self.chunks, self.sets)
+
+    def room(self) -> list[int] | None:
+        """Bytes that values between cells may take on each rank; None where memory is not looked at."""
+        memory = self.batch.problem.memory
+        if not memory:
+            return None
+        inside = [0] * len(self.blocks)
+        for chunk, rank in enumerate(self.ranks):
+            most = max(self.held.inside(kind, chunk, self.of(Cell(kind, chunk, 0))) for kind in ("F", "I", "W", "B"))
+            inside[rank] = max(inside[rank], most)
+        return [memory - params - extra for params, extra in zip(self.parameters(), inside, strict=True)]
 
     def _time(self, kind: Kind, chunk: int) -> int:
         return sum(self.time(v) + self._inside(v) for v in self.cells.get((kind, chunk), []))
@@ -107,17 +126,17 @@ class Layout:
         return max(waits, default=0)
 
     def _delays(self) -> tuple[int, ...]:
-        """The longest time that a value takes from each chunk to the next, or back."""
+        """How long what one micro-batch moves takes from each chunk to the next, or back, one after the other."""
         network = self.batch.problem.network
-        delays = [0] * (len(self.ranks) - 1)
+        there = [[0, 0] for _ in self.ranks[1:]]
         if network is None:
-            return tuple(delays)
-        for d in self.batch.problem.dependences:
+            return tuple(map(max, there))
+        moved = {(d.producer, d.result, self.sets[d.consumer]): d for d in self.batch.problem.dependences}
+        for d in moved.values():
             a, b = self.chunks[d.producer], self.chunks[d.consumer]
             if abs(a - b) == 1:
-                time = network.price(d, self.sets[d.producer], self.sets[d.consumer]).time
-                delays[min(a, b)] = max(delays[min(a, b)], time)
-        return tuple(delays)
+                there[min(a, b)][a > b] += network.price(d, self.sets[d.producer], self.sets[d.consumer]).time
+        return tuple(map(max, there))
 
     def parameters(self) -> list[int]:
         """Bytes of parameters, and what lies beside them, on the first accelerator of each block."""
@@ -126,48 +145,6 @@ class Layout:
             k = len(self.sets[item[0]])
             held[self.rank(item[0])] += max(problem.operations[v].table[k].params for v in item)
         return held
-
-
-class Held:
-    """What chunks hold of a micro-batch between their cells, on the first accelerator of their block."""
-
-    def __init__(self, layout: Layout):
-        self.layout = layout
-        chunks = len(layout.ranks)
-        self.activation, self.kept = [0] * chunks, [0] * chunks
-        for v in range(len(layout.sets)):
-            self._of_results(v)
-        for value in layout.batch.problem.inputs:
-            by_set: dict[Members, list[int]] = {}
-            for c in value.consumers:
-                by_set.setdefault(layout.sets[c], []).append(c)
-            for readers in by_set.values():
-                self._add("F", layout.chunks[readers[0]], readers, value.bytes)
-
-    def of(self, chunk: int) -> tuple[int, int]:
-        """Bytes from ``F`` on, and those that ``I`` leaves for ``W``."""
-        return self.activation[chunk], self.kept[chunk]
-
-    def _of_results(self, v: int) -> None:
-        layout, batch = self.layout, self.layout.batch
-        mine = layout.sets[v]
-        here = [d.consumer for d in batch.readers[v] if layout.sets[d.consumer] == mine]
-        self._add(batch.kinds[v], layout.chunks[v], here, batch.problem.operations[v].table[len(mine)].output)
-        away: dict[tuple[int, Members], tuple[int, list[int]]] = {}
-        for d in batch.readers[v]:
-            there = layout.sets[d.consumer]
-            if there != mine:
-                away.setdefault((d.result, there), (share(d, there), []))[1].append(d.consumer)
-        for size, readers in away.values():
-            self._add(batch.kinds[v], min(layout.chunks[c] for c in readers), readers, size)
-
-    def _add(self, kind: Kind, chunk: int, readers: Sequence[int], size: int) -> None:
-        """Count a value that is there from a cell of ``kind`` on until the last of its readers."""
-        kinds = {self.layout.batch.kinds[c] for c in readers}
-        if kind == "F" and kinds & {"I", "W"}:
-            self.activation[chunk] += size
-        if kind != "W" and "W" in kinds:
-            self.kept[chunk] += size
 
 
 # --- making one ---------------------------------------------------------------------------------
@@ -182,7 +159,7 @@ def laid_out(batch: Batch, shape: Shape) -> Layout:
         raise InvalidProblem([Violation("stages", message)])
     allotments = allotments_of(batch, shape)
     ranks = shape.placement(shape.ranks, shape.chunks)
-    bounds = _bounds(batch, shape, allotments)
+    bounds = _bounds(batch, shape, allotments, [blocks[rank] for rank in ranks])
     chunks = chunks_of(batch, bounds)
     _check_groups(batch, chunks, ranks)
     sets = tuple(blocks[ranks[chunk]][: allotments[item]] for chunk, item in zip(chunks, batch.item_of, strict=True))
@@ -206,7 +183,7 @@ def allotments_of(batch: Batch, shape: Shape) -> list[int]:
     return found
 
 
-def _bounds(batch: Batch, shape: Shape, allotments: Sequence[int]) -> Bounds:
+def _bounds(batch: Batch, shape: Shape, allotments: Sequence[int], blocks: Sequence[Members]) -> Bounds:
     count = shape.ranks * shape.chunks
     if shape.cut == "equal":
         return equal(batch, count)
@@ -219,7 +196,22 @@ def _bounds(batch: Batch, shape: Shape, allotments: Sequence[int]) -> Bounds:
     places = places_to_cut(batch)
     if len(places) <= count and shape.chunks > 1:
         places = places_to_cut(batch, ties=True)
-    return balanced(works, places, count)
+    network = batch.problem.network
+    if network is None or not shape.slack:
+        return balanced(works, places, count)
+    sizes = crossings(batch)
+    levels = [network.level_of((*a, *b)) for a, b in pairwise(blocks)]
+
+    @cache
+    def time(level: int, size: int) -> int:
+        chunk = next(c for c, of in enumerate(levels) if of == level and blocks[c] != blocks[c + 1])
+        return network.price_of(size, False, blocks[chunk], blocks[chunk + 1]).time
+
+    def price(chunk: int, place: int) -> int:
+        """Of moving what crosses there, and its gradient back."""
+        return 0 if blocks[chunk] == blocks[chunk + 1] else 2 * time(levels[chunk], sizes[place])
+
+    return cheapest(works, places, count, shape.slack, price)
 
 
 def chunks_of(batch: Batch, bounds: Bounds) -> tuple[int, ...]:

@@ -7,16 +7,17 @@ are laid out in time. Known schedules of the same shape that are shorter stand i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch
-from passes.scheduling.steps.cells import Cell, Orders
-from passes.scheduling.steps.choose import LAID_OUT, Listener, silent
-from passes.scheduling.steps.fitting import Found, Weighed, in_time, limits_of, shortage, timed, weigh
+from passes.scheduling.steps.cells import Cell, Line, Orders
+from passes.scheduling.steps.choose import Listener, silent
+from passes.scheduling.steps.fitting import Found, Weighed, in_time, shortage, timed, weigh
 from passes.scheduling.steps.known import KNOWN
 from passes.scheduling.steps.layout import Layout
 from passes.scheduling.steps.memory import peaks
-from passes.scheduling.steps.place import place
+from passes.scheduling.steps.place import delays_of, place
 from passes.scheduling.steps.search import DoesNotFit, schedule_step
 from passes.scheduling.steps.shapes import Wish, lay_out, shapes
 
@@ -26,10 +27,13 @@ KINDS = ((1, "turn"), (2, "back"), (2, "turn"), (4, "turn"))
 CELLS = 1_000_000
 """Cells that a unit of effort puts into orders: about a second of one core."""
 
+LAID_OUT = 4
+"""Shapes that are laid out in time."""
+
 SCREENED = 0.3
 """Part of the effort for a first look at every shape."""
 
-NEAR = 1.02
+NEAR = 1.1
 """How much longer than our own a known schedule may be by its line, to be laid out too."""
 
 ROUNDS = 6
@@ -52,7 +56,7 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
     for number, layout in enumerate(layouts):
         share = round(effort * SCREENED) // len(layouts)
         try:
-            orders = _orders(layout, wish, limits_of(layout), share)
+            orders = _orders(layout, layout.line, wish, layout.room(), share)
         except DoesNotFit as failure:
             refused.append(_too_much(layout, failure))
             continue
@@ -61,7 +65,7 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
         near = [rival] if rival.time < ours.time * NEAR and rival is not ours else []
         looked.append((min(ours.time, rival.time), number, near))
     best: Found | None = None
-    for done, (_, number, rivals) in enumerate(sorted(looked, key=lambda each: each[:2])):
+    for done, (_, number, rivals) in enumerate(_varied(looked, layouts)):
         if best is not None and done >= LAID_OUT:
             break
         made = [_fitting(layouts[number], wish, round(effort * (1 - SCREENED)) // LAID_OUT)]
@@ -77,6 +81,18 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
     return best
 
 
+def _varied(
+    looked: Sequence[tuple[int, int, list[Weighed]]], layouts: Sequence[Layout]
+) -> list[tuple[int, int, list[Weighed]]]:
+    """The shortest first, but the best of each placement of chunks before all others: lines know no busy links."""
+    best: dict[tuple[int, ...], int] = {}
+    ordered = sorted(looked, key=lambda each: each[:2])
+    for _, number, _ in ordered:
+        shape = layouts[number].shape
+        best.setdefault((shape.chunks, *shape.placement(2, shape.chunks)), number)
+    return sorted(ordered, key=lambda each: each[1] not in best.values())
+
+
 def _rivals(layout: Layout, staggered: bool) -> Iterator[Weighed]:
     """The known schedules for the placement of a layout that fit by its line."""
     ranks, chunks = len(layout.blocks), layout.shape.chunks
@@ -88,22 +104,31 @@ def _rivals(layout: Layout, staggered: bool) -> Iterator[Weighed]:
                 yield weighed
 
 
-def _orders(layout: Layout, wish: Wish, limits: Sequence[int] | None, effort: int) -> Orders:
-    line, batch = layout.line, layout.batch
+def _orders(layout: Layout, line: Line, wish: Wish, room: Sequence[int] | None, effort: int) -> Orders:
+    batch = layout.batch
     if not batch.trains:
         stages = [[s for s, stage in enumerate(line.stages) if stage.rank == rank] for rank in range(line.ranks)]
         return [[Cell("F", s, i) for s in on for i in range(batch.microbatches)] for on in stages]
     objective = "span" if wish.staggered else "makespan"
-    return schedule_step(line, batch.microbatches, limits, objective=objective, effort=effort, seed=wish.seed)
+    return schedule_step(line, batch.microbatches, room, objective=objective, effort=effort, seed=wish.seed)
 
 
 def _fitting(layout: Layout, wish: Wish, effort: int) -> Found | Violation:
-    """Our own step on a layout. What a rank holds beside the values its line knows of is taken off, until it fits."""
-    limits = limits_of(layout)
+    """Our own step on a layout: with the delays of its line, then with those that transfers turned out to have."""
+    first = _within(layout, layout.line, wish, effort // 2)
+    if isinstance(first, Violation) or not first.step.moves:
+        return first
+    again = _within(layout, replace(layout.line, delays=delays_of(first.step)), wish, effort // 2)
+    return first if isinstance(again, Violation) or first.pattern <= again.pattern else again
+
+
+def _within(layout: Layout, line: Line, wish: Wish, effort: int) -> Found | Violation:
+    """A step within the memory: what a rank holds beside the values its line knows of is taken off, until it fits."""
+    room = layout.room()
     least: Violation | None = None
     for _ in range(ROUNDS):
         try:
-            step = place(layout, _orders(layout, wish, limits, effort))
+            step = place(layout, _orders(layout, line, wish, room, effort))
         except DoesNotFit as failure:
             return least or _too_much(layout, failure)
         pattern = timed(step, wish.staggered)
@@ -112,21 +137,21 @@ def _fitting(layout: Layout, wish: Wish, effort: int) -> Found | Violation:
             return Found(step, pattern, "own", "orders")
         if least is None or missing.missing < least.missing:
             least = missing
-        if limits is None:
+        if room is None:
             return missing
         held = peaks(step, pattern)
         for rank, block in enumerate(layout.blocks):
             need = max(sum(sizes) for members, sizes in held.items() if set(members) & set(block))
-            limits[rank] -= max(0, need - layout.batch.problem.memory)
+            room[rank] -= max(0, need - layout.batch.problem.memory)
     assert least is not None
     return least
 
 
 def _too_much(layout: Layout, failure: DoesNotFit) -> Violation:
     block, memory = layout.blocks[failure.rank], layout.batch.problem.memory
-    need, params = failure.needed + memory - failure.limit, memory - failure.limit
+    need, params = failure.needed + memory - failure.limit, layout.parameters()[failure.rank]
     message = (
         f"accelerator {block[0]} lacks {need - memory} bytes of {memory} for a single micro-batch: {params} are for"
-        f" parameters and what lies beside them, {failure.needed} for its values"
+        f" parameters and what lies beside them, {need - params} for its values"
     )
     return Violation("memory", message, (), need - memory)

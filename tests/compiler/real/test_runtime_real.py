@@ -2,177 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from queue import Queue
-from threading import Barrier, Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from xdsl.dialects.builtin import IntAttr, StringAttr
 
-from compiler.runtime.job import Job, Rows, Settings
-from compiler.runtime.prepare import job_of
-from dialects.attributes import CostAttr, CostEntry, ScheduleAttr, SlotAttr, ints
+from compiler.runtime.job import Rows
 from dialects.diagnostics import TaktError
-from dialects.operators import operator_names
 from dialects.programs import ALL_GATHER, COMPUTE, COPY, FREE, RECV, SEND, Instruction
-from dialects.structure import find_graph
-from frontend import Source, load
-from passes.lower_to_programs import lower_to_programs
 
 if TYPE_CHECKING:
     import torch
 
-    from compiler.runtime.reference import Comparison
 
 pytestmark = pytest.mark.torch
-
-BOARD = """
-import "takt/transformer.takt"
-accelerator chip { memory = 1 GiB  launch = 0 ns  bandwidth = 10 GB/s  peak bf16 = 1 TFLOP/s  peak f32 = 1 TFLOP/s }
-platform board { accelerators = 6 of chip  link bus { latency = 1 ns  bandwidth = 1 GB/s } }
-"""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch = pytest.importorskip("torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-# --- jobs ------------------------------------------------------------------------------------
-
-
-def placed(
-    text: str,
-    where: Mapping[str, Sequence[int] | Sequence[Sequence[int]]],
-    microbatches: int = 4,
-    windows: int = 3,
-    sharded: Sequence[str] = (),
-) -> tuple[Job, dict[int, Rows]]:
-    """The job of a model whose operators run one after the other, so long that ``windows`` micro-batches overlap.
-
-    ``where`` has a set, or one for each copy, by the beginnings of the operators' names; a later one counts.
-    """
-    module = load(Source("model.takt", BOARD + text))
-    graph = find_graph(module)
-    assert graph is not None
-    names = operator_names(graph)
-    for start, (op, name) in enumerate(names.items()):
-        found = [sets for prefix, sets in where.items() if name.startswith(prefix)][-1]
-        copies: Any = [found] if isinstance(found[0], int) else found
-        op.cost = CostAttr.from_table({len(copies[0]): CostEntry(1000, op.params.value.data)})
-        op.slot = SlotAttr.make(copies, 1000 * start)
-        if name in sharded:
-            op.sharded = ints([0])
-    period = IntAttr(max(1, 1000 * len(names) // windows))
-    one = IntAttr(1)
-    graph.schedule = ScheduleAttr(
-        period, one, one, StringAttr("area"), StringAttr("stages"), StringAttr("by-hand"), one
-    )
-    graph.level = StringAttr("scheduled")
-    lower_to_programs(module, microbatches)
-    return job_of(module, Settings(emulate=False, seed=3))
-
-
-# --- a run in threads ------------------------------------------------------------------------
-
-
-class Meeting:
-    """Where the threads of a set exchange tensors; all of them come in the same order."""
-
-    def __init__(self, members: Sequence[int]):
-        self.members, self.left = members, {}
-        self.barrier = Barrier(len(members), timeout=20)
-
-    def exchange(self, accelerator: int, tensor: torch.Tensor) -> list[torch.Tensor]:
-        self.left[accelerator] = tensor
-        self.barrier.wait()
-        found = [self.left[p].clone() for p in self.members]
-        self.barrier.wait()
-        return found
-
-
-class Board:
-    """All accelerators of a job as threads; ``spoil`` may change what a message brings."""
-
-    def __init__(self, job: Job, spoil: Callable[[Instruction, torch.Tensor], None] = lambda x, tensor: None):
-        self.job, self.spoil = job, spoil
-        sets = {o.on(i) for o in job.operators for i in range(len(o.turns))}
-        sets |= {group for groups in job.groups.values() for group in groups}
-        self.meetings = {members: Meeting(members) for members in sets}
-        self.messages = {(a, b): Queue() for a in job.accelerators for b in job.accelerators}
-        self.failures: list[BaseException] = []
-        self.sizes: list[int] = []
-        self.left: dict[int, int] = {}
-
-    def run(self, folder: Path, programs: Mapping[int, Rows]) -> Comparison:
-        from compiler.runtime.reference import compare
-
-        threads = [Thread(target=self.guarded, args=(folder, p, rows), daemon=True) for p, rows in programs.items()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-        if self.failures:
-            raise self.failures[0]
-        assert not any(thread.is_alive() for thread in threads)
-        assert all(queue.empty() for queue in self.messages.values())
-        return compare(folder, self.job)
-
-    def guarded(self, folder: Path, accelerator: int, rows: Rows) -> None:
-        try:
-            self.work(folder, accelerator, rows)
-        except BaseException as failure:
-            self.failures.append(failure)
-            for meeting in self.meetings.values():
-                meeting.barrier.abort()
-            for b in self.job.accelerators:
-                self.messages[accelerator, b].put(None)
-
-    def work(self, folder: Path, accelerator: int, rows: Rows) -> None:
-        from compiler.runtime.backend import Place
-        from compiler.runtime.real import RealBackend
-
-        board = self
-
-        class Threaded(RealBackend):
-            def add(self, part: torch.Tensor, members: tuple[int, ...]) -> torch.Tensor:
-                parts = board.meetings[members].exchange(accelerator, part)
-                return sum(parts[1:], parts[0])
-
-            def gather(self, part: torch.Tensor, sizes: Sequence[int], members: tuple[int, ...]) -> list[torch.Tensor]:
-                found = board.meetings[members].exchange(accelerator, part)
-                assert [len(one) for one in found] == list(sizes)
-                return found
-
-        backend = Threaded(Place(self.job, accelerator, {}))
-        for x in map(Instruction._make, rows.tolist()):
-            if x.kind == COMPUTE:
-                backend.compute(x)
-            elif x.kind == SEND:
-                sent = backend.message(x)
-                self.sizes.append(sent.numel())
-                self.messages[accelerator, x.peer].put(sent.clone())
-            elif x.kind == RECV:
-                room, brought = backend.landing(x), self.messages[x.peer, accelerator].get(timeout=20)
-                assert brought is not None
-                room.copy_(brought)
-                self.spoil(x, room)
-                backend.arrived(x, room)
-            elif x.kind == COPY:
-                backend.copy(x)
-            elif x.kind == ALL_GATHER:
-                backend.all_gather(x, self.job.groups[accelerator][x.peer])
-            elif x.kind == FREE:
-                backend.free(x)
-        self.left[accelerator] = len(backend.held)
-        backend.finish(folder)
 
 
 def kinds(programs: Mapping[int, Rows]) -> set[int]:
@@ -249,9 +94,9 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_gives_what_the_unpipelined_model_gives(name: str, tmp_path: Path) -> None:
+def test_a_run_gives_what_the_unpipelined_model_gives(placed: Any, threads: Any, name: str, tmp_path: Path) -> None:
     job, programs = placed(**RUNS[name])
-    board = Board(job)
+    board = threads(job)
     found = board.run(tmp_path, programs)
     assert found.agrees, found
     assert found.error < 1e-6
@@ -261,12 +106,12 @@ def test_a_run_gives_what_the_unpipelined_model_gives(name: str, tmp_path: Path)
     assert sum(board.left.values()) == outputs
 
 
-def test_the_runs_have_every_instruction_and_odd_shares(tmp_path: Path) -> None:
+def test_the_runs_have_every_instruction_and_odd_shares(placed: Any, threads: Any, tmp_path: Path) -> None:
     seen = {name: kinds(placed(**given)[1]) for name, given in RUNS.items()}
     assert set().union(*seen.values()) == {COMPUTE, SEND, RECV, COPY, ALL_GATHER, FREE}
     assert ALL_GATHER in seen["unequal"]
     assert COPY in seen["sharded"]
-    board = Board(placed(**RUNS["sharded"])[0])
+    board = threads(placed(**RUNS["sharded"])[0])
     board.run(tmp_path, placed(**RUNS["sharded"])[1])
     # Half a number of bf16 is two bytes of a float32.
     assert any(size % 4 == 2 for size in board.sizes)
@@ -275,7 +120,7 @@ def test_the_runs_have_every_instruction_and_odd_shares(tmp_path: Path) -> None:
 # --- what goes wrong shows -------------------------------------------------------------------
 
 
-def test_a_lost_message_shows(tmp_path: Path) -> None:
+def test_a_lost_message_shows(placed: Any, threads: Any, tmp_path: Path) -> None:
     from compiler.runtime.real import LOST
 
     job, programs = placed(**RUNS["sharded"])
@@ -286,7 +131,7 @@ def test_a_lost_message_shows(tmp_path: Path) -> None:
             lost.append(x)
             room.fill_(LOST)
 
-    found = Board(job, spoil).run(tmp_path, programs)
+    found = threads(job, spoil).run(tmp_path, programs)
     assert lost
     assert not found.agrees
     assert found.worst is not None
@@ -294,7 +139,7 @@ def test_a_lost_message_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["skip", "chain", "sharded"])
-def test_a_message_of_another_micro_batch_shows(name: str, tmp_path: Path) -> None:
+def test_a_message_of_another_micro_batch_shows(placed: Any, threads: Any, name: str, tmp_path: Path) -> None:
     """The second message of some way brings what the first has brought."""
     job, programs = placed(**RUNS[name])
     ways: dict[tuple[int, ...], list[tuple[int, torch.Tensor]]] = {}
@@ -307,34 +152,34 @@ def test_a_message_of_another_micro_batch_shows(name: str, tmp_path: Path) -> No
             room.copy_(before[-1][1])
         before.append((x.microbatch, room.clone()))
 
-    found = Board(job, spoil).run(tmp_path, programs)
+    found = threads(job, spoil).run(tmp_path, programs)
     assert repeated
     assert not found.agrees
     assert found.worst is not None
     assert found.worst.microbatch == repeated[0].microbatch
 
 
-def test_outputs_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_outputs_that_are_not_there_are_named(placed: Any, threads: Any, tmp_path: Path) -> None:
     from compiler.runtime.job import outputs_file
     from compiler.runtime.reference import compare
 
     job, programs = placed(**RUNS["chain"])
-    assert Board(job).run(tmp_path, programs).agrees
+    assert threads(job).run(tmp_path, programs).agrees
     outputs_file(tmp_path, job.rank_of[2]).unlink()
     found = compare(tmp_path, job)
     assert found.missing == tuple((0, i, 2) for i in range(4))
     assert not found.agrees
 
 
-def test_another_seed_is_another_run(tmp_path: Path) -> None:
+def test_another_seed_is_another_run(placed: Any, threads: Any, tmp_path: Path) -> None:
     from compiler.runtime.reference import compare
 
     job, programs = placed(**RUNS["chain"])
-    Board(job).run(tmp_path, programs)
+    threads(job).run(tmp_path, programs)
     assert compare(tmp_path, replace(job, settings=replace(job.settings, seed=4))).error > 0.1
 
 
-def test_the_end_of_another_accelerator_is_no_fault_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_another_accelerator_is_no_fault_of_this_one(placed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     from compiler.runtime.backend import Place
     from compiler.runtime.real import RealBackend
@@ -368,7 +213,7 @@ def test_relative_errors() -> None:
 # --- what is made from seeds -----------------------------------------------------------------
 
 
-def test_inputs_are_within_the_tables_of_their_readers() -> None:
+def test_inputs_are_within_the_tables_of_their_readers(placed: Any) -> None:
     torch = pytest.importorskip("torch")
     from compiler.runtime.torch_values import input_value
 
@@ -383,7 +228,7 @@ def test_inputs_are_within_the_tables_of_their_readers() -> None:
         assert drawn[7].equal(input_value(job, number, 7))
 
 
-def test_operators_of_a_group_share_one_tensor() -> None:
+def test_operators_of_a_group_share_one_tensor(placed: Any) -> None:
     torch = pytest.importorskip("torch")
     from compiler.runtime.torch_values import Parameters
 
@@ -399,7 +244,7 @@ def test_operators_of_a_group_share_one_tensor() -> None:
     assert not Parameters(1).get(tied[0], "table", (17, 12)).equal(tables[0])
 
 
-def test_a_run_that_does_not_fit_is_refused() -> None:
+def test_a_run_that_does_not_fit_is_refused(placed: Any) -> None:
     from compiler.runtime.fits import check_fits, parameter_bytes, peak_bytes
 
     job, programs = placed(**RUNS["chain"])
