@@ -69,9 +69,7 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
             "limits": dict(view.limits),
         },
         "step": _step(view) if view.step else None,
-        "training": None
-        if view.training is None
-        else dict(zip(("optimizer", "precision"), view.training, strict=True)),
+        "training": None if view.training is None else _training(view),
         "stages": [{"index": s.index, "accelerators": s.granted} for s in view.stages],
         "accelerators": [
             {
@@ -149,6 +147,12 @@ def _step(view: ScheduleView) -> dict[str, Any]:
         "makespan": view.makespan,
         "bubble": _share(sum(view.bubble.values(), Fraction(0)) / max(1, len(view.bubble))),
     }
+
+
+def _training(view: ScheduleView) -> dict[str, Any]:
+    assert view.training is not None
+    optimizer, precision = view.training
+    return {"optimizer": optimizer, "precision": precision, "asynchronous": view.asynchronous}
 
 
 def _update(update: Update, names: list[str]) -> dict[str, Any]:
