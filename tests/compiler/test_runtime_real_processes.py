@@ -78,9 +78,20 @@ def test_processes_give_what_the_unpipelined_model_gives(tmp_path: Path) -> None
 def test_processes_train_as_torch_does(taktc: Callable[..., Any], tmp_path: Path) -> None:
     pytest.importorskip("torch")
     model, figures = tmp_path / "gpt.takt", tmp_path / "f.json"
-    model.write_text(MODEL)
-    words = ["--real", "--training", "adam", "--plan", "stages", "--effort", "0.1", "--microbatches", "3"]
-    result = taktc("run", model, *words, "--json", figures)
+    model.write_text(MODEL.replace("accelerators = 4", "accelerators = 3"))
+    words = [
+        "--training",
+        "adam",
+        "--objective",
+        "period",
+        "--plan",
+        "stages",
+        "--effort",
+        "0.1",
+        "--microbatches",
+        "3",
+    ]
+    result = taktc("run", model, "--real", *words, "--json", figures)
     assert (result.code, result.err) == (0, "")
     found = json.loads(figures.read_text())
     # Of each of two blocks two norms and six products with biases; the table, positions and the last norm.
