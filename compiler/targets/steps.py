@@ -26,7 +26,10 @@ def table(comparison: Comparison, *, width: int | None = None, colour: bool = Fa
     console = text_console(stream, width, colour)
     console.print(Text(comparison.title, "bold"))
     of = counted(comparison.microbatches, "micro-batch", "micro-batches")
-    what = f"training with {comparison.training[0]}, " if comparison.training else ""
+    what = ""
+    if comparison.training is not None:
+        optimizer = comparison.training[0]
+        what = "training without an optimizer, " if optimizer == "none" else f"training with {optimizer}, "
     bound = (
         f"; no step is shorter than {short_time(comparison.bound)} ({comparison.bound_by})" if comparison.bound else ""
     )

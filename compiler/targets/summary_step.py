@@ -69,7 +69,7 @@ def _bubble(analysis: StepAnalysis) -> str:
     bubbles = analysis.view.bubble
     used = {p: bubble for p, bubble in bubbles.items() if bubble < 1}
     text = f"mean {percent(1 - analysis.mean.busy)}"
-    if used:
+    if len(set(used.values())) > 1:
         least, most = min(used, key=lambda p: used[p]), max(used, key=lambda p: used[p])
         text += (
             f"; least {percent(used[least])} on accelerator {least}, the busiest, most {percent(used[most])} on {most}"
