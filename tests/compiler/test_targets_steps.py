@@ -191,7 +191,7 @@ def test_picture_of_a_step(one_f_one_b: ModuleOp) -> None:
     first = next(box for _, title, box in found if title.startswith("forward of micro-batch 0, stage 0,"))
     assert first["x"] == 166
     assert first["width"] == pytest.approx((1280 - 166 - 112) * 10 / 180, abs=0.2)
-    labels = [e.text for e in ET.fromstring(svg).iter(f"{SVG}text") if e.attrib.get("class") == "l"]
+    labels = [e.text or "" for e in ET.fromstring(svg).iter(f"{SVG}text") if e.attrib.get("class") == "l"]
     assert sorted(labels) == sorted(12 * [str(i) for i in range(6)])
 
 
