@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
 
+from compiler.links import occupied
 from compiler.targets.analysis import Analysis, StageRow
 from compiler.targets.step_cells import Rank, Run, ranks_of, runs_on
 from compiler.targets.text import counted, percent, short_time
@@ -21,7 +22,8 @@ class Spent:
     A rank is idle in ``fill`` before its first backward operator, in ``drain`` after its last forward operator; from
     the last operator of a step to the first of the next, where steps overlap, ``between`` them. In ``moving`` what it
     does next waits for a transfer under way, in ``waiting``, amid the step, for what other ranks compute. In ``beside``
-    only other accelerators of the rank compute, and ``unused`` belongs to no rank.
+    only other accelerators of the rank compute, and ``unused`` belongs to no rank. Transfers that stop accelerators
+    amid the step are ``moving`` too.
     """
 
     forward: Fraction = Fraction(0)
@@ -76,7 +78,7 @@ class StepAnalysis(Analysis):
         for rank, on in zip(self.ranks, runs, strict=True):
             if not on:
                 continue
-            idle = self._idle(on)
+            idle = self._idle(on, self._stopped(rank))
             for p in rank.accelerators:
                 found[p] = self._of(p, on, idle)
         return found
@@ -106,7 +108,7 @@ class StepAnalysis(Analysis):
         shares = {name: Fraction(ns, pattern) for name, ns in time.items()}
         return Spent(**shares, beside=1 - sum(shares.values(), Fraction(0)))
 
-    def _idle(self, runs: list[Run]) -> dict[str, int]:
+    def _idle(self, runs: list[Run], stopped: list[tuple[int, int]]) -> dict[str, int]:
         """Why a rank runs nothing, ns: around the step, every moment counted once."""
         view, pattern = self.view, self.view.pattern
         first, (back, ahead) = runs[0], self._phases(runs)
@@ -124,7 +126,7 @@ class StepAnalysis(Analysis):
                 time["fill"] += first.begin - view.span[0]
                 time["drain"] += gap - (first.begin - view.span[0])
             else:
-                moving = min(gap, self._moving(runs[number], begin - gap))
+                moving = _covered([self._moving(runs[number], begin - gap), *stopped], begin - gap, begin)
                 time["moving"] += moving
                 phase = "fill" if begin <= back else "drain" if begin - gap >= ahead else "waiting"
                 time[phase] += gap - moving
@@ -137,20 +139,33 @@ class StepAnalysis(Analysis):
         ahead = max((r.end for r in forward), default=runs[0].begin)
         return min(back, default=runs[0].begin), ahead if back else runs[-1].end
 
-    def _moving(self, run: Run, since: int) -> int:
-        """For how much of the time from ``since`` to its start the last value that ``run`` waits for was under way."""
+    def _moving(self, run: Run, since: int) -> tuple[int, int]:
+        """When the last value that ``run`` waits for was under way, from ``since`` on; nothing where none was."""
         view = self.view
         if isinstance(run.member, Update):
-            return 0
+            return since, since
         assert run.microbatch is not None
-        latest: tuple[Fraction, Fraction] = (Fraction(since), Fraction(since))
+        arrived, sent = Fraction(since), Fraction(since)
         for edge in self._read_by[run.member.index]:
             microbatch = run.microbatch - edge.distance
             for move in view.carriers[edge].values():
-                sent, landed = view.begin(move, microbatch), view.landing(move, microbatch) + move.time
-                latest = max(latest, (min(landed, Fraction(run.begin)), sent))
-        arrived, sent = latest
-        return max(0, int(arrived - max(sent, since)))
+                landed = view.landing(move, microbatch) + move.time
+                if arrived < landed <= run.begin:
+                    arrived, sent = landed, view.begin(move, microbatch)
+        return int(max(sent, since)), int(arrived)
+
+    def _stopped(self, rank: Rank) -> list[tuple[int, int]]:
+        """When transfers of a step stop an accelerator of a rank."""
+        view = self.view
+        if view.platform.transfers == "overlapped":
+            return []
+        found: list[tuple[int, int]] = []
+        for move in view.moves:
+            for i, starts in enumerate(zip(move.starts, move.landings, strict=True)):
+                for start, resources in zip(starts, occupied(view, move, i), strict=True):
+                    if any(r.kind == "accelerator" and r.first in rank.accelerators for r in resources):
+                        found.append((start, start + move.time))
+        return found
 
     @cached_property
     def _read_by(self) -> list[list[Edge]]:
@@ -233,8 +248,8 @@ class StepAnalysis(Analysis):
                 f"{share} of the accelerators' time passes beside operators that run on fewer accelerators than their "
                 "rank has: more, narrower stages make it less."
             )
-        used = sum(len(rank.accelerators) for rank in self.ranks)
-        return f"{view.platform.accelerators - used} accelerators of {view.platform.accelerators} are left idle."
+        idle = counted(len(self.idle), "accelerator")
+        return f"{idle} of {view.platform.accelerators} without work: {share} of all time."
 
     def _balance_advice(self) -> str:
         """How far the busiest accelerator is from the mean of those that are used."""
@@ -257,3 +272,12 @@ class StepAnalysis(Analysis):
             f"The optimizer takes {percent(self.mean.optimizer)} of the accelerators' time, once a step: "
             "more micro-batches in a step make that less."
         )
+
+
+def _covered(spans: Iterable[tuple[int, int]], low: int, high: int) -> int:
+    """How much of ``[low, high)`` lies in any of ``spans``."""
+    covered, until = 0, low
+    for begin, end in sorted(span for span in spans if span[0] < high and span[1] > low):
+        covered += max(0, min(end, high) - max(begin, until))
+        until = max(until, min(end, high))
+    return covered

@@ -139,8 +139,37 @@ def test_summary_of_steps_that_overlap(overlapping: ModuleOp) -> None:
         assert expected in text, (expected, text)
 
 
+WIDE = """model wide {
+  input x: tensor<8 x 64, bf16>
+  a = op(x) time [40us, 20us, 15us, 12us] backward 2.0x params 4 KiB output 8 B
+  b = op(a) time [40us] backward 2.0x params 4 KiB output 8 B
+  output b
+}
+"""
+
+
+def blocking(mode: str) -> str:
+    """Links whose transfers stop accelerators."""
+    return LINKED.replace("4 of chip", f"4 of chip  transfers = {mode}")
+
+
+def odd_steps() -> list[ModuleOp]:
+    """Chunks that take turns, transfers that stop accelerators, a rank of several accelerators, no stages at all."""
+    unstaged = scheduled(chain(4) + FREE, 3, "zb-h2", "sgd", stages=2)
+    for op in unstaged.walk():
+        op.properties.pop("stage", None)
+    for op in [op for op in unstaged.walk() if op.name == "takt.stage"]:
+        op.detach()
+    return [
+        scheduled(chain(8) + LINKED, 8, "interleaved", "adam", stages=2),
+        *(scheduled(chain(4, size=4000) + blocking(mode), 6, "1f1b", stages=4) for mode in ("blocking", "buffered")),
+        scheduled(WIDE + FREE, 4, "own", "adam", stages=1),
+        unstaged,
+    ]
+
+
 def test_where_the_time_goes(one_f_one_b: ModuleOp, overlapping: ModuleOp) -> None:
-    for module in (one_f_one_b, overlapping, scheduled(chain(8) + LINKED, 8, "interleaved", "adam", stages=2)):
+    for module in (one_f_one_b, overlapping, *odd_steps()):
         analysis = StepAnalysis(module)
         for p, spent in analysis.spent.items():
             shares = [getattr(spent, f.name) for f in fields(Spent)]
@@ -202,6 +231,15 @@ def test_cells_never_overlap(one_f_one_b: ModuleOp, overlapping: ModuleOp) -> No
         for box in found:
             assert box["x"] >= last.get(box["y"], 0.0) - 0.21
             last[box["y"]] = box["x"] + box["width"]
+
+
+def test_pictures_of_odd_steps() -> None:
+    for module in odd_steps():
+        view, svg = view_of(module), emitter("svg")(module)
+        assert len([title for _, title, _ in drawn(svg) if "of the optimizer" not in title]) >= len(view.tasks)
+        assert emitter("summary")(module, width=80)
+        assert json.loads(emitter("perfetto")(module))["otherData"]["step_ns"] == view.pattern
+        jsonschema.Draft202012Validator(schema()).validate(json.loads(emitter("json")(module)))
 
 
 def test_picture_of_steps_that_overlap(overlapping: ModuleOp) -> None:
