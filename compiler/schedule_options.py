@@ -60,6 +60,9 @@ RECOMPUTE_HELP = (
     f"what a training step computes again instead of keeping it: {', '.join(RECOMPUTATIONS)}; solver: what gives the"
     " best schedule that fits"
 )
+COMPARE_HELP = (
+    "a step of --training and --microbatches by our own order beside the known ones, as a table or --emit json"
+)
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
@@ -124,6 +127,7 @@ def add_schedule_options(
     add("--recompute", choices=RECOMPUTATION_CHOICES, metavar="POLICY", help=RECOMPUTE_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
+        add("--compare", action="store_true", help=COMPARE_HELP)
     add = parser.add_argument_group("search").add_argument
     add("--effort", metavar="W", type=amount, help="work for the solvers; a unit is about a second of one core (10)")
     add("--time-limit", metavar="S", type=seconds, help="seconds for the solvers")
@@ -150,6 +154,8 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
             "--microbatches is for --objective step, of so many micro-batches, for --training and --order, and for"
             f" --compile-to programs and --emit {' and '.join(BATCHES)}, which process so many"
         )
+    if args.compare:
+        _check_compare(parser, args)
     if args.pareto is None:
         return
     if args.emit not in (None, "json", "svg"):
@@ -163,6 +169,18 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
     for option, value in one.items():
         if value is not None:
             parser.error(f"{option} is about one schedule, and --pareto asks for several")
+
+
+def _check_compare(parser: ArgumentParser, args: argparse.Namespace) -> None:
+    if not is_step(args):
+        parser.error("--compare is about a step: give --training and --microbatches")
+    if args.emit not in (None, "json") or args.target not in (None, "json"):
+        parser.error(f"--compare prints a table, or --emit json, not {args.target}; --order draws one of them")
+    if args.recompute == "solver":
+        parser.error("--recompute solver chooses by one schedule, and --compare asks for several: name a policy")
+    for name in ("order", "cut", "staggered", "chunks", "compile_to", "simulate", "passes"):
+        if getattr(args, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} is about one schedule, and --compare asks for several")
 
 
 def is_step(args: argparse.Namespace) -> bool:
