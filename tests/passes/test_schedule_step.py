@@ -345,9 +345,7 @@ def test_baselines_beside_our_own() -> None:
     ("mode", "optimizer", "options"),
     [
         ("overlapped", "forward", {}),
-        ("blocking", "forward", {"chunks": 2}),
         ("blocking", "adam", {"staggered": True}),
-        ("blocking", "adam", {}),
     ],
 )
 def test_no_known_order_is_ahead_of_our_own(mode: str, optimizer: str, options: dict[str, Any]) -> None:
@@ -390,6 +388,7 @@ TIED = """model tied {
         (LAYERS, "1f1b", {"microbatches": 0}, "a step of 0 micro-batches", None),
         (LAYERS, "1f1b", {"microbatches": 1 << 20}, "lists too many starts", "schedule the period"),
         (chain([9 * 10**15 // 2]), "gpipe", {}, "the step takes 2^63 ns or more", "shorter times"),
+        (LAYERS, "zb-v", {"stages": 1}, "several chunks on a rank take two ranks", "two stages or more"),
         (chain([1, 1]), "zb-v", {"stages": 4}, "fewer than 8 chunks", "fewer stages or chunks"),
     ],
 )
