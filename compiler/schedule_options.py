@@ -25,6 +25,7 @@ from passes.choices import (
     OPTIMIZERS,
     ORDERS,
     PLANS,
+    RECOMPUTATION_CHOICES,
     RECOMPUTATIONS,
     SOLVERS,
     TIES,
@@ -123,7 +124,7 @@ def add_schedule_options(
     add("--staggered", action="store_const", const=True, help="a step begins before all of the last one has ended")
     add("--tie", choices=TIES, metavar="KIND", help=TIE_HELP)
     add("--asynchronous", metavar="M", nargs="?", const=1, type=positive, help=ASYNCHRONOUS_HELP)
-    add("--recompute", choices=(*RECOMPUTATIONS, "solver"), metavar="POLICY", help=RECOMPUTE_HELP)
+    add("--recompute", choices=RECOMPUTATION_CHOICES, metavar="POLICY", help=RECOMPUTE_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
         add("--compare", action="store_true", help=COMPARE_HELP)
@@ -161,6 +162,8 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
         parser.error(f"--pareto prints a table, --emit json or --emit svg, not {args.emit}")
     if args.target not in (None, args.emit):
         parser.error(f"--emit {args.emit} has no options with --pareto")
+    if args.recompute == "solver":
+        parser.error("--recompute solver chooses one schedule, and --pareto asks for several; name a policy")
     one = {"--compile-to": args.compile_to, "--simulate": args.simulate, "--passes": args.passes}
     one |= {"--objective": args.objective, "--gap": args.gap}
     for option, value in one.items():

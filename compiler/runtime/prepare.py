@@ -13,7 +13,7 @@ from compiler.runtime.job import Forward, Job, Operator, Read, Rows, Settings, T
 from compiler.view import ScheduleView, view_of
 from dialects.attributes import members, values
 from dialects.diagnostics import Diagnostic, TaktError
-from dialects.gradients import ForwardAttr, GradientOp
+from dialects.gradients import BackwardOp, ForwardAttr
 from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
 from dialects.programs import ProgramOp
 from dialects.structure import GraphOp, InputOp, find_graph
@@ -165,7 +165,7 @@ class _Reading:
             task.group,
             task.params,
             None if task.group is None else self.tied.get(task.group),
-            self.forward(op.of) if isinstance(op, GradientOp) else None,
+            self.forward(op.of) if isinstance(op, BackwardOp) else None,
             task.later,
         )
 

@@ -24,7 +24,7 @@ from compiler.runtime.clock import now
 from compiler.runtime.fits import real_size, scale
 from compiler.runtime.job import Read, Value, outputs_file, trained_file
 from compiler.runtime.torch_calls import WHOLE, Call, Rule
-from compiler.runtime.torch_gradients import run_input, run_weight
+from compiler.runtime.torch_gradients import again, run_input, run_weight
 from compiler.runtime.torch_operators import run
 from compiler.runtime.torch_training import Named, Trained
 from compiler.runtime.torch_values import (
@@ -127,7 +127,7 @@ class RealBackend(Backend):
             return [(torch.empty(value.shape), WHOLE) for value in call.operator.results]
         if call.operator.kind == "input_gradient":
             return list(zip(*run_input(call), strict=True))
-        made, rule = run(call)
+        made, rule = run(again(call) if call.operator.kind == "recompute" else call)
         return [(tensor, rule) for tensor in made]
 
     def update(self, number: int) -> None:

@@ -170,7 +170,7 @@ def test_where_transfers_are_free_a_step_is_a_run_of_its_line(
 
 @pytest.mark.parametrize("mode", ["overlapped", "blocking", "buffered"])
 def test_every_order_on_every_kind_of_links(mode: str) -> None:
-    module = moldable(LAYERS + LINKED.format(count=8, mode=mode), "adam")
+    module = moldable(LAYERS + LINKED.format(count=4, mode=mode), "adam")
     _, batch = read_batch(module, 5)
     bounds = {bound.name: bound.value for bound in graph_bounds(batch)}
     for order in ORDERS:
@@ -305,9 +305,8 @@ def _most(module: ModuleOp) -> int:
 @pytest.mark.parametrize(
     ("model", "overrides"),
     [
-        ("gpt2_xl", {"layers": 4}),
-        ("llama3_8b", {"layers": 4}),
-        ("mixtral_8x7b", {"layers": 2}),
+        ("gpt2_xl", {"layers": 2}),
+        ("mixtral_8x7b", {"layers": 1}),
         ("research_dag", {}),
     ],
 )
@@ -317,14 +316,14 @@ def test_examples(examples: Path, model: str, overrides: dict[str, str]) -> None
     module = load(Source.read(examples / f"{model}.takt"), platform=machine, overrides=texts, model=None)
     ExpandTrainingPass().apply(Context(), module)
     AnnotateCostsPass().apply(Context(), module)
-    known = step_time(module, 4, "1f1b")
-    assert step_time(module, 4, "own") <= known
+    known = step_time(module, 4, "1f1b", stages=4)
+    assert step_time(module, 4, "own", stages=4) <= known
 
 
 def test_baselines_beside_our_own() -> None:
     module = moldable(LAYERS + LINKED.format(count=4, mode="overlapped"), "adam")
     before = print_ir(module)
-    made = dict(baselines(module, 8, effort=0.3))
+    made = dict(baselines(module, 8, effort=0.2))
     assert print_ir(module) == before
     assert list(made) == [*KNOWN, UNIFORM, OWN, STAGGERED]
     times: dict[str, int] = {}
@@ -344,7 +343,7 @@ def test_baselines_beside_our_own() -> None:
 
 def test_the_same_arguments_give_the_same_step() -> None:
     module = moldable(LAYERS + LINKED.format(count=4, mode="overlapped"), "adam")
-    assert print_ir(scheduled(module, 6, effort=0.2)) == print_ir(scheduled(module, 6, effort=0.2))
+    assert print_ir(scheduled(module, 6)) == print_ir(scheduled(module, 6))
 
 
 TIED = """model tied {
@@ -362,6 +361,7 @@ TIED = """model tied {
     [
         (LAYERS, "1f1b", {"stages": 3, "cut": "equal"}, "4 layers cannot be cut into 3 chunks of equally many", "cut"),
         (LAYERS, "1f1b", {"stages": 5}, "5 stages need as many accelerators, and there are 4", "number of stages"),
+        (LAYERS, "own", {"stages": 0}, "stages must be at least 1, got 0", None),
         (LAYERS, "1f1b", {"chunks": 2}, "1F1B has 1 chunk on a rank, not 2", "fewer stages or chunks"),
         (LAYERS, "1f1b", {"microbatches": 0}, "a step of 0 micro-batches", None),
         (LAYERS, "1f1b", {"microbatches": 1 << 20}, "lists too many starts", "schedule the period"),

@@ -21,6 +21,7 @@ from dialects.structure import find_graph
 from frontend import Source, load
 from passes.expand_training import ExpandTrainingPass
 from passes.lower_to_programs import lower_to_programs
+from passes.recompute_activations import RecomputeActivationsPass
 
 if TYPE_CHECKING:
     import torch
@@ -54,15 +55,17 @@ def _placed(
     sharded: Sequence[str] = (),
     optimizer: Any = None,
     tie: Any = "copies",
+    recompute: Any = "none",
 ) -> tuple[Job, dict[int, Rows]]:
     """The job of a model whose operators run one after the other, so long that ``windows`` micro-batches overlap.
 
     ``where`` has a set, or one for each copy, by the beginnings of the operators' names; a later one counts.
-    ``optimizer`` makes a training graph of it.
+    ``optimizer`` makes a training graph of it, in which gradients ``recompute`` what they read.
     """
     module = load(Source("model.takt", _BOARD + text))
     if optimizer is not None:
         ExpandTrainingPass(optimizer=optimizer, tie=tie).apply(new_context(), module)
+        RecomputeActivationsPass(policy=recompute).apply(new_context(), module)
     graph = find_graph(module)
     assert graph is not None
     names = operator_names(graph)

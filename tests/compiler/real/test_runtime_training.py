@@ -101,7 +101,8 @@ def test_gradients_are_those_of_the_unpipelined_model(name: str, placed: Placed,
     found = board.run(tmp_path, programs)
     assert found.gradients is not None
     assert found.agrees, found
-    assert found.gradients.error < 2e-6
+    # Models with a bend are computed in 64 bits.
+    assert found.gradients.error < (1e-12 if name == "images" else 2e-6)
     trained = {o.group for o in job.operators if o.kind == "weight_gradient"}
     assert found.gradients.compared >= len(trained)
     assert found.parameters is None
@@ -109,6 +110,15 @@ def test_gradients_are_those_of_the_unpipelined_model(name: str, placed: Placed,
     assert sum(board.left.values()) == sum(
         len(job.operators[v].on(i)) for v, _ in job.outputs for i in range(job.microbatches)
     )
+
+
+@pytest.mark.parametrize(("name", "policy"), [("tied", "selective"), ("tied", "full"), ("mixed", "selective")])
+def test_gradients_of_what_is_recomputed(name: str, policy: str, placed: Placed, threads: Any, tmp_path: Path) -> None:
+    job, programs = placed(**RUNS[name], optimizer="sgd", recompute=policy)
+    assert any(o.kind == "recompute" for o in job.operators)
+    found = threads(job).run(tmp_path, programs)
+    assert found.agrees, found
+    assert found.gradients.compared == (39 if name == "tied" else 9)
 
 
 def test_every_parameter_is_compared(placed: Placed, threads: Any, tmp_path: Path) -> None:
