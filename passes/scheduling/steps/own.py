@@ -54,8 +54,7 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
             break
         best.take(_fitting(layout, wish, round(wish.effort * CELLS * (1 - SCREENED)) // LAID_OUT))
     for one in _promising(looked):
-        if best.found is None or one.time < best.found.pattern:
-            best.take(in_time(one, wish.staggered))
+        best.take(in_time(one, wish.staggered))
     if best.found is None:
         raise InvalidProblem([min(best.refused, key=lambda violation: violation.missing)])
     return best.found
