@@ -235,6 +235,26 @@ def test_staggered_steps_follow_each_other_sooner() -> None:
     assert step_time(module, 6, stages=4, staggered=True) < joined
 
 
+WAITING = """model m {
+  input x: tensor<8 x 8, i8>
+  a = op(x) time [10us] params 1 KiB output 8 B
+  b = op(a) time [20us] params 1 KiB output 8 B
+  z = op(a) time [0us] params 1 KiB output 8 B
+  y = op(b, z) time [30us] params 1 KiB output 8 B backward [230us] weights [200us]
+  output y
+}
+"""
+"""On two ranks ``z`` starts on the second before that has anything to do that takes time."""
+
+
+@pytest.mark.parametrize("order", ["zb-h1", "own"])
+def test_operators_without_time_find_new_parameters_too(order: Order) -> None:
+    module = moldable(WAITING + FREE.format(count=2), "adam")
+    assert step_time(module, 1, order, stages=2, staggered=True) >= 280_000
+    nothing = "model m { input x: tensor<8, i8> a = op(x) time [0us] output 8 B output a }\n" + FREE.format(count=1)
+    assert step_time(moldable(nothing, "forward"), 2, order, staggered=True) == 1
+
+
 def test_all_of_a_rank_and_equal_layers() -> None:
     module = moldable(LAYERS + LINKED.format(count=8, mode="overlapped"), "adam")
     made = scheduled(module, 4, "1f1b", cut="equal", stages=2)
