@@ -313,6 +313,14 @@ def test_memory_decides_what_is_possible() -> None:
     assert "for a single micro-batch" in str(refused(module, 12, "own", stages=4, max_memory=1 << 20))
 
 
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_memory_that_a_known_order_takes_is_enough_for_our_own(microbatches: int) -> None:
+    module = moldable(chain([10, 10, 10]) + FREE.format(count=1), "adam")
+    most = _most(scheduled(module, microbatches, "1f1b"))
+    assert _most(scheduled(module, microbatches, max_memory=most)) <= most
+    refused(module, microbatches, "own", max_memory=most - 1)
+
+
 def _most(module: ModuleOp) -> int:
     platform = find_platform(module)
     assert platform is not None

@@ -48,8 +48,8 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
     Raises :class:`InvalidProblem` where nothing can be laid out, or fits in memory.
     """
     best = _Best(listen)
-    looked = sorted(_looked(batch, wish, best), key=lambda one: one.time)
-    for number, layout in enumerate(_varied(looked)):
+    looked = sorted(_looked(batch, wish, best), key=lambda one: (one.missing, one.time))
+    for number, layout in enumerate(_varied([one for one in looked if not one.missing])):
         if best.found is not None and number >= LAID_OUT:
             break
         best.take(_fitting(layout, wish, round(wish.effort * CELLS * (1 - SCREENED)) // LAID_OUT))
@@ -78,7 +78,7 @@ class _Best:
 
 
 def _looked(batch: Batch, wish: Wish, best: _Best) -> Iterator[Weighed]:
-    """Our own orders, found with little effort, and the known ones that fit, of every shape."""
+    """Our own orders, found with little effort, and the known ones, of every shape."""
     if wish.chunks is None:
         kinds = KINDS
     else:
@@ -88,19 +88,25 @@ def _looked(batch: Batch, wish: Wish, best: _Best) -> Iterator[Weighed]:
         effort = round(wish.effort * CELLS * SCREENED) // len(layouts)
         try:
             orders = _orders(layout, layout.line, wish, layout.room(), effort)
+            yield weigh(layout, orders, wish.staggered, "own", "orders")
         except DoesNotFit as failure:
             best.take(_too_much(layout, failure))
-            continue
-        yield weigh(layout, orders, wish.staggered, "own", "orders")
         yield from _rivals(layout, wish.staggered)
 
 
 def _promising(looked: Sequence[Weighed]) -> Iterator[Weighed]:
-    """The shortest by their lines, and of each known schedule as many as are laid out where it is asked for."""
-    seen: Counter[str] = Counter()
+    """The shortest by their lines, and of each known schedule as many as are laid out where it is asked for.
+
+    Lines count what cells hold inside on top of all else, so what lacks memory there may fit: the least of a schedule
+    of which nothing else does.
+    """
+    seen: Counter[tuple[str, int]] = Counter()
     for number, one in enumerate(looked):
-        seen[one.engine] += 1
-        if number < MORE or seen[one.engine] <= OF_EACH:
+        kind = one.engine, one.layout.shape.chunks
+        if one.missing and seen[kind]:
+            continue
+        seen[kind] += 1
+        if number < MORE or seen[kind] <= OF_EACH:
             yield one
 
 
@@ -115,14 +121,12 @@ def _varied(looked: Sequence[Weighed]) -> list[Layout]:
 
 
 def _rivals(layout: Layout, staggered: bool) -> Iterator[Weighed]:
-    """The known schedules for the placement of a layout that fit by its line."""
+    """The known schedules for the placement of a layout."""
     ranks, chunks = len(layout.blocks), layout.shape.chunks
     for name, schedule in KNOWN.items():
         if schedule.chunks in (None, chunks) and schedule.placement(ranks, chunks) == layout.ranks:
             orders = forward(layout.batch, schedule.generate(layout.line, layout.batch.microbatches))
-            weighed = weigh(layout, orders, staggered, "own", name)
-            if not weighed.missing:
-                yield weighed
+            yield weigh(layout, orders, staggered, "own", name)
 
 
 def _orders(layout: Layout, line: Line, wish: Wish, room: Sequence[int] | None, effort: int) -> Orders:

@@ -77,10 +77,12 @@ def schedule_step(
 
 
 def _check(line: Line, limits: Sequence[int]) -> None:
-    for rank, limit in enumerate(limits):
-        needed = sum(stage.activation for stage in line.stages if stage.rank == rank)
-        if needed > limit:
-            raise DoesNotFit(rank, needed, limit)
+    needed = [0] * len(limits)
+    for stage in line.stages:
+        needed[stage.rank] += stage.activation
+    worst = max(range(len(limits)), key=lambda rank: needed[rank] - limits[rank])
+    if needed[worst] > limits[worst]:
+        raise DoesNotFit(worst, needed[worst], limits[worst])
 
 
 def _variants(line: Line, limits: Sequence[int] | None) -> list[Line]:
