@@ -70,6 +70,11 @@ class RecomputeActivationsPass(ModulePass):
         if graph is None:
             raise TaktError("there is no model: the module has no takt.graph")
         check(graph)
+        if self.save < 0:
+            raise TaktError(at(graph, f"save must be 0 or more bytes, got {self.save}"))
+        if self.save and self.policy != "solver":
+            message = f"save is what the policy 'solver' must not keep, and the policy is '{self.policy}'"
+            raise TaktError(at(graph, message, "leave save out, or take 'solver'"))
         if self.policy == "none":
             return
         regions = read_regions(graph)
