@@ -63,6 +63,7 @@ RECOMPUTE_HELP = (
 COMPARE_HELP = (
     "a step of --training and --microbatches by our own order beside the known ones, as a table or --emit json"
 )
+EFFORT_HELP = "work for the solvers; a unit is about a second of one core (10; for a step 3)"
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
@@ -129,7 +130,7 @@ def add_schedule_options(
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
         add("--compare", action="store_true", help=COMPARE_HELP)
     add = parser.add_argument_group("search").add_argument
-    add("--effort", metavar="W", type=amount, help="work for the solvers; a unit is about a second of one core (10)")
+    add("--effort", metavar="W", type=amount, help=EFFORT_HELP)
     add("--time-limit", metavar="S", type=seconds, help="seconds for the solvers")
     add("--seed", metavar="N", type=natural, help="seed of the solvers")
     add("--solver", choices=SOLVERS, metavar="NAME", help=f"this engine only: {', '.join(SOLVERS)}")

@@ -56,7 +56,7 @@ class RecomputeActivationsPass(ModulePass):
       %h = takt.linear(%x) group "h" block <"b", 0>   ->   %h = takt.linear(%x) group "h" block <"b", 0>
       %y = takt.gelu(%h) group "y" block <"b", 0>          %y = takt.gelu(%h) group "y" block <"b", 0>
       ...                                                  ...
-                                                           %h.R = takt.recompute(%x, %g) of <"linear" ... group "h"
+                                                           %h.R = takt.recompute(%x, %g) of <"linear" ...> group "h"
       %y.I = takt.input_gradient(%g, %h) of ...            %y.I = takt.input_gradient(%g, %h.R) of ...
     """
 
