@@ -42,7 +42,10 @@ ALLOTMENTS_HELP = (
     "on how many accelerators of its stage an operator runs: any (default); stage: all of them; or a number: exactly so"
     " many, in stages that wide (plans stages, interleaved, v and auto)"
 )
-TRAINING_HELP = f"a training step, with backward operators and what this keeps: {', '.join(OPTIMIZERS)}"
+TRAINING_HELP = (
+    "train: backward operators, and what this optimizer keeps; with --microbatches a whole step, else the steady state:"
+    f" {', '.join(OPTIMIZERS)}"
+)
 ORDER_HELP = (
     "a step of --microbatches in this order, each with starts of its own: own, the shortest found (default with"
     f" --training); or {', '.join(ORDERS[1:])}"
@@ -108,7 +111,7 @@ def add_schedule_options(
     """
     add = parser.add_argument_group("schedule").add_argument
     add("--plan", choices=PLANS, metavar="PLAN", help=PLAN_HELP)
-    add("--stages", metavar="N", type=positive, help="number of stages (default: chosen)")
+    add("--stages", metavar="N", type=positive, help="number of stages, in a step of ranks (default: chosen)")
     add("--objective", choices=GOALS, metavar="KIND", help="what is made small: period (default), step or latency")
     add("--microbatches", metavar="M", type=positive, help=microbatches)
     add("--max-in-flight", metavar="N", type=positive, help="most micro-batches begun and not finished")
