@@ -148,7 +148,7 @@ def least_period(
     """The stages of about the least period at this pace; None when that is more than ``known``."""
 
     def pieces(period: int) -> list[Piece] | None:
-        load = max(1, int(period / pace))
+        load = min(profile.profile.most, max(1, int(period / pace)))  # beyond that, what cannot run at all would do
         counts = in_flight(load, period, profile.there, profile.accelerators)
         return cover_within(profile, load, room, counts, budget, blocks)
 
