@@ -25,6 +25,7 @@ from compiler.pipeline import Options, new_context, run_pipeline
 from compiler.targets.mpmd import emit
 from compiler.view import Accelerators, ScheduleView, view_of
 from dialects.diagnostics import TaktError
+from dialects.gradients import OptimizerStepOp
 from dialects.links import LinkAttr
 from dialects.operators import OperatorOp
 from dialects.structure import InputOp, NextOp, OutputOp, StateOp, find_graph
@@ -191,6 +192,8 @@ def evaluate(module: ModuleOp, microbatches: int, terms: Terms) -> list[tuple[st
                     left[op.state.data].append(env[op.left])
                 case OutputOp():
                     results += [(o.name, i, env[v]) for o, v in zip(view.outputs, op.operands, strict=True)]
+                case OptimizerStepOp():
+                    pass
                 case OperatorOp():
                     name, read = view.tasks[next(numbers)].name, tuple(env[v] for v in op.operands)
                     env |= {r: terms(name, r.index, *read) for r in op.results}
