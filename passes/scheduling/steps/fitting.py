@@ -49,7 +49,7 @@ def weigh(layout: Layout, orders: Orders, staggered: bool, plan: str, engine: st
         tails[layout.rank(update.member)] += layout.update_time(update)
     firsts = taken.first if staggered else [0] * len(tails)
     time = max(last - first + tail for first, last, tail in zip(firsts, taken.last, tails, strict=True))
-    limits = limits_of(layout) or taken.peaks
+    limits = layout.room() or taken.peaks
     missing = max(peak - limit for peak, limit in zip(taken.peaks, limits, strict=True))
     return Weighed(layout, orders, time, max(0, missing), plan, engine)
 
@@ -91,12 +91,6 @@ def _ranges(members: Members) -> str:
         else:
             found.append([p, p + 1])
     return "[" + ", ".join(f"{low}:{high}" for low, high in found) + "]"
-
-
-def limits_of(layout: Layout) -> list[int] | None:
-    """Bytes that values may take on each rank."""
-    memory = layout.batch.problem.memory
-    return [memory - params for params in layout.parameters()] if memory else None
 
 
 def in_time(tried: Weighed, staggered: bool) -> Found | Violation:

@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import Literal
 
 from passes.scheduling.blocks import pack_blocks
-from passes.scheduling.crossings import share
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch, Update
 from passes.scheduling.steps.cells import Cell, Kind, Line, Stage
 from passes.scheduling.steps.cuts import Bounds, balanced, equal, places_to_cut
+from passes.scheduling.steps.held import Held
 from passes.scheduling.steps.known import Placement
 
 Cut = Literal["balanced", "equal"]
@@ -84,12 +84,28 @@ class Layout:
     @cached_property
     def line(self) -> Line:
         """The chunks as stages of a line: what cells take, and what they hold on the first accelerator of a block."""
-        held = Held(self)
+        held = self.held
         stages: list[Stage] = []
         for chunk, rank in enumerate(self.ranks):
             forward, inputs, weights = (self._time(kind, chunk) for kind in ("F", "I", "W"))
             stages.append(Stage(rank, forward, inputs, weights, *held.of(chunk)))
         return Line(tuple(stages), delays=self._delays())
+
+    @cached_property
+    def held(self) -> Held:
+        """What chunks hold of a micro-batch, on the first accelerator of their block."""
+        return Held(self.batch, self.chunks, self.sets)
+
+    def room(self) -> list[int] | None:
+        """Bytes that values between cells may take on each rank; None where memory is not looked at."""
+        memory = self.batch.problem.memory
+        if not memory:
+            return None
+        inside = [0] * len(self.blocks)
+        for chunk, rank in enumerate(self.ranks):
+            most = max(self.held.inside(kind, chunk, self.of(Cell(kind, chunk, 0))) for kind in ("F", "I", "W", "B"))
+            inside[rank] = max(inside[rank], most)
+        return [memory - params - extra for params, extra in zip(self.parameters(), inside, strict=True)]
 
     def _time(self, kind: Kind, chunk: int) -> int:
         return sum(self.time(v) + self._inside(v) for v in self.cells.get((kind, chunk), []))
@@ -126,48 +142,6 @@ class Layout:
             k = len(self.sets[item[0]])
             held[self.rank(item[0])] += max(problem.operations[v].table[k].params for v in item)
         return held
-
-
-class Held:
-    """What chunks hold of a micro-batch between their cells, on the first accelerator of their block."""
-
-    def __init__(self, layout: Layout):
-        self.layout = layout
-        chunks = len(layout.ranks)
-        self.activation, self.kept = [0] * chunks, [0] * chunks
-        for v in range(len(layout.sets)):
-            self._of_results(v)
-        for value in layout.batch.problem.inputs:
-            by_set: dict[Members, list[int]] = {}
-            for c in value.consumers:
-                by_set.setdefault(layout.sets[c], []).append(c)
-            for readers in by_set.values():
-                self._add("F", layout.chunks[readers[0]], readers, value.bytes)
-
-    def of(self, chunk: int) -> tuple[int, int]:
-        """Bytes from ``F`` on, and those that ``I`` leaves for ``W``."""
-        return self.activation[chunk], self.kept[chunk]
-
-    def _of_results(self, v: int) -> None:
-        layout, batch = self.layout, self.layout.batch
-        mine = layout.sets[v]
-        here = [d.consumer for d in batch.readers[v] if layout.sets[d.consumer] == mine]
-        self._add(batch.kinds[v], layout.chunks[v], here, batch.problem.operations[v].table[len(mine)].output)
-        away: dict[tuple[int, Members], tuple[int, list[int]]] = {}
-        for d in batch.readers[v]:
-            there = layout.sets[d.consumer]
-            if there != mine:
-                away.setdefault((d.result, there), (share(d, there), []))[1].append(d.consumer)
-        for size, readers in away.values():
-            self._add(batch.kinds[v], min(layout.chunks[c] for c in readers), readers, size)
-
-    def _add(self, kind: Kind, chunk: int, readers: Sequence[int], size: int) -> None:
-        """Count a value that is there from a cell of ``kind`` on until the last of its readers."""
-        kinds = {self.layout.batch.kinds[c] for c in readers}
-        if kind == "F" and kinds & {"I", "W"}:
-            self.activation[chunk] += size
-        if kind != "W" and "W" in kinds:
-            self.kept[chunk] += size
 
 
 # --- making one ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch
 from passes.scheduling.steps.cells import Cell, Orders
 from passes.scheduling.steps.choose import LAID_OUT, Listener, silent
-from passes.scheduling.steps.fitting import Found, Weighed, in_time, limits_of, shortage, timed, weigh
+from passes.scheduling.steps.fitting import Found, Weighed, in_time, shortage, timed, weigh
 from passes.scheduling.steps.known import KNOWN
 from passes.scheduling.steps.layout import Layout
 from passes.scheduling.steps.memory import peaks
@@ -52,7 +52,7 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
     for number, layout in enumerate(layouts):
         share = round(effort * SCREENED) // len(layouts)
         try:
-            orders = _orders(layout, wish, limits_of(layout), share)
+            orders = _orders(layout, wish, layout.room(), share)
         except DoesNotFit as failure:
             refused.append(_too_much(layout, failure))
             continue
@@ -99,7 +99,7 @@ def _orders(layout: Layout, wish: Wish, limits: Sequence[int] | None, effort: in
 
 def _fitting(layout: Layout, wish: Wish, effort: int) -> Found | Violation:
     """Our own step on a layout. What a rank holds beside the values its line knows of is taken off, until it fits."""
-    limits = limits_of(layout)
+    limits = layout.room()
     least: Violation | None = None
     for _ in range(ROUNDS):
         try:
@@ -124,9 +124,9 @@ def _fitting(layout: Layout, wish: Wish, effort: int) -> Found | Violation:
 
 def _too_much(layout: Layout, failure: DoesNotFit) -> Violation:
     block, memory = layout.blocks[failure.rank], layout.batch.problem.memory
-    need, params = failure.needed + memory - failure.limit, memory - failure.limit
+    need, params = failure.needed + memory - failure.limit, layout.parameters()[failure.rank]
     message = (
         f"accelerator {block[0]} lacks {need - memory} bytes of {memory} for a single micro-batch: {params} are for"
-        f" parameters and what lies beside them, {failure.needed} for its values"
+        f" parameters and what lies beside them, {need - params} for its values"
     )
     return Violation("memory", message, (), need - memory)
