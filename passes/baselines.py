@@ -18,8 +18,8 @@ from passes.scheduling.steps.own import own_step
 from passes.scheduling.steps.shapes import Wish
 from passes.step_instance import read_batch, write_step
 
-UNIFORM, OWN = "uniform", "own"
-"""Names of the uniform plan of runtimes, and of our own step."""
+UNIFORM, OWN, STAGGERED = "uniform", "own", "own, staggered"
+"""Names of the uniform plan of runtimes, of our own step, and of the one before whose end the next one begins."""
 
 
 def baselines(
@@ -34,17 +34,18 @@ def baselines(
     """Steps of ``module``, a graph at level ``moldable``, which is left as it is: name → scheduled module, or why not.
 
     Every known schedule on the number of stages, and with the allotments, that suit it best; the uniform plan (equal
-    layers, one tensor-parallel degree, 1F1B or interleaved 1F1B); and our own. ``memory`` is the most bytes on an
+    layers, one tensor-parallel degree, 1F1B or interleaved 1F1B); our own, and our own where steps overlap, as those of
+    ZB-H2 and ZB-V do. ``memory`` is the most bytes on an
     accelerator, where that is less than it has. One after the other is made when it is asked for. Raises
     :class:`TaktError` for a module that has no step at all.
     """
     wish = Wish(stages=stages, effort=effort, seed=seed)
     instance, batch = read_batch(module, microbatches, memory)
     bound = graph_bound(batch)
-    for name in (*KNOWN_ORDERS.values(), UNIFORM, OWN):
+    for name in (*KNOWN_ORDERS.values(), UNIFORM, OWN, STAGGERED):
         try:
-            if name == OWN:
-                found = own_step(batch, wish)
+            if name in (OWN, STAGGERED):
+                found = own_step(batch, replace(wish, staggered=name == STAGGERED))
             elif name == UNIFORM:
                 found = uniform_step(batch, wish)
             else:

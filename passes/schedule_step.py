@@ -37,6 +37,7 @@ KNOWN_ORDERS: dict[Order, str] = {
 HINTS = {
     "memory": "allow more memory, use more accelerators or stages, smaller micro-batches, or another order",
     "equal": "choose a number of stages and chunks that divides the layers, or cut=balanced",
+    "time": "write shorter times",
     "chunks": "choose fewer stages or chunks",
     "stages": "choose another number of stages",
     "tied": "choose an order whose first and last chunk are on one rank (zb-v, dualpipe-v), or fewer stages",

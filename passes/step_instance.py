@@ -11,7 +11,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from dialects.attributes import LimitsAttr, ScheduleAttr, SlotAttr
 from dialects.communication import ReserveOp
 from dialects.diagnostics import TaktError, at
-from dialects.gradients import GradientOp, OptimizerStepOp, WeightGradientOp
+from dialects.gradients import GradientOp, OptimizerStepOp, RecomputeOp, WeightGradientOp
 from dialects.operators import OperatorOp
 from passes.instance import Instance, read_instance
 from passes.partition_stages import grant
@@ -21,20 +21,34 @@ from passes.scheduling.steps.cells import Kind
 from passes.scheduling.steps.fitting import Found
 from passes.scheduling.steps.place import Move
 
+MOST_STARTS = 2**24
+"""Runs of operators in a step: each has its start in the IR."""
 
-def read_batch(module: ModuleOp, microbatches: int, memory: int | None = None) -> tuple[Instance, Batch]:
-    """The graph of ``module``, at level ``moldable``, as the work of ``microbatches``.
+
+def read_batch(
+    module: ModuleOp, microbatches: int, memory: int | None = None, *, level: str = "moldable"
+) -> tuple[Instance, Batch]:
+    """The graph of ``module``, at ``level`` or, where that is ``scheduled``, later, as the work of ``microbatches``.
 
     ``memory`` is the most bytes on an accelerator, where that is less than it has. Raises :class:`TaktError` for graphs
     that have no step.
     """
-    instance = read_instance(module, "moldable")
+    instance = read_instance(module, level, or_later=level == "scheduled")
     graph = instance.graph
     if microbatches < 1:
         raise TaktError(at(graph, f"a step of {microbatches} micro-batches: there must be at least 1"))
+    if microbatches * len(instance.operators) > MOST_STARTS:
+        message = f"a step of {microbatches} micro-batches of {len(instance.operators)} operators lists too many starts"
+        raise TaktError(at(graph, message, f"at most {MOST_STARTS} are; schedule the period, which goes on for ever"))
+    if graph.training is not None and graph.training.asynchronous.data:
+        message = "a graph that is trained asynchronously has no step: its micro-batches do not see the same parameters"
+        raise TaktError(at(graph, message, "leave out asynchronous, or schedule the period"))
     if (state := next(graph.states(), None)) is not None:
         message = f"state '{state.state.data}' hands values to later micro-batches, and a step schedules each by itself"
         raise TaktError(at(state, message, "schedule the period instead, or leave the state out"))
+    if microbatches * len(instance.operators) > MOST_STARTS:
+        message = f"a step of {microbatches} micro-batches of {len(instance.operators)} operators lists too many starts"
+        raise TaktError(at(graph, message, f"at most {MOST_STARTS} are; schedule the period, which goes on for ever"))
     if graph.training is not None and graph.training.asynchronous.data:
         message = f"@{graph.sym_name.data} is asynchronous, and all micro-batches of a step see the same parameters"
         raise TaktError(at(graph, message, "schedule the period instead, or leave out 'asynchronous'"))
@@ -51,7 +65,7 @@ def _kinds(operators: tuple[OperatorOp, ...]) -> tuple[Kind, ...]:
     kinds: list[Kind] = []
     backward = False
     for op in operators:
-        backward = backward or isinstance(op, GradientOp)
+        backward = backward or isinstance(op, GradientOp | RecomputeOp)
         kinds.append(("W" if isinstance(op, WeightGradientOp) else "I") if backward else "F")
     return tuple(kinds)
 

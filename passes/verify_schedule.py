@@ -17,6 +17,8 @@ from dialects.units import show_time
 from passes.instance import Instance, read_instance
 from passes.scheduling.bounds import bound_named, bounds_by_name, limits_named, proves
 from passes.scheduling.budget import Budget
+from passes.scheduling.steps.graph_bounds import graph_bounds
+from passes.step_instance import read_batch
 
 
 def broken_limit(instance: Instance, name: str) -> str | None:
@@ -63,16 +65,24 @@ def step_bound(graph: GraphOp) -> int:
     return ceil(max(loads(graph).values(), default=0) * schedule.pattern.data)
 
 
-def verify_step_certificate(graph: GraphOp) -> None:
-    """Raise :class:`TaktError` where the bound that a step claims is more than :func:`step_bound` proves."""
+def verify_step_certificate(module: ModuleOp, graph: GraphOp) -> None:
+    """Raise :class:`TaktError` where the bound that a step claims is more than can be proven again.
+
+    Those of any step of the graph are, by their names; of others no more than :func:`step_bound`.
+    """
     schedule = graph.schedule
     assert schedule is not None
-    claimed, proven = schedule.bound.data, step_bound(graph)
+    claimed, name = schedule.bound.data, schedule.bound_by.data
+    found, proven = "the work of the busiest accelerator", step_bound(graph)
+    if claimed > proven:
+        _, batch = read_batch(module, schedule.microbatches.data, level="scheduled")
+        for bound in graph_bounds(batch):
+            if bound.name == name:
+                found, proven = f'"{name}"', bound.value
     if claimed > proven:
         message = (
             f"the step claims a lower bound of {show_time(claimed)} ({claimed} ns) by "
-            f'"{schedule.bound_by.data}", which cannot be proven again from the IR: the work of the busiest '
-            f"accelerator proves {show_time(proven)} ({proven} ns)"
+            f'"{name}", which cannot be proven again from the IR: {found} proves {show_time(proven)} ({proven} ns)'
         )
         hint = "without the option certificate, all rules are checked, and that the step is no shorter than its bound"
         raise TaktError(at(graph, message, hint, rule="certificate"))
@@ -83,8 +93,8 @@ class VerifySchedulePass(ModulePass):
     """Check every rule of level scheduled and, with certificate, prove the claimed lower bound again.
 
     The bound is proved from the IR alone, by the argument that the schedule names. One that depends on a limit, such
-    as "at most 4 in flight", is proved for schedules that keep the limit, which this one must. Of a step no more is
-    proved than that the busiest accelerator has its work to do; a bound above that is refused. The IR is left as it is.
+    as "at most 4 in flight", is proved for schedules that keep the limit, which this one must. Of a step the bounds
+    of any step of its graph are proved, or that the busiest accelerator has its work to do. The IR is left as it is.
 
     options:
       certificate: prove the lower bound again
@@ -100,6 +110,6 @@ class VerifySchedulePass(ModulePass):
         verify_level(op, "scheduled")
         graph = find_graph(op)
         if self.certificate and graph is not None and graph.schedule is not None and graph.schedule.is_step:
-            verify_step_certificate(graph)
+            verify_step_certificate(op, graph)
         elif self.certificate:
             verify_certificate(read_instance(op, "scheduled", or_later=True), self.work)

@@ -16,16 +16,17 @@ from xdsl.dialects.builtin import ModuleOp
 from compiler.output import print_ir
 from dialects.attributes import ScheduleAttr
 from dialects.diagnostics import TaktError
-from dialects.gradients import GradientOp
+from dialects.gradients import GradientOp, RecomputeOp
 from dialects.levels import check_level, verify_level
 from dialects.operators import operator_names
 from dialects.schedule_rules import peak_memory
 from dialects.structure import GraphOp, find_graph, find_platform
 from frontend import Source, load
 from passes.annotate_costs import AnnotateCostsPass
-from passes.baselines import OWN, UNIFORM, baselines
+from passes.baselines import OWN, STAGGERED, UNIFORM, baselines
 from passes.choices import ORDERS, Order
 from passes.expand_training import ExpandTrainingPass
+from passes.recompute_activations import RecomputeActivationsPass
 from passes.schedule_step import KNOWN_ORDERS, ScheduleStepPass
 from passes.scheduling.steps.cells import Stage
 from passes.scheduling.steps.choose import known_step
@@ -35,6 +36,7 @@ from passes.scheduling.steps.memory import peaks
 from passes.scheduling.steps.run import run
 from passes.scheduling.steps.shapes import Wish
 from passes.step_instance import read_batch
+from passes.verify_schedule import VerifySchedulePass
 
 CHIP = "accelerator chip {{ memory = 1 GiB  bandwidth = 10 GB/s  launch = 1 us  peak bf16 = 1 TFLOP/s }}\n"
 FREE = CHIP + "platform free {{ accelerators = {count} of chip }}\n"
@@ -43,6 +45,7 @@ LINKED = CHIP + (
     "  link node = 2 {{ latency = 300 ns  bandwidth = 10 GB/s }}\n"
     "  link rack {{ latency = 1 us  bandwidth = 2 GB/s }} }}\n"
 )
+FIELDS = ("pattern", "microbatches", "bound", "bound_by", "plan", "engine", "seed", "limits")
 LAYERS = """model mlp {
   input x: tensor<8 x 64, bf16>
   input y: tensor<8 x 64, bf16>
@@ -189,6 +192,35 @@ def test_every_order_on_every_kind_of_links(mode: str) -> None:
         assert [s.accelerators() for s in stages] == [s.accelerators() for s in reversed(stages)]
 
 
+def test_the_bound_is_proven_again() -> None:
+    module = moldable(LAYERS + LINKED.format(count=4, mode="overlapped"), "adam")
+    for microbatches in (1, 6):
+        made = scheduled(module, microbatches, stages=2)
+        VerifySchedulePass(certificate=True).apply(Context(), made)
+        schedule = schedule_of(made)
+        assert schedule.bound_by.data in ("area", "group work", "path")
+        claimed = schedule.pattern
+        graph_of(made).schedule = ScheduleAttr(
+            *(claimed if name == "bound" else getattr(schedule, name) for name in FIELDS), step=True
+        )
+        with pytest.raises(TaktError, match="cannot be proven again"):
+            VerifySchedulePass(certificate=True).apply(Context(), made)
+
+
+@pytest.mark.parametrize("policy", ["selective", "full"])
+def test_recomputed_values_are_made_in_backward_cells(policy: Any) -> None:
+    module = load(Source("model.takt", LAYERS + LINKED.format(count=4, mode="overlapped")))
+    ExpandTrainingPass().apply(Context(), module)
+    RecomputeActivationsPass(policy=policy).apply(Context(), module)
+    AnnotateCostsPass().apply(Context(), module)
+    for order in ("1f1b", "interleaved", "own"):
+        graph = graph_of(scheduled(module, 4, order))
+        chunks = len(list(graph.stages())) // 2
+        again = [op for op in graph.operators() if isinstance(op, RecomputeOp)]
+        assert len(again) >= 4
+        assert all(op.stage is not None and op.stage.value.data >= chunks for op in again)
+
+
 def test_staggered_steps_follow_each_other_sooner() -> None:
     module = moldable(LAYERS + LINKED.format(count=4, mode="overlapped"), "adam")
     joined = step_time(module, 6, "zb-h1", stages=4)
@@ -287,14 +319,16 @@ def test_baselines_beside_our_own() -> None:
     before = print_ir(module)
     made = dict(baselines(module, 8, effort=0.3))
     assert print_ir(module) == before
-    assert list(made) == [*KNOWN, UNIFORM, OWN]
+    assert list(made) == [*KNOWN, UNIFORM, OWN, STAGGERED]
     times: dict[str, int] = {}
     for name, found in made.items():
         assert isinstance(found, ModuleOp), name
         verify_level(found, "scheduled")
         times[name] = schedule_of(found).pattern.data
-    joined = [time for name, time in times.items() if name != OWN and not (name in KNOWN and KNOWN[name].staggered)]
+    others = [time for name, time in times.items() if name not in (OWN, STAGGERED)]
+    joined = [time for name, time in times.items() if name == UNIFORM or (name in KNOWN and not KNOWN[name].staggered)]
     assert times[OWN] <= min(joined)
+    assert times[STAGGERED] <= min(others)
     assert schedule_of(made[UNIFORM]).engine.data == "uniform"  # pyright: ignore
     few = dict(baselines(moldable(chain([10, 10]) + FREE.format(count=2)), 4, stages=2))
     assert isinstance(few["1F1B"], ModuleOp)
@@ -323,6 +357,8 @@ TIED = """model tied {
         (LAYERS, "1f1b", {"stages": 5}, "5 stages need as many accelerators, and there are 4", "number of stages"),
         (LAYERS, "1f1b", {"chunks": 2}, "1F1B has 1 chunk on a rank, not 2", "fewer stages or chunks"),
         (LAYERS, "1f1b", {"microbatches": 0}, "a step of 0 micro-batches", None),
+        (LAYERS, "1f1b", {"microbatches": 1 << 20}, "lists too many starts", "schedule the period"),
+        (chain([9 * 10**15 // 2]), "gpipe", {}, "the step takes 2^63 ns or more", "shorter times"),
         (chain([1, 1]), "zb-v", {"stages": 4}, "fewer than 8 chunks", "fewer stages or chunks"),
     ],
 )

@@ -19,16 +19,29 @@ Bounds = list[int]
 
 
 def places_to_cut(batch: Batch, *, ties: bool = False) -> list[int]:
-    """Positions among the forward operations at which no group is cut; with ``ties`` groups may be cut."""
+    """Positions among the forward operations at which no group is cut; with ``ties`` groups may be cut.
+
+    Nor may what the backward pass makes in the order of the forward pass, as recomputed values, be cut: backwards of
+    later chunks come first.
+    """
     count = len(batch.forward)
     if ties:
         return list(range(count + 1))
-    last: dict[int, int] = {batch.item_of[v]: position for position, v in enumerate(batch.forward)}
-    places, until = [0], -1
+    first: dict[int, int] = {}
+    reach = list(range(count))
     for position, v in enumerate(batch.forward):
+        item = batch.item_of[v]
+        reach[first.setdefault(item, position)] = position
+    for d in batch.problem.dependences:
+        if batch.kinds[d.producer] != "F":
+            a, b = (first.get(batch.item_of[v]) for v in (d.producer, d.consumer))
+            if a is not None and b is not None:
+                reach[a] = max(reach[a], b)
+    places, until = [0], -1
+    for position in range(count):
         if position > until and position:
             places.append(position)
-        until = max(until, last[batch.item_of[v]])
+        until = max(until, reach[position])
     return [*places, count]
 
 

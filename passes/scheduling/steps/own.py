@@ -7,16 +7,17 @@ are laid out in time. Known schedules of the same shape that are shorter stand i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch
-from passes.scheduling.steps.cells import Cell, Orders
+from passes.scheduling.steps.cells import Cell, Line, Orders
 from passes.scheduling.steps.choose import LAID_OUT, Listener, silent
 from passes.scheduling.steps.fitting import Found, Weighed, in_time, shortage, timed, weigh
 from passes.scheduling.steps.known import KNOWN
 from passes.scheduling.steps.layout import Layout
 from passes.scheduling.steps.memory import peaks
-from passes.scheduling.steps.place import place
+from passes.scheduling.steps.place import delays_of, place
 from passes.scheduling.steps.search import DoesNotFit, schedule_step
 from passes.scheduling.steps.shapes import Wish, lay_out, shapes
 
@@ -52,7 +53,7 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
     for number, layout in enumerate(layouts):
         share = round(effort * SCREENED) // len(layouts)
         try:
-            orders = _orders(layout, wish, layout.room(), share)
+            orders = _orders(layout, layout.line, wish, layout.room(), share)
         except DoesNotFit as failure:
             refused.append(_too_much(layout, failure))
             continue
@@ -88,22 +89,31 @@ def _rivals(layout: Layout, staggered: bool) -> Iterator[Weighed]:
                 yield weighed
 
 
-def _orders(layout: Layout, wish: Wish, limits: Sequence[int] | None, effort: int) -> Orders:
-    line, batch = layout.line, layout.batch
+def _orders(layout: Layout, line: Line, wish: Wish, room: Sequence[int] | None, effort: int) -> Orders:
+    batch = layout.batch
     if not batch.trains:
         stages = [[s for s, stage in enumerate(line.stages) if stage.rank == rank] for rank in range(line.ranks)]
         return [[Cell("F", s, i) for s in on for i in range(batch.microbatches)] for on in stages]
     objective = "span" if wish.staggered else "makespan"
-    return schedule_step(line, batch.microbatches, limits, objective=objective, effort=effort, seed=wish.seed)
+    return schedule_step(line, batch.microbatches, room, objective=objective, effort=effort, seed=wish.seed)
 
 
 def _fitting(layout: Layout, wish: Wish, effort: int) -> Found | Violation:
-    """Our own step on a layout. What a rank holds beside the values its line knows of is taken off, until it fits."""
-    limits = layout.room()
+    """Our own step on a layout: with the delays of its line, then with those that transfers turned out to have."""
+    first = _within(layout, layout.line, wish, effort // 2)
+    if isinstance(first, Violation) or not first.step.moves:
+        return first
+    again = _within(layout, replace(layout.line, delays=delays_of(first.step)), wish, effort // 2)
+    return first if isinstance(again, Violation) or first.pattern <= again.pattern else again
+
+
+def _within(layout: Layout, line: Line, wish: Wish, effort: int) -> Found | Violation:
+    """A step within the memory: what a rank holds beside the values its line knows of is taken off, until it fits."""
+    room = layout.room()
     least: Violation | None = None
     for _ in range(ROUNDS):
         try:
-            step = place(layout, _orders(layout, wish, limits, effort))
+            step = place(layout, _orders(layout, line, wish, room, effort))
         except DoesNotFit as failure:
             return least or _too_much(layout, failure)
         pattern = timed(step, wish.staggered)
@@ -112,12 +122,12 @@ def _fitting(layout: Layout, wish: Wish, effort: int) -> Found | Violation:
             return Found(step, pattern, "own", "orders")
         if least is None or missing.missing < least.missing:
             least = missing
-        if limits is None:
+        if room is None:
             return missing
         held = peaks(step, pattern)
         for rank, block in enumerate(layout.blocks):
             need = max(sum(sizes) for members, sizes in held.items() if set(members) & set(block))
-            limits[rank] -= max(0, need - layout.batch.problem.memory)
+            room[rank] -= max(0, need - layout.batch.problem.memory)
     assert least is not None
     return least
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from passes.scheduling.data import Dependence
+from passes.scheduling.data import Dependence, InvalidProblem, Violation
 from passes.scheduling.network import COMPUTE, Resource
 from passes.scheduling.steps.batch import Update
 from passes.scheduling.steps.cells import Cell, Orders
@@ -19,6 +19,9 @@ from passes.scheduling.steps.layout import Layout, Members
 from passes.scheduling.steps.run import run
 from passes.scheduling.steps.timeline import Lanes, Timeline, add_all, fit_all
 from passes.scheduling.steps.timeline import Line as Busy
+
+LONGEST = 2**63
+"""Times in the IR are integers of 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,21 @@ class Step:
             for resource in price.receive:
                 occupy(resource, move.landings, move.time)
         return found
+
+
+def delays_of(step: Step) -> tuple[int, ...]:
+    """How long values were on their way from each chunk to the next, or back, in the mean of the micro-batches."""
+    layout = step.layout
+    delays = [0] * (len(layout.ranks) - 1)
+    for move in step.moves:
+        a, time = layout.chunks[move.producer], layout.time(move.producer)
+        waits = sum(move.landings) - sum(step.starts[move.producer])
+        mean = waits // layout.batch.microbatches + move.time - time
+        for d in layout.batch.readers[move.producer]:
+            b = layout.chunks[d.consumer]
+            if abs(a - b) == 1 and d.result == move.result and layout.sets[d.consumer] == move.target:
+                delays[min(a, b)] = max(delays[min(a, b)], mean)
+    return tuple(delays)
 
 
 def _dependence(layout: Layout, move: Move) -> Dependence:
@@ -234,11 +252,15 @@ class _Placing:
 def place(layout: Layout, orders: Orders) -> Step:
     """The step of ``layout`` whose ranks work through ``orders``.
 
-    Raises :class:`passes.scheduling.steps.cells.Stuck` for orders that wait in a circle.
+    Raises :class:`passes.scheduling.steps.cells.Stuck` for orders that wait in a circle, and :class:`InvalidProblem`
+    where times do not fit in 64 bits.
     """
     placing = _Placing(layout)
     begun = run(layout.line, orders).starts
     for cell in sorted(begun, key=begun.__getitem__):
         placing.cell(cell)
     moves = [need.move for results in placing.needs for needs in results for need in needs]
-    return Step(layout, placing.starts, moves, placing.updates())
+    step = Step(layout, placing.starts, moves, placing.updates())
+    if step.makespan >= LONGEST:
+        raise InvalidProblem([Violation("time", "the step takes 2^63 ns or more")])
+    return step
