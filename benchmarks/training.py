@@ -18,7 +18,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from suites.command import run  # noqa: E402
 
-SECTIONS = ("closed_forms", "zero_bubble", "own_steps", "models")
+SECTIONS = ("closed_forms", "zero_bubble", "own_steps", "periods", "models")
 
 if __name__ == "__main__":
     assert __doc__ is not None
