@@ -106,15 +106,17 @@ def instances(view: ScheduleView, low: Fraction, high: Fraction, first: int | No
 
     Of micro-batches from ``first`` on, or also of those before 0.
     """
+    together, after = (view.microbatches, Fraction(view.pattern)) if view.step else (1, view.period)
     found: list[Instance] = []
     for move in (m for m in view.moves if m.time):
-        i = ceil((low - move.ready) / view.period)
-        i = i if first is None else max(first, i)
-        while (sent := move.start + i * view.period) < high:
-            landed = move.landing + i * view.period
-            if landed + move.time > low and moves_in(view, move, i):
-                found.append(Instance(move, i, sent, landed))
-            i += 1
+        for turn in range(together):
+            lap = ceil((low - view.landing(move, turn) - move.time) / after)
+            lap = lap if first is None else max(-((turn - first) // together), lap)
+            while (sent := view.begin(move, i := turn + lap * together)) < high:
+                landed = view.landing(move, i)
+                if landed + move.time > low and moves_in(view, move, i):
+                    found.append(Instance(move, i, sent, landed))
+                lap += 1
     return found
 
 

@@ -27,7 +27,8 @@ lower-to-programs     programs        (only if asked for) what every accelerator
 
 After every step the module is held to the written spec of its level. The one thing decided by looking
 back is memory: how much the values in flight need is known only with a schedule, so when it does not fit,
-partition and schedule are repeated with more memory kept free for them. (With ``--plan auto``, another
+partition and schedule are repeated: plan ``stages`` chooses stages by what they will hold, others keep more
+memory free. (With ``--plan auto``, another
 objective or limits the first of the two makes whole schedules, and does so itself.)
 """
 
@@ -140,6 +141,11 @@ class Options:
         """Whether ``partition-stages`` makes whole schedules, and so sees itself what fits in memory."""
         limits = (self.max_in_flight, self.max_latency, self.max_memory, self.max_crossing)
         return self.plan == "auto" or self.objective in ("step", "latency") or any(v is not None for v in limits)
+
+    @property
+    def fittable(self) -> bool:
+        """Whether stages that do not fit in memory can be chosen anew by what they hold."""
+        return self.plan in (None, "stages") and self.granularity != "block" and not self.whole
 
     def of(self, pass_name: str) -> dict[str, Any]:
         """The part of them that the pass ``pass_name`` takes. Both solving passes get half the time."""
@@ -285,6 +291,8 @@ def run_pipeline(
     while todo:
         if todo[:2] == [*SOLVING]:
             module, todo = partition_and_schedule(context, module, options, observer), todo[2:]
+        elif todo[0] == "schedule-periodic" and options.fittable:
+            module, todo = schedule_granted(context, module, options, observer), todo[1:]
         else:
             name, *todo = todo
             run_pass(context, module, make_pass(name, options.of(name)), observer)
@@ -382,11 +390,12 @@ def least_recomputation(context: Context, module: ModuleOp, options: Options, ob
 
 
 def partition_and_schedule(context: Context, module: ModuleOp, options: Options, observer: Observer) -> ModuleOp:
-    """Partition and schedule, keeping more memory free for values in flight until the schedule fits.
+    """Partition and schedule; where the schedule does not fit in memory, again with stages that hold less.
 
-    Each round starts from the same moldable module. The reserve grows by what was missing, and at least
-    doubles, since other stages change what is in flight. When no round fits, the first refusal is the
-    one reported: it speaks of the partition that memory alone made impossible.
+    Each round starts from the same moldable module. Plan ``stages`` then looks for stages that fit, and the refusal of
+    that is the one reported: it says what would do. Other plans keep memory free for values in flight: the
+    reserve grows by what was missing, and at least doubles, since other stages change what is in flight. When no
+    round fits, their first refusal is reported: it speaks of the partition that memory alone made impossible.
     """
     reserve = 0
     refusal: TaktError | None = None
@@ -398,7 +407,28 @@ def partition_and_schedule(context: Context, module: ModuleOp, options: Options,
             run_pass(context, attempt, make_pass("schedule-periodic", options.of("schedule-periodic")), observer)
             return attempt
         except DoesNotFit as error:
+            if options.fittable:
+                return partition_to_fit(context, module, options, observer)
             refusal = refusal or error
             reserve = max(reserve + error.missing, 2 * reserve)
     assert refusal is not None
     raise refusal
+
+
+def schedule_granted(context: Context, module: ModuleOp, options: Options, observer: Observer) -> ModuleOp:
+    """Schedule in blocks that are granted already; where that does not fit in memory, in the way that holds less."""
+    attempt = module.clone()
+    try:
+        run_pass(context, attempt, make_pass("schedule-periodic", options.of("schedule-periodic")), observer)
+        return attempt
+    except DoesNotFit:
+        step = make_pass("schedule-periodic", options.of("schedule-periodic") | {"fit": True})
+        run_pass(context, module, step, observer)
+        return module
+
+
+def partition_to_fit(context: Context, module: ModuleOp, options: Options, observer: Observer) -> ModuleOp:
+    """Partition and schedule plan ``stages`` by what stages hold; DoesNotFit when nothing was found that fits."""
+    for name in SOLVING:
+        run_pass(context, module, make_pass(name, options.of(name) | {"fit": True}), observer)
+    return module

@@ -41,6 +41,9 @@ MOST_PROCESSES = 64
 FEWEST = 16
 """Micro-batches of a run at least, unless told otherwise; and at least four times those in flight."""
 
+MEASURED_STEPS = 3
+"""Steps of a run that are measured, unless told otherwise; before and behind them run as many as go on at once."""
+
 USAGE = "taktc run MODEL [--platform FILE] [--emulate | --real] [--microbatches M] [--trace FILE] [options]"
 DESCRIPTION = "Compile a model, run its schedule on torch.distributed with a process an accelerator, and compare."
 
@@ -52,6 +55,8 @@ examples:
                                                            schedule and run for ui.perfetto.dev
   taktc run gpt.takt --platform board.takt --scale 100     a hundred times slower: microseconds become visible
   taktc run gpt.takt --platform board.takt --pace          micro-batches enter a period apart, not at will
+  taktc run gpt.takt --platform board.takt --training adam --microbatches 8 --steps 10
+                                                           ten steps of a training batch, with the optimizer
   taktc run gpt.mlir --microbatches 64                     a schedule found before
   taktc run gpt.takt --platform board.takt --plan pushed --stages 4 --timeout 10
 
@@ -75,7 +80,8 @@ def build_parser() -> ArgumentParser:
     mode.add_argument("--emulate", action="store_true", help="operators sleep as long as they take (default)")
     mode.add_argument("--real", action="store_true", help="real tensors, and outputs compared with the plain model")
     add = group.add_argument
-    add("--pace", action="store_true", help="micro-batches enter at least a period apart")
+    add("--pace", action="store_true", help="micro-batches enter no earlier than scheduled, a period apart")
+    add("--steps", metavar="N", type=positive, help="steps to run of a schedule that is a step (5 or more)")
     add("--ahead", metavar="N", type=positive, help="receives that are posted before they are needed (4)")
     add("--scale", metavar="X", type=amount, help="factor of all times of an emulated run (1)")
     add("--timeout", metavar="S", type=seconds, help="seconds without progress after which a run is given up (60)")
@@ -203,15 +209,26 @@ class Runner:
         given = read_input(args.input, self.sources, args.input_format)
         module = module_of(context, given, args, self.sources)
         verify(module)
-        if not reaches(level_of(module), "scheduled"):
+        made = not reaches(level_of(module), "scheduled")
+        if made:
             module = run_pipeline(context, module, to="scheduled", options=self.options)
         check_size(module)
         if self.args.real:
             check_trainable(module)
+        view = view_of(module)
+        if args.steps is not None:
+            check_steps(module, None if made else args.microbatches)
         if level_of(module) == "programs":
-            bounded(module, args.microbatches)
+            bounded(module, args.steps * view.microbatches if args.steps else args.microbatches)
             return module
-        count = args.microbatches or max(FEWEST, 4 * view_of(module).in_flight)
+        if view.step:
+            at_once = -(-view.makespan // view.pattern)
+            steps = args.steps or max(2 * at_once + MEASURED_STEPS, -(-FEWEST // view.microbatches))
+            count = steps * view.microbatches
+            # Where the step is made here, so many micro-batches are those of one.
+            count = count if made else args.microbatches or count
+        else:
+            count = args.microbatches or max(FEWEST, 4 * view.in_flight)
         return run_pipeline(context, module, to="programs", options=replace(self.options, microbatches=count))
 
     def _settings(self) -> Settings:
@@ -300,6 +317,23 @@ def check_size(module: ModuleOp) -> None:
         message = f"the schedule uses {len(used)} accelerators, and a run has a process for each, at most"
         hint = "take a platform with fewer accelerators, and a smaller model with --set"
         raise TaktError(at(op, f"{message} {MOST_PROCESSES}", hint))
+
+
+def check_steps(module: ModuleOp, microbatches: int | None) -> None:
+    """Raise TaktError where a number of steps makes no sense: the schedule is none, or ``microbatches`` are given."""
+    from dialects.diagnostics import TaktError, at
+    from dialects.structure import find_graph
+
+    graph = find_graph(module)
+    assert graph is not None
+    assert graph.schedule is not None
+    if not graph.schedule.is_step:
+        hint = "--microbatches says how many micro-batches to run; --training or --order with it makes a step"
+        raise TaktError(at(graph, "--steps is for a schedule that is a step, and this one has a period", hint))
+    if microbatches is not None:
+        raise TaktError(
+            at(graph, "--steps and --microbatches both say how much to run of this step", "give one of them")
+        )
 
 
 def bounded(module: ModuleOp, microbatches: int | None) -> None:

@@ -11,8 +11,9 @@ one only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import lcm
+from typing import NamedTuple
 
 from dialects.attributes import show_set
 from dialects.program_reading import Expected, Listing
@@ -116,8 +117,8 @@ def check_runs(expected: Expected, listings: Sequence[Listing]) -> Iterator[Faul
 def check_updates(expected: Expected, listings: Sequence[Listing]) -> Iterator[Fault]:
     """Optimizer steps that are not done exactly once a step, or among operators of another step.
 
-    On each accelerator that takes part, an optimizer step stands behind all weight gradients that it reads of its
-    step, and before those of the next, and before the first operator of its group.
+    On each accelerator of its set, an optimizer step stands behind all operators of its group of its step, and before
+    those of the next.
     """
     watched = _watched(expected)
     for listing in listings:
@@ -134,39 +135,49 @@ def check_updates(expected: Expected, listings: Sequence[Listing]) -> Iterator[F
 def _miscounted(expected: Expected, run: Sequence[Instruction], p: int, total: int) -> Iterator[str]:
     found = Counter((x.microbatch, x.subject) for x in run if x.kind == UPDATE)
     last = range(expected.together - 1, total, expected.together)
-    wanted = {(i, n) for n, update in enumerate(expected.updates) if p in update.among for i in last}
+    wanted = {(i, n) for n, update in enumerate(expected.updates) if p in update.on for i in last}
     for i, n in sorted(found.keys() | wanted):
         if found[i, n] != 1 or (i, n) not in wanted:
             what = f"'{expected.updates[n].name}' after micro-batch {i} is done {found[i, n]} times, not"
             yield f"{what} {'once' if (i, n) in wanted else 'at all'} (in a run of {total} micro-batches)"
 
 
-def _watched(expected: Expected) -> dict[int, dict[int, bool]]:
-    """Operator → the optimizer steps that stand before those of its next step, and whether they read it."""
-    found: dict[int, dict[int, bool]] = {}
-    members: dict[str | None, list[int]] = {}
-    for v, task in enumerate(expected.tasks):
-        members.setdefault(task.group, []).append(v)
+class _Watched(NamedTuple):
+    """Numbers of the optimizer steps that come ``after`` an operator, and of those ``own`` of its group."""
+
+    after: list[int]
+    own: list[int]
+
+
+def _watched(expected: Expected) -> list[_Watched]:
+    """For each operator."""
+    found = [_Watched([], []) for _ in expected.tasks]
+    numbers: dict[str, list[int]] = {}
     for n, update in enumerate(expected.updates):
-        for v in members.get(update.group, ()) if update.group is not None else ():
-            found.setdefault(v, {})[n] = False
         for v in update.gradients:
-            found.setdefault(v, {})[n] = True
+            found[v].after.append(n)
+        if update.group is not None:
+            numbers.setdefault(update.group, []).append(n)
+    for task, watched in zip(expected.tasks, found, strict=True):
+        watched.own.extend(numbers.get(task.group or "", ()))
+        watched.after.extend(n for n in watched.own if n not in watched.after)
     return found
 
 
-def _misplaced(
-    expected: Expected, run: Sequence[Instruction], watched: Mapping[int, Mapping[int, bool]]
-) -> Iterator[str]:
+def _misplaced(expected: Expected, run: Sequence[Instruction], watched: Sequence[_Watched]) -> Iterator[str]:
     place = {(x.subject, x.microbatch // expected.together): k for k, x in enumerate(run) if x.kind == UPDATE}
     for k, x in enumerate(run):
-        step = x.microbatch // expected.together
-        for n, read in watched.get(x.subject, {}).items() if x.kind == COMPUTE else ():
-            name, what = expected.updates[n].name, f"'{expected.tasks[x.subject].name}' of micro-batch {x.microbatch}"
-            if read and place.get((n, step), k) < k:
-                yield f"'{name}' of step {step} stands before {what}, which it reads"
+        if x.kind != COMPUTE:
+            continue
+        step, what = x.microbatch // expected.together, f"'{expected.tasks[x.subject].name}' of micro-batch"
+        for n in watched[x.subject].after:
+            if place.get((n, step), k) < k:
+                why = "which it reads" if x.subject in expected.updates[n].gradients else "of the same step"
+                yield f"'{expected.updates[n].name}' of step {step} stands before {what} {x.microbatch}, {why}"
+        for n in watched[x.subject].own:
             if place.get((n, step - 1), k) > k:
-                yield f"'{name}' of step {step - 1} stands behind {what}, which is of the next"
+                said = f"stands behind {what} {x.microbatch}, which is of the next"
+                yield f"'{expected.updates[n].name}' of step {step - 1} {said}"
 
 
 def check_messages(expected: Expected, listings: Sequence[Listing]) -> Iterator[Fault]:

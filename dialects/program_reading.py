@@ -52,14 +52,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Update:
-    """An optimizer step: the accelerators that take part, and the numbers of the weight gradients that it reads.
+    """An optimizer step: where it is done, and the numbers of the weight gradients that it reads.
 
-    These are on the set of its own group, and where it reads those of copies of its parameters also on theirs.
+    Those of copies of its parameters are computed on other accelerators.
     """
 
     name: str
     group: str | None
-    among: tuple[int, ...]
+    on: tuple[int, ...]
     gradients: tuple[int, ...]
 
 
@@ -209,14 +209,12 @@ def _updates(graph: GraphOp, number: Mapping[OperatorOp, int], turns: Mapping[Op
     """The optimizer steps of a step; one without a slot, which other rules report, is where its gradients are."""
     found: list[Update] = []
     for n, op in enumerate(graph.updates()):
-        gradients = [v.op for v in op.inputs if isinstance(v, OpResult) and v.op in turns]
-        places = [turns[gradient][0] for gradient in gradients]
-        if op.slot is not None:
-            places.append(op.slot.copies()[0])
-        among = tuple(sorted({p for place in places for p in place}))
+        read = [v.op for v in op.inputs if isinstance(v, OpResult)]
+        gradients = [gradient for gradient in read if isinstance(gradient, OperatorOp) and gradient in turns]
+        on = op.slot.copies()[0] if op.slot is not None else turns[gradients[0]][0] if gradients else ()
         name = op.results[0].name_hint or f"optimizer_step.{n}"
         group = None if op.group is None else op.group.data
-        found.append(Update(name, group, among, tuple(number[gradient] for gradient in gradients)))
+        found.append(Update(name, group, on, tuple(number[gradient] for gradient in gradients)))
     return tuple(found)
 
 

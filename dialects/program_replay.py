@@ -1,7 +1,8 @@
 """Run programs as strictly as a runtime may: in order, one instruction at a time, both ends of a message together.
 
 A send ends only when its receive has begun, and the other way round; an all-gather, an operator on several
-accelerators, which exchange data meanwhile, and an optimizer step when all members have come to it.
+accelerators, which exchange data meanwhile, and an optimizer step when all members have come to it. An optimizer step
+also waits until the weight gradients that it reads are computed, wherever that is.
 Among the operators that could run, the one that the schedule starts first runs first, so that micro-batches begin and
 end as scheduled as far as the programs allow.
 """
@@ -12,6 +13,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from dialects.attributes import show_set
 from dialects.program_reading import Expected, Listing, together_in_flight
@@ -26,6 +28,8 @@ class Replay:
 
     stuck: dict[int, Instruction] = field(default_factory=dict[int, Instruction])
     most: int = 0
+    computed: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
+    """Operators that have run, with their micro-batches."""
 
 
 class _Run:
@@ -57,6 +61,15 @@ class _Run:
         self.replay.stuck = {p: x for p in self.lists if (x := self.head(p)) is not None}
         return self.replay
 
+    @cached_property
+    def updating(self) -> dict[int, set[int]]:
+        """Weight gradient → the accelerators that may stand at an optimizer step that reads it."""
+        found: dict[int, set[int]] = {}
+        for update in self.expected.updates:
+            for v in update.gradients:
+                found.setdefault(v, set()).update(p for p in update.on if p in self.lists)
+        return found
+
     def head(self, p: int) -> Instruction | None:
         found, at = self.lists[p], self.at[p]
         return found[at] if at < len(found) else None
@@ -78,8 +91,9 @@ class _Run:
             together = all(self.gathers(q, group) for q in group) and p in group
             part = group if together else ()
         elif x.kind == UPDATE:
-            group = self.expected.updates[x.subject].among
-            part = group if p in group and all(self.runs(q, x) for q in group) else ()
+            group = self.expected.updates[x.subject].on
+            together = p in group and all(self.runs(q, x) for q in group)
+            part = group if together and not missing(self.expected, self.replay, x) else ()
         else:
             y, wanted = self.head(x.peer), RECV if x.kind == SEND else SEND
             part = (p, x.peer) if y is not None and y.kind == wanted and y.peer == p else ()
@@ -96,7 +110,8 @@ class _Run:
         return y is not None and y[:5] == x[:5]
 
     def compute(self) -> Sequence[int]:
-        _, i, _, together = heapq.heappop(self.computes)
+        _, i, v, together = heapq.heappop(self.computes)
+        self.replay.computed.add((v, i))
         self.ready.difference_update(together)
         for p in together:
             self.at[p] += 1
@@ -104,13 +119,19 @@ class _Run:
         self.replay.most = max(self.replay.most, len(self.begun) - self.done)
         self.left[i] -= len(together)
         self.done += not self.left[i]
-        return together
+        return (*together, *self.updating.get(v, ()))
 
 
 def _gang(expected: Expected, p: int, x: Instruction) -> tuple[int, ...]:
     """The accelerators that run an operator together; one that should not run it runs it alone."""
     members = expected.tasks[x.subject].on(x.microbatch)
     return members if p in members else (p,)
+
+
+def missing(expected: Expected, found: Replay, x: Instruction) -> list[int]:
+    """The weight gradients that an optimizer step reads and that have not run for all micro-batches of its step."""
+    step = range(x.microbatch + 1 - expected.together, x.microbatch + 1)
+    return [v for v in expected.updates[x.subject].gradients if any((v, i) not in found.computed for i in step)]
 
 
 def replay(expected: Expected, listings: Sequence[Listing]) -> Replay:
@@ -141,7 +162,9 @@ def _waits_for(expected: Expected, listing: Listing, x: Instruction, found: Repl
     if x.kind in (SEND, RECV):
         return x.peer
     if x.kind == UPDATE:
-        group = expected.updates[x.subject].among
+        group = expected.updates[x.subject].on
+        if listing.accelerator in group and (left := missing(expected, found, x)):
+            return expected.tasks[left[0]].turns[0][0]
     else:
         group = listing.groups[x.peer] if x.kind == ALL_GATHER else _gang(expected, listing.accelerator, x)
 

@@ -160,9 +160,8 @@ PROGRAM_RULES = (
     ),
     Rule(
         "updated-once",
-        "In a step, every accelerator that takes part in an optimizer step (that of its group, and those of the weight "
-        "gradients it reads) does so once for each step, behind these weight gradients of the step and before the "
-        "first operator of its group in the next; elsewhere there is none.",
+        "In a step, every accelerator of the set of an optimizer step does it once for each step, behind the "
+        "operators of its group and before the first of them in the next; elsewhere there is none.",
         _checked("updated-once"),
     ),
     Rule(
@@ -191,8 +190,9 @@ PROGRAM_RULES = (
     ),
     Rule(
         "no-deadlock",
-        "Run in order, each send waiting for its receive and the other way round, and the members of an all-gather, of "
-        "the set of an operator, or of an optimizer step, for each other, all programs come to their end.",
+        "Run in order, each send waiting for its receive and the other way round, the members of an all-gather, of "
+        "the set of an operator, or of an optimizer step, for each other, and an optimizer step for all the weight "
+        "gradients that it reads, all programs come to their end.",
         _replayed("no-deadlock"),
     ),
 )

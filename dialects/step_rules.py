@@ -80,14 +80,14 @@ def _where(subject: Subject, op: OptimizerStepOp, name: str) -> Iterator[Finding
 
 def _when(subject: Subject, update: Placed, name: str) -> Iterator[Finding]:
     placement, op = subject.placement, update.op
-    sources = [value.owner for value in op.inputs]
-    gradients = [placement.placed[s] for s in sources if isinstance(s, OperatorOp) and s in placement.placed]
-    ends = [(end, what) for gradient in gradients for end, what in _ends(placement, gradient)]
+    members = () if op.group is None else subject.groups.get(op.group.data, ())
+    sources = dict.fromkeys([*(value.owner for value in op.inputs), *members])
+    before = [placement.placed[s] for s in sources if isinstance(s, OperatorOp) and s in placement.placed]
+    ends = [(end, what) for placed in before for end, what in _ends(placement, placed)]
     latest, what = max(ends, key=lambda found: found[0], default=(update.start, ""))
     if update.start < latest:
         start, end = _time(placement, update.start), _time(placement, latest)
         yield Finding(op, f"{name} starts at {start}, before {what} ends at {end}")
-    members = () if op.group is None else subject.groups.get(op.group.data, ())
     begins = [
         (placement.begin(member, i + placement.ticks), placement.run_name(member, i))
         for member in (placement.placed[m] for m in members if m in placement.placed)
@@ -118,9 +118,9 @@ STEP_RULES = (
     Rule(
         "updates",
         "In a step every optimizer step has a slot, on the set of its group, with an allotment of its cost table and "
-        "one start; elsewhere it has none. It starts no earlier than the end of every weight gradient that it reads, "
-        "for all micro-batches of the step, and ends no later than the first start of an operator of its group in the "
-        "next step; it occupies its accelerators (`exclusive`).",
+        "one start; elsewhere it has none. It starts no earlier than the end of every weight gradient that it reads "
+        "and of every operator of its group, for all micro-batches of the step, and ends no later than the first "
+        "start of an operator of its group in the next step; it occupies its accelerators (`exclusive`).",
         _updates,
     ),
 )

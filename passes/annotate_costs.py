@@ -81,7 +81,7 @@ def _missing_rate(op: OperatorOp, name: str, dtype: str, platform: PlatformOp) -
     )
 
 
-def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> None:
+def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool, sequence: bool = False) -> None:
     """Set ``cost`` on every operator of ``graph``; raises TaktError with one diagnostic for each kind of trouble."""
     names = operator_names(graph)
     machine = read_machine(platform)
@@ -90,7 +90,7 @@ def annotate(graph: GraphOp, platform: PlatformOp, limit: int, every: bool) -> N
     dtypes: set[str] = set()
     # What is left in a state is whole, as an output is: its readers of a later micro-batch do not decide its layout.
     kept = [*graph.outputs.operands, *(op.left for op in graph.nexts())]
-    for op, placed in zip(graph.operators(), place(Reader().nodes(graph), kept), strict=True):
+    for op, placed in zip(graph.operators(), place(Reader(sequence).nodes(graph), kept), strict=True):
         split = [number for number, dim in enumerate(placed.leaving) if dim is not None]
         if split:
             op.sharded = ints(split)
@@ -127,7 +127,7 @@ def price_updates(graph: GraphOp, machine: Machine, held: Held) -> None:
         if step.group not in owners:
             name = step.outputs[0].name_hint or step.kind()
             raise TaktError(at(step, f"'{name}' updates parameters of a group in which no operator has any"))
-        members = {(op.cost, op.params.value.data, _parameter_bytes(op)): None for op in owners[step.group]}
+        members = {(op.cost, op.params.value.data, parameter_bytes(op)): None for op in owners[step.group]}
         others = sum(gradient.group != step.group for gradient in gradients(step))
         key = (others, *members)
         if key not in known:
@@ -156,14 +156,14 @@ def hold(graph: GraphOp, held: Held, versions: bool) -> None:
     trained = {op.group for op in graph.operators() if isinstance(op, WeightGradientOp)}
     for op in graph.operators():
         if op.params.value.data and op.group in trained and not isinstance(op, GradientOp):
-            width = _parameter_bytes(op)
+            width = parameter_bytes(op)
             if op.cost is not None and max(held.bytes(c.params, width) for c in op.cost.table().values()) > LARGEST:
                 message = f"the parameters of '{names[op]}' and what lies beside them have 2^63 bytes or more"
                 raise TaktError(at(op, message, "split the operator, or train it with an optimizer that keeps less"))
             op.cost = priced(op.cost, width)
 
 
-def _parameter_bytes(op: OperatorOp) -> int:
+def parameter_bytes(op: OperatorOp) -> int:
     """Bytes of one parameter: of an element of the result, or 16 bits where that is not known to be a number."""
     element = cast(Tensor, op.outputs[0].type).element_type
     return element_bytes(element) if AnyFloatConstr.verifies(element) else 2
@@ -206,9 +206,13 @@ class AnnotateCostsPass(ModulePass):
     """Which numbers of accelerators to consider. "divisors": those that divide the innermost group, and
     its multiples; all, on a platform of one group. "all": every number up to the limit."""
 
+    sequence: bool = False
+    """Sequence parallelism: what lies between two products that are split, such as norms and residual sums, is split
+    by rows of the sequence. A product split by rows of its weight reduce-scatters, one split by columns all-gathers."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         graph, platform = _find(op)
         if self.max_allotment < 0:
             raise TaktError(Diagnostic(f"max-allotment must be 0 or more, got {self.max_allotment}"))
-        annotate(graph, platform, self.max_allotment or platform.count, self.allotments == "all")
+        annotate(graph, platform, self.max_allotment or platform.count, self.allotments == "all", self.sequence)
         graph.level = StringAttr("moldable")

@@ -79,11 +79,13 @@ def _exceeded(excess: Excess) -> tuple[str, str]:
     return message, hint
 
 
-def read_instance(module: ModuleOp, level: str, *, or_later: bool = False, filled: bool = False) -> Instance:
+def read_instance(
+    module: ModuleOp, level: str, *, or_later: bool = False, filled: bool = False, memory: bool = True
+) -> Instance:
     """The problem in ``module``, whose graph must be at ``level``; raises :class:`TaktError` when it is not.
 
     With ``or_later`` the graph may be at a later level as well; with ``filled`` operators must run on all accelerators
-    of their stages.
+    of their stages. Without ``memory`` it is not checked whether the parameters fit at all.
     """
     graph, platform = find_graph(module), find_platform(module)
     if graph is None:
@@ -105,7 +107,7 @@ def read_instance(module: ModuleOp, level: str, *, or_later: bool = False, fille
     problem = replace(_problem(graph, platform, operators), filled=filled)
     instance = Instance(graph, platform, operators, problem)
     try:
-        instance.problem.check()
+        (instance.problem if memory else replace(instance.problem, memory=0)).check()
     except InvalidProblem as failure:
         raise instance.error(failure) from None
     return instance

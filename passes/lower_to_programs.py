@@ -91,13 +91,11 @@ class _Reading:
         return tuple(time * self.ticks for time in listed)
 
     def updates(self) -> Iterator[Update]:
-        """The optimizer steps of a step, in which all sets of the weight gradients that they read take part."""
+        """The optimizer steps of a step."""
         for op in self.graph.updates() if self.graph.schedule is not None and self.graph.schedule.is_step else ():
             if op.slot is None:
                 raise TaktError(at(op, "an optimizer step of a step has no slot", "schedule-step gives it one"))
-            read = [v.op for v in op.inputs if isinstance(v, OpResult) and isinstance(v.op, OperatorOp)]
-            among = {p for each in (op, *read) for p in _copies(each)[0]}
-            yield Update(tuple(sorted(among)), op.slot.start.data * self.ticks)
+            yield Update(_copies(op)[0], op.slot.start.data * self.ticks)
 
     def reads(self) -> tuple[Read, ...]:
         carried = self.graph.carried()
@@ -167,8 +165,8 @@ class LowerToProgramsPass(ModulePass):
     program of three sections: a prologue, a kernel that is repeated, and an epilogue, each a list of computes, sends,
     receives, copies, all-gathers and frees. All of them keep one common order, so they cannot wait for each other in
     a circle, however long anything takes. In a step the kernel is a whole step, at the end of which each accelerator
-    does the optimizer steps of its groups; where micro-batches outlast their step, a step overlaps the next. Values that cross without a reservation, on a platform without links or of
-    no bytes, are sent when they are computed.
+    does the optimizer steps of its groups; where micro-batches outlast their step, a step overlaps the next. Values
+    that cross without a reservation, on a platform without links or of no bytes, are sent when they are computed.
 
     options:
       microbatches: how many to run, in whole steps (default: as many as wanted, the kernel has no end)

@@ -20,9 +20,10 @@ from passes.scheduling.chunked import Shape, chunk_stages
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
 from passes.scheduling.linked_stages import partition_linked
-from passes.scheduling.portfolio import OPERATOR_PLANS, Request, solve
+from passes.scheduling.portfolio import OPERATOR_PLANS, Request, fittable, fitted, gathered, solve
 from passes.scheduling.replicated import replicate_stages
 from passes.scheduling.shared import share_boundaries
+from passes.shortage import shortage
 
 
 def grant(
@@ -124,6 +125,16 @@ def best_blocks(instance: Instance, options: PartitionStagesPass, request: Reque
     grant(instance, best.staged.blocks, best.staged.homes, best.staged.shared)
 
 
+def fitting_blocks(instance: Instance, options: PartitionStagesPass, request: Request) -> None:
+    """The stages of the best schedule that fits in memory."""
+    problem = request.limits.bounded(instance.problem)
+    problem.check()
+    budget = options.budget(incumbents(area_bound(problem).value, "partition"))
+    best = request.objective.best(gathered(fitted(problem, request, budget), budget), lambda c: c.figures)
+    assert best is not None, "at least one schedule fits"
+    grant(instance, best.staged.blocks, best.staged.homes)
+
+
 @dataclass(frozen=True)
 class PartitionStagesPass(SchedulerPass):
     """Cut the model into contiguous stages of least period: level moldable to staged.
@@ -133,7 +144,8 @@ class PartitionStagesPass(SchedulerPass):
     longest stage. Within `tolerance` of the least period the fewest stages are taken, since fewer
     stages hold fewer micro-batches at once. Operators of one group are granted one block, on which
     stages far apart may take turns. With the plan "auto", another objective or a limit, whole
-    schedules are made of several partitions, and the blocks of the best one are granted.
+    schedules are made of several partitions, and the blocks of the best one are granted. With `fit` (plan "stages"),
+    stages are chosen by what they hold while micro-batches are in flight, scheduled, and corrected until they fit.
 
     With `allotments` "stage" every operator is weighed on all accelerators of its stage, and stages are as wide
     as some allotment that all of their operators have; the plans with chunks take widths only that every operator
@@ -184,14 +196,17 @@ class PartitionStagesPass(SchedulerPass):
         )
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        instance = read_instance(op, "moldable", filled=self.fills(op, self.plan))
-        check_options(instance, self)
         request = self.asked()
+        fit = self.fit and self.plan == "stages" and fittable(request)
+        instance = read_instance(op, "moldable", filled=self.fills(op, self.plan), memory=not fit)
+        check_options(instance, self)
         try:
             if self.plan in ("operators", *OPERATOR_PLANS):
                 one_stage(instance)
             elif self.plan == "auto" or request.several:
                 best_blocks(instance, self, request)
+            elif fit:
+                fitting_blocks(instance, self, request)
             elif self.plan == "interleaved" or self.plan == "v":
                 chunks_on_blocks(instance, self, self.plan)
             elif self.plan == "replicated":
@@ -199,4 +214,4 @@ class PartitionStagesPass(SchedulerPass):
             else:
                 stages_on_blocks(instance, self)
         except InvalidProblem as failure:
-            raise instance.error(failure) from None
+            raise (shortage(instance, request, failure) if fit else instance.error(failure)) from None

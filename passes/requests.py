@@ -54,6 +54,9 @@ class SchedulerPass(ModulePass):
     copies: int | None = None
     """most copies of an operator (default: one, and as many as there are accelerators in the plan "replicated")"""
 
+    fit: bool = False
+    """whether, in the plan "stages", schedules that do not fit in memory lead to others: the stages that hold less"""
+
     def fills(self, module: ModuleOp, plan: str) -> bool:
         """Whether operators must run on all accelerators of their stages; TaktError where ``plan`` cannot do that."""
         if self.allotments == "any":
@@ -78,7 +81,9 @@ class SchedulerPass(ModulePass):
 
     def request(self, plan: str) -> Request:
         """The request for a schedule of ``plan``."""
-        return Request(plan, self.goal(), self.limits(), copies=self.copies, solver=self.solver, gap=self.gap or 0.0)
+        return Request(
+            plan, self.goal(), self.limits(), copies=self.copies, solver=self.solver, gap=self.gap or 0.0, fit=self.fit
+        )
 
 
 def incumbents(bound: int, message: str = "") -> Listener:

@@ -48,6 +48,9 @@ class Backend(ABC):
     lazy = True
     """Whether the accelerator goes on until what arrives is read; else it waits at the place of the receive."""
 
+    sums = False
+    """Whether an optimizer step waits by itself for gradients of other accelerators, which it sums."""
+
     floor = 0
     """Nothing that comes next may begin before this moment on the clock of the run; the engine raises it."""
 
@@ -78,7 +81,7 @@ class Backend(ABC):
     def update(self, number: int) -> None:
         """Do what the optimizer does to this accelerator's parameters in ``job.updates[number]``, to its end.
 
-        All accelerators that hold copies of them do so at once; gradients begin anew.
+        Every accelerator that holds a copy of them does so in its own step, in one order; gradients begin anew.
         """
 
     @abstractmethod

@@ -43,8 +43,10 @@ def compare_trained(
 ) -> tuple[Agreement, Agreement]:
     """The accumulated gradients and the parameters that processes left in ``folder``, beside the expected ones."""
     left = [_left(folder, rank) for rank in range(len(job.accelerators))]
+    ties = job.ties
     found = {
-        what: _by_key([piece_of(x) for one in left for x in one.get(what, ())]) for what in ("gradients", "parameters")
+        what: _by_key([piece_of(x) for one in left for x in one.get(what, ())], ties)
+        for what in ("gradients", "parameters")
     }
     sums = {key: _sums(wholes) for key, wholes in found["gradients"].items()}
     copies = {key: [x for one in wholes for x in one] for key, wholes in found["parameters"].items()}
@@ -89,16 +91,19 @@ def _norm(x: Tensor) -> float:
     return torch.linalg.vector_norm(x.double()).item()
 
 
-def _by_key(pieces: Sequence[Piece]) -> dict[Key, list[list[Tensor]]]:
-    """For every parameter, and each set of accelerators that shares it in one way, the wholes that these have.
+def _by_key(pieces: Sequence[Piece], ties: Mapping[str, str]) -> dict[Key, list[list[Tensor]]]:
+    """For every parameter, each copy, and each set of accelerators that shares it in one way: the wholes these have.
 
-    Of shares that is one, no number where one is missing; of what all have whole, that of each.
+    Of shares that is one, no number where one is missing; of what all have whole, that of each. ``ties`` has the group
+    that stands for all copies.
     """
-    sets: dict[Key, dict[tuple[Members, int | None], list[Piece]]] = {}
+    sets: dict[Key, dict[tuple[Key, Members, int | None], list[Piece]]] = {}
     for piece in pieces:
-        way = (piece.members, None if piece.part is None else piece.part[0])
-        sets.setdefault(piece.key, {}).setdefault(way, []).append(piece)
-    return {key: [_wholes(key, way[0], of) for way, of in ways.items()] for key, ways in sets.items()}
+        way = (piece.key, piece.members, None if piece.part is None else piece.part[0])
+        kind, name = piece.key.owner
+        key = piece.key._replace(owner=(kind, ties.get(name, name)))
+        sets.setdefault(key, {}).setdefault(way, []).append(piece)
+    return {key: [_wholes(key, way[1], of) for way, of in ways.items()] for key, ways in sets.items()}
 
 
 def _wholes(key: Key, members: Members, pieces: Sequence[Piece]) -> list[Tensor]:

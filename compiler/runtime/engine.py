@@ -16,7 +16,7 @@ from compiler.runtime.backend import Backend
 from compiler.runtime.board import NOBODY, SET, Board, Phase
 from compiler.runtime.clock import now, sleep_until
 from compiler.runtime.job import EVENT, Events, Job, Operator, Rows
-from compiler.runtime.messages import Incoming, Key, Outgoing, Posted, Transport, key_of
+from compiler.runtime.messages import Given, Incoming, Key, Outgoing, Posted, Transport, key_of
 from dialects.programs import Instruction
 
 
@@ -30,6 +30,11 @@ class Engine:
         self.incoming = Incoming(self.program, job.settings.ahead)
         self.outgoing = Outgoing(self.program, max(1, job.settings.ahead))
         self.gathers: dict[Key, int] = {}
+        self.read = {} if backend.sums else _given_by(job, accelerator)
+        """Weight gradient → the optimizer steps elsewhere that it is for."""
+        self.left: dict[tuple[int, int], int] = {}
+        """Weight gradient and last micro-batch of its step → micro-batches of the step that are still to come."""
+        self.given: set[Given] = set()
         self.events: Events = np.zeros(len(rows), EVENT)
         self.events["index"] = np.arange(len(rows))
         self.start = 0
@@ -37,7 +42,10 @@ class Engine:
         """Index of the instruction."""
         self.groups = job.groups[accelerator]
         self.factor = job.settings.scale if job.settings.emulate else 1.0
-        self.steps = (self.compute, self.send_in_turn, self.receive, self.copy, self.all_gather, self.free)
+        self.steps = (
+            *(self.compute, self.send_in_turn, self.receive, self.copy, self.all_gather, self.free),
+            self.update,
+        )
 
     def run(self, start: int) -> Events:
         """Everything, from the common start on; returns when each instruction came, began and was done."""
@@ -109,18 +117,52 @@ class Engine:
         operator = self.job.operators[x.subject]
         self.need(_read(operator, x.microbatch))
         if self.job.settings.paced and operator.source:
-            self.hold(self.start + round((operator.start + x.microbatch * self.job.period) * self.factor))
-        among = operator.on(x.microbatch)
+            self.hold(self.start + round(self.job.begin(operator, x.microbatch) * self.factor))
+        start = self.begin(operator.on(x.microbatch))
+        self.backend.compute(x)
+        self.record(self.at, arrive, start)
+        self.give(x)
+        while self.backend.eager and (index := self.outgoing.early(self.at)) is not None:
+            self.send(index)
+
+    def begin(self, among: tuple[int, ...]) -> int:
+        """Wait until all of these have come to this place, and begin with them."""
         if len(among) > 1:
             self.tell(Phase.WAITING, SET)
             self.hold(self.transport.meet(among, self.backend.begin()))
         self.tell(Phase.WORKING)
         sleep_until(self.backend.begin())
-        start = now()
-        self.backend.compute(x)
+        return now()
+
+    def update(self, x: Instruction) -> None:
+        arrive = now()
+        if not self.backend.sums:
+            self.take(x)
+        start = self.begin(self.job.updates[x.subject].on)
+        self.backend.update(x.subject)
         self.record(self.at, arrive, start)
-        while self.backend.eager and (index := self.outgoing.early(self.at)) is not None:
-            self.send(index)
+
+    def take(self, x: Instruction) -> None:
+        """Wait for the gradients that are computed elsewhere."""
+        for v, giver in self.job.givers(x.subject).items():
+            while (what := Given(x.subject, v, x.microbatch)) not in self.given:
+                self.tell(Phase.WAITING, giver)
+                self.given.add(self.transport.taken(giver))
+            self.given.remove(what)
+
+    def give(self, x: Instruction) -> None:
+        """Once the gradient of the last micro-batch of a step is there, tell those who wait for it elsewhere."""
+        if (updates := self.read.get(x.subject)) is None:
+            return
+        last = (x.microbatch // self.job.per_pattern + 1) * self.job.per_pattern - 1
+        self.left[x.subject, last] = self.left.get((x.subject, last), self.job.per_pattern) - 1
+        if self.left[x.subject, last]:
+            return
+        home = self.job.operators[x.subject].on(0)
+        for n in updates:
+            for p in self.job.updates[n].on:
+                if p not in home:
+                    self.transport.give(Given(n, x.subject, last), p)
 
     def send_in_turn(self, x: Instruction) -> None:
         if not self.outgoing.is_sent(self.at, x.peer):
@@ -158,6 +200,15 @@ class Engine:
         start = now()
         self.backend.free(x)
         self.record(self.at, arrive, start)
+
+
+def _given_by(job: Job, accelerator: int) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for n in range(len(job.updates)) if job.step else ():
+        for v, giver in job.givers(n).items():
+            if giver == accelerator:
+                found.setdefault(v, []).append(n)
+    return found
 
 
 def _read(operator: Operator, microbatch: int) -> Iterator[Key]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from compiler.runtime.board import SET, Phase, States
 from compiler.runtime.job import Job, Rows, failure_file
 from dialects.diagnostics import Diagnostic, TaktError
-from dialects.programs import COMPUTE, KINDS, RECV, SEND, Instruction
+from dialects.programs import COMPUTE, KINDS, RECV, SEND, UPDATE, Instruction
 
 START_UP = 120.0
 """Seconds that processes may take to come to their first instruction."""
@@ -47,7 +47,8 @@ class Faults:
     def __init__(self, job: Job, programs: Mapping[int, Rows]):
         self.job, self.programs = job, programs
         self.rank_of = job.rank_of
-        asleep = job.period + max(op.start + op.time for op in job.operators)
+        asleep = job.pattern + max(max((op.start, *op.later)) + op.time for op in job.operators)
+        asleep += max((update.time for update in job.updates), default=0)
         asleep += max((move.time for move in job.moves), default=0)
         sleeps = job.settings.emulate or job.settings.paced
         self.timeout = job.settings.timeout + (asleep * max(1.0, job.settings.scale) / 1e9 if sleeps else 0)
@@ -108,9 +109,15 @@ class Faults:
             others = [self.rank_of[peer]] if peer in self.rank_of else []
         else:
             x = self.instruction(rank, int(states[rank]["index"]))
-            members = [self.rank_of[p] for p in self.job.operators[x.subject].on(x.microbatch)] if x else []
+            members = [self.rank_of[p] for p in self.together(x)] if x else []
             others = [r for r in members if r != rank and not self.is_at(states, r, x)]
         return next((r for r in others if states[r]["phase"] != Phase.FINISHED), None)
+
+    def together(self, x: Instruction) -> tuple[int, ...]:
+        """Who does an instruction together."""
+        if x.kind == UPDATE:
+            return self.job.updates[x.subject].on
+        return self.job.operators[x.subject].on(x.microbatch)
 
     def is_at(self, states: States, rank: int, x: Instruction | None) -> bool:
         """Whether a rank waits for the set of an operator too."""
@@ -135,6 +142,8 @@ class Faults:
 
     def line(self, x: Instruction) -> str:
         """An instruction in words."""
+        if x.kind == UPDATE:
+            return f"{KINDS[x.kind]} {self.job.updates[x.subject].name} after micro-batch {x.microbatch}"
         if x.subject < 0:
             name = self.job.inputs[-1 - x.subject].name
         elif x.kind == COMPUTE:

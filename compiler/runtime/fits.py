@@ -7,7 +7,6 @@ from math import prod
 
 from compiler.runtime.job import Job, Operator, Rows, Value
 from dialects.diagnostics import Diagnostic, TaktError
-from dialects.nn.base import ELEMENT_BYTES, ELEMENT_TYPES
 from dialects.programs import COMPUTE, COPY, FREE, RECV
 from dialects.units import show_bytes
 from passes.training.held import STATES, Held
@@ -78,10 +77,10 @@ def _parameters(job: Job, operator: Operator) -> int:
     beside = 0 if job.optimizer is None else 1 + STATES[job.optimizer]
     if operator.kind == "op":
         return sum(map(real_size, operator.results)) * (1 + beside)
-    element = operator.results[0].element
-    narrow = ELEMENT_BYTES[ELEMENT_TYPES[element]]
+    result = operator.results[0]
+    narrow = max(1, result.size // max(1, prod(result.shape)))
     each = narrow if job.optimizer is None else Held(job.optimizer, job.precision == "mixed").each(narrow)
-    return operator.params // each * width(element) * (1 + beside)
+    return operator.params // each * width(result.element) * (1 + beside)
 
 
 def peak_bytes(job: Job, rows: Rows) -> int:

@@ -72,6 +72,7 @@ class Forward:
 class Operator:
     """An operator and its ``arguments``; ``start`` is that of micro-batch 0, ``turns`` is where micro-batches run.
 
+    ``later`` are the starts of the other micro-batches of a step.
     ``params`` are the bytes of parameters on each accelerator, in types of the IR, in a training graph with what lies
     beside them. ``tied``: the name of the group whose parameters those of its group are copies of, if not its own.
     ``of`` is what a gradient is of.
@@ -89,6 +90,7 @@ class Operator:
     params: int = 0
     tied: str | None = None
     of: Forward | None = None
+    later: tuple[int, ...] = ()
 
     @property
     def source(self) -> bool:
@@ -118,9 +120,10 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Update:
-    """The step of the optimizer for the parameters of ``group``, once a step, on the accelerators ``on``.
+    """The step of the optimizer for the parameters of ``group``, once a step from ``start`` on, on ``on``.
 
     ``among`` are all accelerators that hold copies of these parameters, in order: gradients are summed over them.
+    ``gradients`` are the numbers of the weight gradients that it reads, those of copies behind its own.
     """
 
     name: str
@@ -128,6 +131,8 @@ class Update:
     on: tuple[int, ...]
     among: tuple[int, ...]
     time: int
+    start: int = 0
+    gradients: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,9 +140,9 @@ class Settings:
     """How to run.
 
     ``emulate``: operators sleep their time and messages arrive after theirs, else real tensors. ``paced``:
-    micro-batches enter at least a period apart. ``ahead``: receives that a process posts before it needs them, and
-    sends to one accelerator that may be on their way at a time (at least one). ``timeout``: seconds without progress
-    after which the run is given up. ``scale``: factor of all emulated times.
+    micro-batches enter no earlier than scheduled, a period apart. ``ahead``: receives that a process posts before it
+    needs them, and sends to one accelerator that may be on their way at a time (at least one). ``timeout``: seconds
+    without progress after which the run is given up. ``scale``: factor of all emulated times.
     """
 
     emulate: bool = True
@@ -182,8 +187,27 @@ class Job:
 
     @property
     def period(self) -> float:
-        """Predicted time between two micro-batches, ns."""
+        """Predicted time between two micro-batches, ns; in a step on average."""
         return self.pattern / self.per_pattern
+
+    def begin(self, operator: Operator, microbatch: int) -> float:
+        """When a micro-batch is to start an operator, ns."""
+        if not operator.later:
+            return operator.start + microbatch * self.period
+        lap, turn = divmod(microbatch, self.per_pattern)
+        return (operator.start, *operator.later)[turn] + lap * self.pattern
+
+    def givers(self, number: int) -> dict[int, int]:
+        """Of the weight gradients that an optimizer step reads from elsewhere, the accelerator that gives each."""
+        on = self.updates[number].on
+        homes = {v: self.operators[v].on(0) for v in self.updates[number].gradients}
+        return {v: home[0] for v, home in homes.items() if not set(on) <= set(home)}
+
+    @property
+    def ties(self) -> dict[str, str]:
+        """Group whose parameters are updated → the group that stands for all copies of them."""
+        tied = {o.group: o.tied for o in self.operators if o.tied is not None}
+        return {u.group: tied.get(u.group, u.group) for u in self.updates}
 
     @property
     def rank_of(self) -> dict[int, int]:
@@ -274,6 +298,7 @@ def _operator(given: dict[str, Any]) -> Operator:
         "reads": tuple(Read(**r) for r in given["reads"]),
         "results": tuple(map(_value, given["results"])),
         "of": None if given["of"] is None else _forward(given["of"]),
+        "later": tuple(given["later"]),
     }
     return Operator(**{**given, **changed})
 
@@ -284,4 +309,4 @@ def _forward(given: dict[str, Any]) -> Forward:
 
 
 def _update(given: dict[str, Any]) -> Update:
-    return Update(**{**given, "on": tuple(given["on"]), "among": tuple(given["among"])})
+    return Update(**{**given, **{name: tuple(given[name]) for name in ("on", "among", "gradients")}})

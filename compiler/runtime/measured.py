@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, lcm
+from statistics import median
 
 import numpy as np
 
 from compiler.runtime.job import Events, Job
 from compiler.runtime.recorded import Ints, Run
-from dialects.programs import ALL_GATHER, COMPUTE, COPY, KINDS, RECV, SEND
+from dialects.programs import ALL_GATHER, COMPUTE, COPY, KINDS, RECV, SEND, UPDATE
 
 MOST_DISTANCES = 500
 """Distances between micro-batches over which slopes are taken, of a long run."""
@@ -61,10 +62,15 @@ class Measured(Figures):
 # --- prediction ------------------------------------------------------------------------------
 
 
-def scheduled_latency(job: Job) -> int:
-    """From the first start to the last end of a micro-batch in the schedule, ns."""
-    ends = [x.start + x.time for x in job.operators]
-    return max(ends, default=0) - min((x.start for x in job.operators), default=0)
+def scheduled_spans(job: Job) -> list[tuple[float, float]]:
+    """First start and last end in the schedule of each micro-batch of a step, else of micro-batch 0, ns."""
+    if not job.operators:
+        return []
+    found: list[tuple[float, float]] = []
+    for i in range(job.per_pattern if job.step else 1):
+        begun = [(job.begin(x, i), x.time) for x in job.operators]
+        found.append((min(start for start, _ in begun), max(start + time for start, time in begun)))
+    return found
 
 
 def predicted(job: Job) -> Figures:
@@ -73,17 +79,21 @@ def predicted(job: Job) -> Figures:
     for operator in job.operators:
         for p in (p for turn in operator.turns for p in turn):
             busy[p] += operator.time / len(operator.turns)
+    for update in job.updates if job.step else ():
+        for p in update.on:
+            busy[p] += update.time / job.per_pattern
     scale = job.settings.scale if job.settings.emulate else 1.0
-    latency = scheduled_latency(job) * scale
-    return Figures(job.period * scale, latency, latency, {p: time / job.period for p, time in busy.items()})
+    latencies = [(end - begin) * scale for begin, end in scheduled_spans(job)] or [0.0]
+    load = {p: time / job.period for p, time in busy.items()}
+    return Figures(job.period * scale, median(latencies), max(latencies), load)
 
 
 # --- measurement -----------------------------------------------------------------------------
 
 
 def rounds_of(job: Job) -> int:
-    """Micro-batches after which the use of all copies repeats."""
-    return lcm(*(len(x.turns) for x in job.operators))
+    """Micro-batches after which the use of all copies repeats, or all of a step."""
+    return lcm(job.per_pattern if job.step else 1, *(len(x.turns) for x in job.operators))
 
 
 @dataclass(frozen=True)
@@ -96,12 +106,25 @@ class Window:
 
     @staticmethod
     def of(job: Job) -> Window:
-        """All but as many at both ends as the schedule has in flight; of a run too short for that, the later half."""
-        count, rounds = job.microbatches, rounds_of(job)
-        flight = ceil(scheduled_latency(job) / job.period) if job.period else 0
+        """All but as many at both ends as the schedule has in flight; of a run too short for that, the later half.
+
+        Of steps, all but as many steps at both ends as go on at once.
+        """
+        count, rounds, flight = job.microbatches, rounds_of(job), _in_flight(job)
         if count - 2 * flight > rounds:
             return Window(flight, count - flight, True)
         return Window(max(0, min(count // 2, count - 1 - rounds)), count, False)
+
+
+def _in_flight(job: Job) -> int:
+    """Micro-batches in flight, in a step whole steps of them."""
+    spans = scheduled_spans(job)
+    if not spans or not job.pattern:
+        return 0
+    if not job.step:
+        return ceil((spans[0][1] - spans[0][0]) / job.period)
+    ends = [*(end for _, end in spans), *(update.start + update.time for update in job.updates)]
+    return ceil((max(ends) - min(begin for begin, _ in spans)) / job.pattern) * job.per_pattern
 
 
 def slope(completed: Ints, rounds: int) -> float | None:
@@ -120,15 +143,15 @@ def measured(run: Run) -> Measured:
     """The figures of a run, over the micro-batches of its steady state (:class:`Window`).
 
     ``period`` is the :func:`slope` of the times at which micro-batches finish their last operator; of a run of less
-    than two patterns of copies, its whole time over its micro-batches. Shares of the period are, of each accelerator,
-    the median over whole patterns of the time that it computes, waits (from coming to an instruction to its beginning)
-    or moves values for the micro-batches of a pattern.
+    than two patterns of copies, or two steps, its whole time over its micro-batches. Shares of the period are, of each
+    accelerator, the median over whole patterns of the time that it computes, waits (from coming to an instruction to
+    its beginning) or moves values for the micro-batches of a pattern.
     """
     job, rounds, window = run.job, rounds_of(run.job), Window.of(run.job)
     begun, completed = run.spans
     period = slope(completed[window.first : window.last], rounds)
     if period is None:
-        period = float(completed.max() - begun.min()) / job.microbatches
+        period = float(run.ended - begun.min()) / job.microbatches
     latencies = completed - begun
 
     def shares(kinds: Sequence[int], lasts: Callable[[Events], Ints]) -> dict[int, float]:
@@ -138,7 +161,7 @@ def measured(run: Run) -> Measured:
         period=period,
         latency=float(np.median(latencies)),
         latency_max=float(latencies.max()),
-        load=shares([COMPUTE], lambda e: e["end"] - e["start"]),
+        load=shares([COMPUTE, UPDATE], lambda e: e["end"] - e["start"]),
         microbatches=job.microbatches,
         steady=window.steady,
         waiting=shares(range(len(KINDS)), lambda e: e["start"] - e["arrive"]),

@@ -23,6 +23,14 @@ class Handle(Protocol):
     def wait(self) -> object: ...
 
 
+class Given(NamedTuple):
+    """A weight gradient that is complete, of the step that ends with ``microbatch``, for an optimizer step."""
+
+    update: int
+    gradient: int
+    microbatch: int
+
+
 class Transport(Protocol):
     """Carries messages between accelerators, in order from one to another, and brings sets of them together."""
 
@@ -32,6 +40,14 @@ class Transport(Protocol):
 
     def meet(self, among: tuple[int, ...], moment: int) -> int:
         """Returns the latest of their moments when all of them have called it."""
+        ...
+
+    def give(self, what: Given, accelerator: int) -> None:
+        """Tell an accelerator that a gradient is there, and go on."""
+        ...
+
+    def taken(self, accelerator: int) -> Given:
+        """The next that an accelerator gives, when it does."""
         ...
 
 

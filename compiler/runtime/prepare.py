@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import AnyFloatConstr, ModuleOp
 from xdsl.ir import OpResult, SSAValue
 
 from compiler.runtime.job import Forward, Job, Operator, Read, Rows, Settings, Transfer, Turns, Update, Value
 from compiler.view import ScheduleView, view_of
 from dialects.attributes import members, values
 from dialects.diagnostics import Diagnostic, TaktError
-from dialects.gradients import ForwardAttr, GradientOp
+from dialects.gradients import BackwardOp, ForwardAttr
 from dialects.operators import OperatorOp, Tensor, operator_names, tensor_bytes
 from dialects.programs import ProgramOp
 from dialects.structure import GraphOp, InputOp, find_graph
@@ -53,7 +53,7 @@ def job_of(module: ModuleOp, settings: Settings) -> tuple[Job, dict[int, Rows]]:
     assert graph is not None
     first = next(iter(programs.values()))
     assert first.trips is not None
-    reading = _Reading(graph, view)
+    reading = _Reading(graph, view, not settings.emulate and graph.training is not None and _bends(graph))
     operators = reading.operators()
     job = Job(
         name=view.graph,
@@ -64,7 +64,9 @@ def job_of(module: ModuleOp, settings: Settings) -> tuple[Job, dict[int, Rows]]:
         microbatches=first.base.value.data + first.step.value.data * first.trips.value.data,
         accelerators=tuple(sorted(programs)),
         operators=operators,
-        inputs=tuple(_value(op.output, op.output.name_hint or f"input.{n}") for n, op in enumerate(graph.inputs())),
+        inputs=tuple(
+            reading.value(op.output, op.output.name_hint or f"input.{n}") for n, op in enumerate(graph.inputs())
+        ),
         outputs=tuple(reading.output(value) for value in graph.outputs.operands),
         moves=reading.moves(),
         groups={p: tuple(members(group) for group in op.groups.data) for p, op in programs.items()},
@@ -77,20 +79,12 @@ def job_of(module: ModuleOp, settings: Settings) -> tuple[Job, dict[int, Rows]]:
     return job, {p: unrolled(op) for p, op in sorted(programs.items())}
 
 
-def _value(value: SSAValue, name: str, sharded: bool = False, destinations: tuple[Turns, ...] = ()) -> Value:
-    return _tensor(cast(Tensor, value.type), name, sharded, destinations)
+def _bends(graph: GraphOp) -> bool:
+    """Whether rounding can change gradients by more than rounding: where an operand is that near to a bend, as of relu.
 
-
-def _tensor(type_: Tensor, name: str, sharded: bool = False, destinations: tuple[Turns, ...] = ()) -> Value:
-    return Value(name, type_.get_shape(), str(type_.element_type), tensor_bytes(type_), sharded, destinations)
-
-
-def _forward(of: ForwardAttr) -> Forward:
-    arguments = {key: value for key, value in of.values_of_arguments().items() if value is not None}
-    operands, results = ([_tensor(t, "") for t in types] for types in (of.operands, of.results))
-    return Forward(
-        of.kind.data, arguments, tuple(operands), tuple(results), tuple(values(of.arriving)), tuple(values(of.made))
-    )
+    Real training runs of such models compute in 64 bits, in which none is.
+    """
+    return any(op.kind() in ("relu", "max_pool") or op.arguments().get("kind") == "max" for op in graph.operators())
 
 
 def _tied(view: ScheduleView) -> dict[str, str]:
@@ -106,14 +100,28 @@ def _tied(view: ScheduleView) -> dict[str, str]:
 class _Reading:
     """Numbers the destinations of every value as the programs do: by their first readers."""
 
-    def __init__(self, graph: GraphOp, view: ScheduleView):
-        self.graph, self.view = graph, view
+    def __init__(self, graph: GraphOp, view: ScheduleView, wide: bool):
+        self.graph, self.view, self.wide = graph, view, wide
         self.carried = graph.carried()
         self.names = operator_names(graph)
         self.number = {op: v for v, op in enumerate(self.names)}
         self.inputs: Mapping[SSAValue, int] = {op.output: -1 - n for n, op in enumerate(graph.inputs())}
         self.destinations: dict[tuple[int, int], list[Turns]] = {}
         self.tied = _tied(view)
+
+    def value(self, value: SSAValue, name: str, sharded: bool = False, destinations: tuple[Turns, ...] = ()) -> Value:
+        return self.tensor(cast(Tensor, value.type), name, sharded, destinations)
+
+    def tensor(
+        self, type_: Tensor, name: str = "", sharded: bool = False, destinations: tuple[Turns, ...] = ()
+    ) -> Value:
+        element = "f64" if self.wide and AnyFloatConstr.verifies(type_.element_type) else str(type_.element_type)
+        return Value(name, type_.get_shape(), element, tensor_bytes(type_), sharded, destinations)
+
+    def forward(self, of: ForwardAttr) -> Forward:
+        arguments = {key: value for key, value in of.values_of_arguments().items() if value is not None}
+        operands, results = (tuple(map(self.tensor, types)) for types in (of.operands, of.results))
+        return Forward(of.kind.data, arguments, operands, results, tuple(values(of.arriving)), tuple(values(of.made)))
 
     def operators(self) -> tuple[Operator, ...]:
         reads = [tuple(self.read(v, value) for value in op.inputs) for v, op in enumerate(self.names)]
@@ -141,7 +149,7 @@ class _Reading:
         v = self.number[op]
         task = self.view.tasks[v]
         results = tuple(
-            _value(r, r.name_hint or name, op.is_sharded(r.index), tuple(self.destinations.get((v, r.index), ())))
+            self.value(r, r.name_hint or name, op.is_sharded(r.index), tuple(self.destinations.get((v, r.index), ())))
             for r in op.outputs
         )
         arguments = {key: value for key, value in op.arguments().items() if value is not None}
@@ -157,18 +165,14 @@ class _Reading:
             task.group,
             task.params,
             None if task.group is None else self.tied.get(task.group),
-            _forward(op.of) if isinstance(op, GradientOp) else None,
+            self.forward(op.of) if isinstance(op, BackwardOp) else None,
+            task.later,
         )
 
     def updates(self) -> tuple[Update, ...]:
-        def name(group: str) -> str:
-            return self.tied.get(group, group)
-
-        among: dict[str, set[int]] = {}
-        for update in self.view.updates:
-            among.setdefault(name(update.group), set()).update(update.place)
         return tuple(
-            Update(u.name, u.group, u.place, tuple(sorted(among[name(u.group)])), u.time) for u in self.view.updates
+            Update(u.name, u.group, u.place, self.view.taking_part(u), u.time, u.start or 0, u.gradients)
+            for u in self.view.updates
         )
 
     def moves(self) -> tuple[Transfer, ...]:

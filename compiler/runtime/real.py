@@ -9,6 +9,7 @@ collectives.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ from compiler.runtime.clock import now
 from compiler.runtime.fits import real_size, scale
 from compiler.runtime.job import Read, Value, outputs_file, trained_file
 from compiler.runtime.torch_calls import WHOLE, Call, Rule
-from compiler.runtime.torch_gradients import run_input, run_weight
+from compiler.runtime.torch_gradients import again, run_input, run_weight
 from compiler.runtime.torch_operators import run
-from compiler.runtime.torch_training import Trained
+from compiler.runtime.torch_training import Named, Trained
 from compiler.runtime.torch_values import (
     Parameters,
     from_bytes,
@@ -56,6 +57,8 @@ Key = tuple[int, int, int, int]
 
 class RealBackend(Backend):
     """The values of one accelerator as tensors of bytes, in types as wide as those of the IR or wider."""
+
+    sums = True
 
     def __init__(self, place: Place):
         super().__init__(place)
@@ -124,11 +127,11 @@ class RealBackend(Backend):
             return [(torch.empty(value.shape), WHOLE) for value in call.operator.results]
         if call.operator.kind == "input_gradient":
             return list(zip(*run_input(call), strict=True))
-        made, rule = run(call)
+        made, rule = run(again(call) if call.operator.kind == "recompute" else call)
         return [(tensor, rule) for tensor in made]
 
     def update(self, number: int) -> None:
-        self.trained.update(self.job.updates[number], self.place.accelerator, self.add)
+        self.trained.update(self.job.updates[number], self.place.accelerator, self)
 
     def _read(self, read: Read, microbatch: int) -> Tensor:
         """An operand; the share of one is completed first, together with the other accelerators that read it."""
@@ -183,6 +186,18 @@ class RealBackend(Backend):
         with _others():
             dist.all_gather(found, padded, group=self.place.groups[members])
         return [one[:size] for one, size in zip(found, sizes, strict=True)]
+
+    def names(self, own: set[Named], members: Members) -> list[Named]:
+        """The names of all members, in order."""
+        text = json.dumps([(role, shape, str(dtype).removeprefix("torch.")) for role, shape, dtype in own]).encode()
+        sizes = torch.zeros(len(members), dtype=torch.int64, device=self.place.device)
+        sizes[members.index(self.place.accelerator)] = len(text)
+        if len(members) > 1:
+            sizes = self.add(sizes, members)
+            mine = torch.tensor(list(text), dtype=torch.uint8, device=self.place.device)
+            texts = [bytes(x.tolist()) for x in self.gather(mine, sizes.tolist(), members)]
+            own = {(r, tuple(s), getattr(torch, d)) for one in texts for r, s, d in json.loads(one)}
+        return sorted(own, key=str)
 
     # --- outputs -----------------------------------------------------------------------------
 

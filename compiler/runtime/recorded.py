@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.runtime.job import Events, Job, Rows, events_file, read_job, read_program
-from dialects.programs import ALL_GATHER, COMPUTE, FREE, RECV, Instruction
+from dialects.programs import ALL_GATHER, COMPUTE, FREE, RECV, UPDATE, Instruction
 
 Ints = NDArray[np.int64]
 
@@ -68,7 +68,7 @@ class Run:
 
     @cached_property
     def spans(self) -> tuple[Ints, Ints]:
-        """When each micro-batch began its first operator and finished its last, ns."""
+        """When each micro-batch began its first operator and finished its last, ns; optimizer steps are none."""
         begun = np.full(self.job.microbatches, np.iinfo(np.int64).max)
         completed = np.zeros(self.job.microbatches, dtype=np.int64)
         for p in self.job.accelerators:
@@ -77,6 +77,15 @@ class Run:
             np.minimum.at(begun, rows[computes, 4], events["start"][computes])
             np.maximum.at(completed, rows[computes, 4], events["end"][computes])
         return np.minimum(begun, completed), completed
+
+    @property
+    def ended(self) -> int:
+        """When the last operator or optimizer step was done, ns."""
+        ends = [0]
+        for p in self.job.accelerators:
+            rows, events = self.of(p)
+            ends += events["end"][np.isin(rows[:, 0], (COMPUTE, UPDATE))].tolist()
+        return max(ends)
 
 
 def lines_of(rows: Rows, events: Events) -> Iterator[Line]:
@@ -99,7 +108,7 @@ def _stand(rows: Rows, events: Events, times: Mapping[tuple[int, int, int], int]
     """
     following = [np.iinfo(np.int64).max] * len(rows)
     for k in range(len(rows) - 2, -1, -1):
-        placed = rows[k + 1, 0] in (COMPUTE, FREE)
+        placed = rows[k + 1, 0] in (COMPUTE, FREE, UPDATE)
         following[k] = int(events["arrive"][k + 1]) if placed else following[k + 1]
     now = 0
     for k, line in enumerate(lines_of(rows, events)):
@@ -109,7 +118,7 @@ def _stand(rows: Rows, events: Events, times: Mapping[tuple[int, int, int], int]
             moved = max(came, line.end - times.get(line.what.buffer, 0)) if stood else line.end
             events[k] = (events["index"][k], came, moved, line.end)
             now = max(now, line.end) if stood else now
-        elif line.what.kind in (COMPUTE, FREE):
+        elif line.what.kind in (COMPUTE, FREE, UPDATE):
             now = max(now, line.end)
 
 

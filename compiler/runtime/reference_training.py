@@ -7,6 +7,7 @@ backward operators of the graph.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class Leaves(Parameters):
         dim: int = 0,
         share: slice | None = None,
     ) -> Tensor:
+        # Copies on other accelerators are one parameter.
+        operator = operator if operator.tied is None else replace(operator, group=operator.tied, tied=None)
         found = super().get(operator, role, shape, dtype, dim, share)
         return found.requires_grad_() if operator.params else found
 
@@ -91,8 +94,7 @@ class Reference:
         """The parameters that the optimizer changes."""
         if not self.job.step:
             return []
-        groups = {u.group for u in self.job.updates}
-        owners = {("group", o.tied or o.group) for o in self.job.operators if o.group in groups}
+        owners = {("group", name) for name in self.job.ties.values()}
         return [key for key in self.gradients() if key.owner in owners]
 
 

@@ -17,7 +17,7 @@ from compiler.runtime.measured import Figures
 from compiler.runtime.recorded import Line, Run, lines_of
 from compiler.simulate.replay import replay
 from compiler.view import Accelerators
-from dialects.programs import ALL_GATHER, COMPUTE, FREE, RECV, SEND, Instruction
+from dialects.programs import ALL_GATHER, COMPUTE, FREE, RECV, SEND, UPDATE, Instruction
 
 Key = tuple[int, ...]
 
@@ -32,7 +32,7 @@ def replayed(module: ModuleOp, run: Run) -> Figures:
     def moving(x: Instruction, among: Accelerators) -> int:
         return moves.get((*_value(x), *among), 0)
 
-    report = replay(module, 0, moving, lambda x, among: operators.get((x.subject, *among), 0))
+    report = replay(module, 0, moving, lambda x, among: operators.get((x.kind, x.subject, *among), 0))
     latencies = [end - begin for begin, end in zip(report.begun, report.completed, strict=True)]
     period = float(report.period)
     load = {p: busy / (report.microbatches * period or 1.0) for p, busy in report.busy.items()}
@@ -49,16 +49,17 @@ def _value(x: Instruction) -> Key:
 
 
 def _operator_times(run: Run) -> dict[Key, int]:
-    """Operator and the set that ran it → how long it took; of a set, as long as its slowest accelerator."""
-    slowest: dict[tuple[int, int], int] = {}
+    """Operator or optimizer step and the set that did it → how long it took; of a set, as long as its slowest one."""
+    slowest: dict[Key, int] = {}
     for _, line in _reported(run):
         x = line.what
-        if x.kind == COMPUTE:
-            which = x.subject, x.microbatch
+        if x.kind in (COMPUTE, UPDATE):
+            which = x.kind, x.subject, x.microbatch
             slowest[which] = max(slowest.get(which, 0), line.end - line.start)
     found: dict[Key, list[int]] = {}
-    for (subject, microbatch), time in slowest.items():
-        found.setdefault((subject, *run.job.operators[subject].on(microbatch)), []).append(time)
+    for (kind, subject, microbatch), time in slowest.items():
+        place = run.job.operators[subject].on(microbatch) if kind == COMPUTE else run.job.updates[subject].on
+        found.setdefault((kind, subject, *place), []).append(time)
     return _medians(found)
 
 

@@ -34,6 +34,13 @@ SHORT = 20_000_000
 Column = tuple[str, Figures]
 
 
+def rows_of(job: Job) -> tuple[tuple[str, Callable[[Figures], float], bool], ...]:
+    """:data:`ROWS`, in a step behind its time."""
+    if not job.step:
+        return ROWS
+    return (("step", lambda f: f.period * job.per_pattern, True), *ROWS)
+
+
 def columns_of(prediction: Figures, replay: Figures | None, found: Measured) -> list[Column]:
     """The columns of the table; the last but one is what the measured one is compared with.
 
@@ -49,7 +56,7 @@ def text(job: Job, columns: list[Column], found: Measured) -> str:
     """The report: what was run, the table, and the accelerator that sets the pace."""
     compared = columns[-2]
     rows: list[Row] = [("", *(name for name, _ in columns), "measured / " + compared[0])]
-    for name, value, time in ROWS:
+    for name, value, time in rows_of(job):
         values = [value(figures) for _, figures in columns]
         shown = [short_time(round(v)) if time else percent(v) for v in values]
         rows.append((name, *shown, percent(values[-1] / values[-2]) if values[-2] else ""))
@@ -58,9 +65,8 @@ def text(job: Job, columns: list[Column], found: Measured) -> str:
     lines = [what_ran(job), *table(rows)]
     if found.critical is not None:
         waits, moves = (percent(shares[found.critical]) for shares in (found.waiting, found.moving))
-        lines.append(
-            f"accelerator {found.critical} is critical: of a period, it waits {waits} and moves values {moves}"
-        )
+        of = "a step" if job.step else "a period"
+        lines.append(f"accelerator {found.critical} is critical: of {of}, it waits {waits} and moves values {moves}")
     lines.extend(_advice(job, columns[-2][1], found))
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -74,7 +80,8 @@ def _advice(job: Job, said: Figures, found: Measured) -> Iterator[str]:
         short = f"a period of {short_time(round(said.period))} is short beside what processes and messages take here"
         yield f"{short}: --scale {factor:g} makes all times longer"
     elif not job.settings.paced and found.latency > LATE * said.latency:
-        yield "micro-batches entered as fast as they could, and wait on their way; --pace: a period apart"
+        pace = "as scheduled" if job.step else "a period apart"
+        yield f"micro-batches entered as fast as they could, and wait on their way; --pace: {pace}"
 
 
 def agreement(job: Job, found: Comparison) -> str:
@@ -143,8 +150,10 @@ def what_ran(job: Job) -> str:
     how = ["emulated" if job.settings.emulate else "real tensors"]
     if job.settings.scale != 1:
         how.append(f"times scaled by {job.settings.scale:g}")
+    if job.step:
+        how.append(f"steps of {counted(job.per_pattern, 'micro-batch', 'micro-batches')}")
     if job.settings.paced:
-        how.append("a micro-batch a period")
+        how.append("micro-batches as scheduled" if job.step else "a micro-batch a period")
     processes = counted(len(job.accelerators), "process", "processes")
     return f"{job.name} on {job.platform}: {processes} on torch.distributed, {', '.join(how)}"
 
@@ -168,7 +177,8 @@ def json_text(job: Job, columns: list[Column], found: Measured, more: dict[str, 
         "microbatches": found.microbatches,
         "steady": found.steady,
     }
-    data |= {name.replace(" ", "_"): _figures(figures) for name, figures in columns}
+    data |= {"step": job.per_pattern} if job.step else {}
+    data |= {name.replace(" ", "_"): _figures(job, figures) for name, figures in columns}
     data["measured"] |= {
         name: {str(p): share for p, share in shares.items()}
         for name, shares in (("waiting", found.waiting), ("moving", found.moving))
@@ -176,8 +186,9 @@ def json_text(job: Job, columns: list[Column], found: Measured, more: dict[str, 
     return json.dumps(data | more, indent=2) + "\n"
 
 
-def _figures(figures: Figures) -> dict[str, Any]:
-    return {
+def _figures(job: Job, figures: Figures) -> dict[str, Any]:
+    step = {"step_ns": figures.period * job.per_pattern} if job.step else {}
+    return step | {
         "period_ns": figures.period,
         "latency_ns": figures.latency,
         "latency_max_ns": figures.latency_max,

@@ -43,6 +43,14 @@ def run_weight(call: Call) -> Gradients:
     return _WEIGHT.get(given.of.kind, _of_parameters)(given)
 
 
+def again(call: Call) -> Call:
+    """The part of the forward operator that a ``recompute`` runs once more, without the gradients that it awaits."""
+    of = call.operator.of
+    assert of is not None
+    operator = replace(call.operator, kind=of.kind, arguments=of.arguments, of=None)
+    return replace(call, operator=operator, inputs=call.inputs[: len(of.operands)])
+
+
 # --- what a gradient reads -------------------------------------------------------------------
 
 

@@ -75,9 +75,8 @@ def share_of(
     dim: int = 0,
     share: slice | None = None,
 ) -> tuple[Key, Part]:
-    """The parameter ``role`` of an operator, and a share of it; those of a group, and of its copies, are one."""
-    group = operator.tied or operator.group
-    owner = ("operator", operator.name) if group is None else ("group", group)
+    """The parameter ``role`` of an operator, and a share of it; those of a group are one."""
+    owner = ("operator", operator.name) if operator.group is None else ("group", operator.group)
     return Key(owner, role, tuple(shape), dtype), None if share is None else (dim, share.start, share.stop)
 
 
@@ -109,7 +108,9 @@ class Parameters:
         """The parameter ``role`` of ``shape``, or its ``share`` along ``dim``, which alone is kept."""
         key, part = share_of(operator, role, shape, dtype, dim, share)
         if (key, part) not in self.held:
-            whole = torch.randn(key.shape, generator=generator(self.seed, *key.owner, role), dtype=dtype)
+            # Copies on other accelerators begin with the same numbers.
+            names = key.owner if operator.tied is None else ("group", operator.tied)
+            whole = torch.randn(key.shape, generator=generator(self.seed, *names, role), dtype=dtype)
             own = cut(whole, part)
             self.held[key, part] = (own.clone() if own.numel() < whole.numel() else whole).to(self.device)
         return self.held[key, part]

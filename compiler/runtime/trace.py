@@ -24,7 +24,7 @@ from compiler.targets.perfetto_links import LinkTracks
 from compiler.targets.text import ranges
 from compiler.targets.trace_events import NAMES, Event, about, order, us
 from compiler.view import ScheduleView
-from dialects.programs import ALL_GATHER, COMPUTE, COPY, KINDS, RECV, SEND, Instruction
+from dialects.programs import ALL_GATHER, COMPUTE, COPY, KINDS, RECV, SEND, UPDATE, Instruction
 
 SCHEDULED, RUN = 1, 2
 """The processes of the trace."""
@@ -64,9 +64,10 @@ class _Scheduled:
         settings = run.job.settings
         self.scale = Fraction(settings.scale) if settings.emulate else Fraction(1)
         begun = int(run.spans[0].min()) if run.job.operators else 0
-        self.shift = begun - self.scale * min((t.start for t in view.tasks), default=0)
-        end = max((m.ready for m in view.moves), default=0) + run.job.microbatches * view.period
-        low = Fraction(min((m.start for m in view.moves), default=0))
+        self.shift = begun - self.scale * min((s for t in view.tasks for s in t.starts), default=0)
+        last = max((s + m.time for m in view.moves for s in m.landings), default=0)
+        end = last + run.job.microbatches * view.period
+        low = Fraction(min((s for m in view.moves for s in m.starts), default=0))
         moved = [x for x in instances(view, low, end, first=0) if x.microbatch < run.job.microbatches]
         self.links = LinkTracks(view, moved, self.whole, len(run.job.accelerators), SCHEDULED)
 
@@ -89,11 +90,18 @@ class _Scheduled:
         on: dict[int, list[_Slice]] = {p: [] for p in self.job.accelerators}
         for task in self.view.tasks:
             for i in range(self.job.microbatches):
-                begin = task.start + i * self.view.period
+                begin = self.view.begin(task, i)
                 place = task.set_of(i)
                 facts = {"operator": task.name, "kind": task.kind, "micro-batch": i, "accelerators": ranges(place)}
                 x = _Slice(task.name, "operator", i, self.whole(begin), self.whole(begin + task.time), facts)
                 for p in place:
+                    on[p].append(x)
+        for update in self.view.updates if self.view.step else ():
+            for i in range(self.view.microbatches - 1, self.job.microbatches, self.view.microbatches):
+                begin = Fraction((update.start or 0) + i // self.view.microbatches * self.view.pattern)
+                facts = {"optimizer step": update.name, "group": update.group, "accelerators": ranges(update.place)}
+                x = _Slice(update.name, "update", i, self.whole(begin), self.whole(begin + update.time), facts)
+                for p in update.place:
                     on[p].append(x)
         for p, rank in self.job.rank_of.items():
             yield from _work(SCHEDULED, rank + 1, sorted(on[p], key=lambda x: (x.begin, x.end)), 0)
@@ -151,13 +159,17 @@ class _AsRun:
         now = 0
         for line in sorted(lines, key=lambda line: (line.start, line.end)):
             x, begin, end = line.what, max(line.start, now), max(line.end, now)
-            now = end
-            facts: Event = {"micro-batch": x.microbatch, "waited_ns": line.start - line.arrive}
+            now, waited = end, line.start - line.arrive
+            facts: Event = {"micro-batch": x.microbatch, "waited_ns": waited}
             if x.kind == COMPUTE:
                 operator = self.job.operators[x.subject]
                 place = ranges(operator.on(x.microbatch))
                 facts = {"operator": operator.name, "kind": operator.kind, "accelerators": place, **facts}
                 found.append(_Slice(operator.name, "operator", x.microbatch, begin, end, facts))
+            elif x.kind == UPDATE:
+                update = self.job.updates[x.subject]
+                facts = {"optimizer step": update.name, "group": update.group, "accelerators": ranges(update.on)}
+                found.append(_Slice(update.name, "update", x.microbatch, begin, end, facts | {"waited_ns": waited}))
             elif x.kind in (SEND, RECV, COPY, ALL_GATHER) and end > begin:
                 name = f"{KINDS[x.kind].replace('_', '-')} {self.story.value(x)}"
                 found.append(_Slice(name, "moving", x.microbatch, begin, end, facts | {"bytes": x.end - x.begin}))
@@ -190,7 +202,7 @@ class _AsRun:
 
     def _operator(self, v: int, microbatch: int, p: int, last: bool) -> Event | None:
         """The last or the first nanosecond of a part of an operator, if it took any time."""
-        line = self.story.came.get((v, microbatch), {}).get(p)
+        line = self.story.came.get((COMPUTE, v, microbatch), {}).get(p)
         if line is None or line.start == line.end:
             return None
         return _place(RUN, self.work[p], line.end - 1 if last else line.start)

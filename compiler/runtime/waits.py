@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from compiler.runtime.measured import measured
 from compiler.runtime.recorded import Line, Run
 from compiler.targets.text import ranges
-from dialects.programs import ALL_GATHER, COMPUTE, FREE, RECV, SEND, Instruction
+from dialects.programs import ALL_GATHER, COMPUTE, FREE, RECV, SEND, UPDATE, Instruction
 
 SHORTEST = 1000
 """Waits of less than the measured period over this are not told: that is what the machine itself takes."""
@@ -33,16 +33,16 @@ class Story:
         self.lines = {p: list(run.lines(p)) for p in run.job.accelerators}
         self.brought: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         """Accelerator, value and micro-batch → when its pieces came, and from whom."""
-        self.came: dict[tuple[int, int], dict[int, Line]] = {}
-        """Operator and micro-batch → accelerator → its part."""
+        self.came: dict[tuple[int, int, int], dict[int, Line]] = {}
+        """Kind of instruction, operator or optimizer step, and micro-batch → accelerator → its part."""
         for p, lines in self.lines.items():
             for line in lines:
                 x = line.what
                 if x.kind == RECV:
                     value = p, *x.buffer, x.microbatch
                     self.brought.setdefault(value, []).append((line.end, x.peer))
-                elif x.kind == COMPUTE:
-                    self.came.setdefault((x.subject, x.microbatch), {})[p] = line
+                elif x.kind in (COMPUTE, UPDATE):
+                    self.came.setdefault((x.kind, x.subject, x.microbatch), {})[p] = line
 
     def value(self, x: Instruction) -> str:
         """What an instruction other than a compute is about: ``h of micro-batch 3``."""
@@ -63,6 +63,8 @@ class Story:
         x = line.what
         if x.kind == COMPUTE:
             yield from self._operands(p, line)
+        elif x.kind == UPDATE:
+            yield from self._gradients(p, line)
         elif x.kind == SEND:
             yield line.arrive, line.start, f"waits to send {self.value(x)} to accelerator {x.peer}"
         elif x.kind == ALL_GATHER:
@@ -80,7 +82,8 @@ class Story:
         """What an operator waited for: its operands, then the others of its set, then its turn."""
         operator, i = self.job.operators[line.what.subject], line.what.microbatch
         there, why = self._ready(p, line)
-        others = [(self._ready(q, other)[0], q) for q, other in self.came[line.what.subject, i].items() if q != p]
+        came = self.came[COMPUTE, line.what.subject, i]
+        others = [(self._ready(q, other)[0], q) for q, other in came.items() if q != p]
         together, last = max(others, default=(0, p))
         first = min(max(there, line.arrive), line.start)
         second = min(max(together, first), line.start)
@@ -91,6 +94,24 @@ class Story:
             (second, line.start, turn or f"waits to begin {operator.name} of micro-batch {i}"),
         ]
         yield from ((begin, end, reason) for begin, end, reason in found if end > begin)
+
+    def _gradients(self, p: int, line: Line) -> Iterator[tuple[int, int, str]]:
+        """What an optimizer step waited for: gradients of other accelerators, then the others of its set."""
+        x = line.what
+        name = f"{self.job.updates[x.subject].name} after micro-batch {x.microbatch}"
+        found: list[tuple[int, str]] = []
+        for v, giver in self.job.givers(x.subject).items():
+            for i in range(x.microbatch + 1 - self.job.per_pattern, x.microbatch + 1):
+                end = self.came[COMPUTE, v, i][giver].end
+                what = f"waits for {self.job.operators[v].name} of micro-batch {i} on accelerator {giver}"
+                found.append((end, what))
+        there, why = max(found, default=(0, ""))
+        for q, other in self.came[UPDATE, x.subject, x.microbatch].items():
+            if q != p and other.arrive > there:
+                there, why = other.arrive, f"waits for accelerator {q} to come to {name}"
+        first = min(max(there, line.arrive), line.start)
+        yield line.arrive, first, why
+        yield first, line.start, f"waits to begin {name}"
 
     def _ready(self, p: int, line: Line) -> tuple[int, str]:
         """When an accelerator had come to an operator and had its operands, and which of these came last."""

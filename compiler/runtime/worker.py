@@ -25,6 +25,7 @@ from compiler.runtime.board import Board, Phase
 from compiler.runtime.clock import now, wall_offset
 from compiler.runtime.engine import Engine
 from compiler.runtime.job import Job, events_file, failure_file, read_job, read_program, write_whole
+from compiler.runtime.messages import Given
 from compiler.runtime.parent import die_with_parent
 from dialects.programs import SEND
 
@@ -106,6 +107,9 @@ class TorchTransport:
         everyone = list(range(len(place.job.accelerators)))
         self.rank_of = place.job.rank_of
         self.up, self.down = _group(everyone), _group(everyone)
+        self.handed = _group(everyone) if self._ways() else None
+        """Another group for what is said of gradients, which has no place in the order of messages."""
+        self.giving: list[dist.Work | None] = []
         self.offset = wall_offset()
         self.token = torch.zeros(1, device=place.device)
 
@@ -124,6 +128,19 @@ class TorchTransport:
             if self.place.rank in (source, target):
                 move, peer = (self.send, target) if self.place.rank == source else (self.receive, source)
                 move(self.token, self.place.job.accelerators[peer]).wait()
+        for source, target in self._ways():
+            if self.place.rank == source:
+                self.give(Given(-1, -1, -1), self.place.job.accelerators[target])
+            elif self.place.rank == target:
+                self.taken(self.place.job.accelerators[source])
+
+    def _ways(self) -> list[tuple[int, int]]:
+        """The ranks that give gradients, and those that they give them to."""
+        job = self.place.job
+        if not (job.step and job.settings.emulate):
+            return []
+        giving = [(giver, p) for n, u in enumerate(job.updates) for giver in job.givers(n).values() for p in u.on]
+        return sorted({(self.rank_of[giver], self.rank_of[p]) for giver, p in giving if giver != p})
 
     def send(self, tensor: torch.Tensor, accelerator: int) -> _Work:
         peer = self.rank_of[accelerator]
@@ -139,6 +156,15 @@ class TorchTransport:
         latest = torch.tensor([moment + self.offset], device=self.place.device)
         _lost(lambda: dist.all_reduce(latest, dist.ReduceOp.MAX, group=self.place.groups[among]))
         return int(latest.item()) - self.offset
+
+    def give(self, what: Given, accelerator: int) -> None:
+        tensor, peer = torch.tensor(what, device=self.place.device), self.rank_of[accelerator]
+        self.giving.append(_lost(lambda: dist.isend(tensor, peer, group=self.handed)))
+
+    def taken(self, accelerator: int) -> Given:
+        tensor, peer = torch.zeros(3, dtype=torch.int64, device=self.place.device), self.rank_of[accelerator]
+        _Work(_lost(lambda: dist.irecv(tensor, peer, group=self.handed)), self.place.device).wait()
+        return Given._make(tensor.tolist())
 
 
 class _Work:

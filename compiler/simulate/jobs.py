@@ -103,7 +103,7 @@ class _Builder:
     # --- updates ---------------------------------------------------------------------------------
 
     def _updates(self) -> list[Job]:
-        """The jobs of all updates, in a step: behind the weight gradients of all its micro-batches."""
+        """The jobs of all updates, in a step: behind the gradients and their own group, for all its micro-batches."""
         if not self.view.step:
             return []
         count = self.view.microbatches
@@ -111,7 +111,9 @@ class _Builder:
         for update in self.view.updates:
             assert update.start is not None
             held = self.machine.inside[self.machine.sets[update.place]] if update.time else ()
-            waits = tuple((gradient, distance) for gradient in update.gradients for distance in range(count))
+            own = (task.index for task in self.view.tasks if task.group == update.group)
+            before = dict.fromkeys([*update.gradients, *own])
+            waits = tuple((task, distance) for task in before for distance in range(count))
             what, idle = f"the optimizer step '{update.name}'", count - 1
             jobs.append(
                 Job(

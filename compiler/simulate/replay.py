@@ -2,9 +2,9 @@
 
 Self-timed and blocking, as strict as a runtime may be: an accelerator does one instruction at a time, in order. A send
 and its receive begin together, when both ends have come to them, and so do all members of an all-gather. An operator
-begins when all accelerators of its set have come to it, and an optimizer step when all have come to it whose gradients
-it reads; those of other groups then go on. Computing never overlaps with moving on an accelerator, so the measured
-period may exceed that of a schedule whose transfers overlap.
+begins when all accelerators of its set have come to it, and so does an optimizer step, but not before the gradients
+that it reads are there, those of copies of its parameters on other accelerators too. Computing never overlaps with
+moving on an accelerator, so the measured period may exceed that of a schedule whose transfers overlap.
 
 It reads the view of the schedule and the instructions, and shares no code with the verifier of the programs.
 """
@@ -98,6 +98,16 @@ def replay(
     return run.report(run.run())
 
 
+@dataclass
+class _Gradients:
+    """What an optimizer step of a step reads: how much is ``left`` to compute, when all else is ``there``."""
+
+    left: int
+    there: int = 0
+    waits: bool = False
+    """Whether the accelerators of the optimizer step have come to it."""
+
+
 class _Run:
     """Events in order of time; every accelerator has come to one instruction and waits for others or is busy."""
 
@@ -110,7 +120,14 @@ class _Run:
         self.microbatches = first.base.value.data + trips * first.step.value.data
         self.lists = {op.accelerator.value.data: self.unrolled(op, trips) for op in programs}
         self.groups = {op.accelerator.value.data: [tuple(g.get_values()) for g in op.groups.data] for op in programs}
-        self.takes_part = tuple(view.taking_part(update) for update in view.updates)
+        updates = view.updates if view.step else ()
+        last = range(view.microbatches - 1, self.microbatches, view.microbatches)
+        self.gradients = {(u.index, i): _Gradients(len(u.gradients) * view.microbatches) for u in updates for i in last}
+        self.readers: dict[int, list[int]] = {}
+        """Weight gradient → the optimizer steps that read it."""
+        for update in updates:
+            for v in update.gradients:
+                self.readers.setdefault(v, []).append(update.index)
         self.at = dict.fromkeys(self.lists, 0)
         self.busy = dict.fromkeys(self.lists, 0)
         self.arrived: dict[tuple[object, ...], set[int]] = {}
@@ -141,16 +158,7 @@ class _Run:
             here.add(p)
             if len(here) == len(among):
                 del self.arrived[what]
-                place = self.view.updates[x.subject].place if x.kind == UPDATE else among
-                end = now + self.time(x, place)
-                for q in among:
-                    self.at[q] += 1
-                    self.busy[q] += end - now if q in place and x.kind in (COMPUTE, UPDATE) else 0
-                    heapq.heappush(events, (end if q in place else now, q))
-                if x.kind == COMPUTE:
-                    if self.begun[x.microbatch] is None:
-                        self.begun[x.microbatch] = now
-                    self.completed[x.microbatch] = max(self.completed[x.microbatch], end)
+                self.begin(x, among, now, events)
         for p, at in self.at.items():
             if at < len(self.lists[p]):
                 x = self.lists[p][at]
@@ -160,6 +168,36 @@ class _Run:
                 raise SimulationError("deadlock", message, operator=name, microbatch=i, accelerator=p)
         return now
 
+    def begin(self, x: Instruction, among: Accelerators, now: int, events: list[tuple[int, int]]) -> None:
+        """Do what all who take part have come to, unless it still waits for gradients."""
+        if x.kind == UPDATE:
+            gradients = self.gradients[x.subject, x.microbatch]
+            if gradients.left:
+                gradients.waits = True
+                return
+            now = max(now, gradients.there)
+        end = now + self.time(x, among)
+        for q in among:
+            self.at[q] += 1
+            self.busy[q] += end - now if x.kind in (COMPUTE, UPDATE) else 0
+            heapq.heappush(events, (end, q))
+        if x.kind == COMPUTE:
+            if self.begun[x.microbatch] is None:
+                self.begun[x.microbatch] = now
+            self.completed[x.microbatch] = max(self.completed[x.microbatch], end)
+            self.computed(x, end, events)
+
+    def computed(self, x: Instruction, end: int, events: list[tuple[int, int]]) -> None:
+        """Count a weight gradient for the optimizer steps that read it, and begin those that only waited for it."""
+        count = self.view.microbatches
+        last = x.microbatch // count * count + count - 1
+        for n in self.readers.get(x.subject, ()):
+            gradients = self.gradients[n, last]
+            gradients.left -= 1
+            gradients.there = max(gradients.there, end)
+            if gradients.waits and not gradients.left:
+                self.begin(Instruction(UPDATE, n, 0, 0, last), self.view.updates[n].place, end, events)
+
     def meeting(self, p: int, x: Instruction) -> tuple[tuple[object, ...], Accelerators]:
         """A name for what accelerator ``p`` has come to, the same on all that take part, and who these are."""
         if x.kind == COMPUTE:
@@ -168,7 +206,7 @@ class _Run:
             group = self.groups[p][x.peer]
             return (ALL_GATHER, group), group
         if x.kind == UPDATE:
-            return (UPDATE, x.subject, x.microbatch), self.takes_part[x.subject]
+            return (UPDATE, x.subject, x.microbatch), self.view.updates[x.subject].place
         ends = (p, x.peer) if x.kind == SEND else (x.peer, p)
         return (SEND, *ends), ends
 

@@ -43,6 +43,14 @@ class Call:
     params: int = 0
     backward: Backward | None = None
     """Of a gradient: what it is of."""
+    sequence: bool = False
+    """Whether products split by columns gather rows: sequence parallelism."""
+
+    @property
+    def rows(self) -> Layout:
+        """Of a result of products, the dimension of sequences, along which it may be split; None when it may not."""
+        dims = len(self.results[0].shape)
+        return dims - 2 if self.sequence and dims > 1 else None
 
     @property
     def last(self) -> int:

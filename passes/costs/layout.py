@@ -22,11 +22,15 @@ from passes.costs.kinds import rule_of
 
 @dataclass(frozen=True)
 class Node:
-    """An operator and the values it reads and makes, under any names."""
+    """An operator and the values it reads and makes, under any names.
+
+    ``like``: the results of the operator that it repeats for the backward pass, if it does.
+    """
 
     call: Call
     reads: tuple[Hashable, ...]
     makes: tuple[Hashable, ...]
+    like: tuple[Hashable, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,17 +74,18 @@ def place(nodes: Sequence[Node], outputs: Collection[Hashable]) -> list[Placed]:
 def _wanted(nodes: Sequence[Node], outputs: Collection[Hashable]) -> dict[Hashable, Layout]:
     """The dimension along which all consumers of a value would cut it."""
     wishes: dict[Hashable, set[Layout]] = defaultdict(set)
-    quiet: dict[Hashable, set[Layout]] = defaultdict(set)
     for value in outputs:
         wishes[value].add(None)
     wanted: dict[Hashable, Layout] = {}
     for node in reversed(nodes):
+        if node.like:
+            continue
         for value in node.makes:
-            found = wishes[value] or quiet[value]
-            (wanted[value],) = found if len(found) == 1 else (None,)
+            (wanted[value],) = wishes[value] if len(wishes[value]) == 1 else (None,)
         mine = tuple(wanted[v] for v in node.makes)
         rule = rule_of(node.call)
         for i, value in enumerate(node.reads):
-            # What is recomputed has readers of the backward pass alone, and lies as they use it.
-            (wishes if rule.wishes(node.call, i) else quiet)[value].add(rule.wants(node.call, i, mine))
-    return wanted
+            if rule.wishes(node.call, i):
+                wishes[value].add(rule.wants(node.call, i, mine))
+    # What is repeated lies as it did the first time, and has no say in that.
+    return wanted | {v: wanted[first] for node in nodes for v, first in zip(node.makes, node.like, strict=False)}

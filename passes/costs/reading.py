@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from xdsl.ir import Attribute, SSAValue
+from xdsl.ir import Attribute, OpResult, SSAValue
 
 from dialects.attributes import values
-from dialects.gradients import GradientOp, RecomputeOp
+from dialects.gradients import BackwardOp, ForwardAttr, GradientOp, RecomputeOp
 from dialects.nn.base import COMMON
 from dialects.operators import OperatorOp, element_bytes
 from dialects.operators import Tensor as TensorType
@@ -39,15 +39,30 @@ def _read(op: OperatorOp) -> Sequence[SSAValue]:
 
 
 class Reader:
-    """Reads operators; equal ones become one :class:`Call`."""
+    """Reads operators; equal ones become one :class:`Call`. ``sequence``: with sequence parallelism."""
 
-    def __init__(self) -> None:
+    def __init__(self, sequence: bool = False) -> None:
+        self._sequence = sequence
         self._calls: dict[tuple[object, ...], Call] = {}
         self._tensors: dict[Attribute, Tensor] = {}
 
     def nodes(self, graph: GraphOp) -> list[Node]:
         """The graph's operators in program order; values are named by themselves."""
-        return [Node(self.call(op), tuple(_read(op)), tuple(op.results)) for op in graph.operators()]
+        operators = tuple(graph.operators())
+        groups = {op.group for op in operators if isinstance(op, RecomputeOp)}
+        first: dict[tuple[object, ForwardAttr], tuple[OpResult, ...]] = {}
+        for op in operators:
+            if op.group in groups and not isinstance(op, BackwardOp):
+                first.setdefault((op.group, ForwardAttr.of(op, (), ())), tuple(op.results))
+        return [
+            Node(
+                self.call(op),
+                tuple(_read(op)),
+                tuple(op.results),
+                first.get((op.group, op.of), ()) if isinstance(op, RecomputeOp) else (),
+            )
+            for op in operators
+        ]
 
     def call(self, op: OperatorOp) -> Call:
         """The plain data of one operator."""
@@ -64,7 +79,8 @@ class Reader:
             kind, arguments = op.kind(), op.arguments()
             if isinstance(op, RecomputeOp):
                 kind, arguments = op.of.kind.data, op.of.values_of_arguments()
-            found = Call(kind, operands, results, arguments, op.params.value.data, self._backward(op))
+            backward = self._backward(op)
+            found = Call(kind, operands, results, arguments, op.params.value.data, backward, self._sequence)
             self._calls[key] = found
         return found
 
@@ -74,7 +90,8 @@ class Reader:
             return None
         of = op.of
         operands, results = (tuple(self._tensor(t) for t in types) for types in (of.operands, of.results))
-        forward = Call(of.kind.data, operands, results, of.values_of_arguments(), op.params.value.data)
+        params = op.params.value.data
+        forward = Call(of.kind.data, operands, results, of.values_of_arguments(), params, sequence=self._sequence)
         return Backward(forward, of.roles(op.WEIGHT), values(of.made))
 
     def _tensor(self, type_: Attribute) -> Tensor:

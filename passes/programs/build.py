@@ -6,13 +6,14 @@ all-gather, and all accelerators of an operator have one key, and every program 
 order in which everything an instruction waits for comes earlier: what an operator reads was computed, and moved, at
 an earlier time, or at the same time for an earlier micro-batch or earlier in the graph. Of a transfer through a buffer
 both ends have the time at which it lands. An optimizer step has the key of its time and of the last micro-batch of its
-step, behind all operators: what it waits for has ended by then, and what waits for it is of a later micro-batch.
+step, behind all operators: the gradients it waits for, here and on accelerators that hold copies of the parameters,
+have ended by then, and what waits for it is of a later micro-batch.
 
 **No deadlock.** Suppose that a send ends only when its receive has begun, and the other way round, that all members
 of an all-gather, of the set of an operator or of an optimizer step wait for each other, and that nothing moves. Take
 the waiting instruction of least key. All instructions before it on its accelerators have smaller keys and are done, on
-those it waits for too, so all of them stand at it: it is not waiting. That is so for any durations, and in whatever
-moments the micro-batches of a step come: the schedule gives the order, not the pace.
+those it waits for too, so all of them stand at it, and gradients that it reads are there: it is not waiting. That is so
+for any durations, and in whatever moments the micro-batches of a step come: the schedule gives the order, not the pace.
 
 **Sections.** Time is cut into windows of one period; an instruction of micro-batch ``i`` that lies ``lag`` periods
 after the start of that micro-batch falls into window ``i + lag``, whatever ``i`` is, so all full windows look alike
@@ -109,7 +110,7 @@ class _Pattern:
         if self.residue == self.pipeline.together - 1:
             for n, update in enumerate(self.pipeline.updates):
                 key = (update.start, 0, len(self.pipeline.operators) + n, 0, 0, 0)
-                for p in update.among:
+                for p in update.on:
                     self.add(p, key, (UPDATE, n, 0, 0, 0, 0, 0, 0))
 
     def moment(self, moments: tuple[int, ...], later: int = 0) -> int:

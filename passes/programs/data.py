@@ -84,9 +84,9 @@ class Move:
 
 
 class Update(NamedTuple):
-    """An optimizer step, once a window from ``start`` on, in which the accelerators ``among`` take part."""
+    """An optimizer step, once a window from ``start`` on, on the accelerators ``on``."""
 
-    among: Members
+    on: Members
     start: int
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from passes.scheduling.accelerator_sets import sets_bound
+from passes.scheduling.activation_area import activation_bound, activation_excludes
 from passes.scheduling.budget import Budget
 from passes.scheduling.class_program import ClassProgram, Method, program_bound
 from passes.scheduling.critical_path import in_flight_bound, latency_bound, paths_exclude
@@ -54,6 +55,7 @@ bounds_by_name: dict[str, NamedBound] = {
     "area": NamedBound(lambda problem, _: area_bound(problem)),
     "recurrence": NamedBound(lambda problem, _: recurrence_bound(problem)),
     "memory": NamedBound(lambda problem, _: memory_bound(problem)),
+    "activation area": NamedBound(activation_bound, lambda problem, period, _: activation_excludes(problem, period)),
     "slow links": NamedBound(
         lambda problem, _: slow_links_bound(problem), lambda problem, period, _: SlowLinks(problem).excludes(period)
     ),

@@ -63,6 +63,8 @@ class Request:
     """A lower bound on the period in ns, if one is known."""
     gap: float = 0.0
     """How far above the bound a period is good enough, as a fraction."""
+    fit: bool = False
+    """Whether to look further, plan ``stages``, where a schedule does not fit in memory."""
     front: bool = False
     """Whether schedules with a longer period and fewer micro-batches in flight are wanted too."""
 

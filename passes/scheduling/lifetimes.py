@@ -14,6 +14,8 @@ class Holding:
     begin: int
     end: int
     bytes: int
+    content: str = ""
+    """What it is: a workspace, a result, a received value, an input."""
 
 
 def peak_of(holdings: Iterable[Holding], period: int) -> int:

@@ -24,8 +24,10 @@ from passes.scheduling.families import (
     Request,
     whole,
 )
+from passes.scheduling.fitting import Fitting, Misfit
 from passes.scheduling.objective import Figures, Limits, figures_of
 from passes.scheduling.problem import MemoryProblem, StagedProblem
+from passes.scheduling.repairs import Repair, Schedule
 from passes.scheduling.transfers import calmer, fewer, with_transfers
 
 __all__ = [
@@ -150,9 +152,44 @@ def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget
                     yield Candidate(name, staged, solution, by, figures_of(problem, solution))
         if not missing or (name in OPERATOR_PLANS and name != "assigned"):
             break
+        if name == "stages" and fittable(request):
+            try:
+                yield from fitted(problem, request, budget)
+            except Misfit as reason:
+                refusal = reason
+            break
         reserve = max(reserve + missing, 2 * reserve)
     if refusal is not None:
         raise refusal
+
+
+def fittable(request: Request) -> bool:
+    """Whether :func:`fitted` can do what is asked for: stages cut anywhere."""
+    return request.granularity == "operator"
+
+
+def stages_engine(request: Request, budget: Budget) -> Schedule:
+    """Schedules inside granted blocks as plan ``stages`` makes them."""
+    return lambda staged: scheduled("stages", staged, request, budget)
+
+
+def blocks_asked(problem: MemoryProblem, request: Request) -> int | None:
+    """The number of blocks where a number of stages is asked for, of which those that take turns share one."""
+    if request.stages is None:
+        return None
+    return (request.stages + 1) // 2 if problem.together else request.stages
+
+
+def fitted(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[Candidate]:
+    """Candidates of plan ``stages`` that fit in memory, ever shorter ones; :class:`Misfit` when none was found."""
+    search = Fitting(problem, stages_engine(request, budget), budget, blocks_asked(problem, request))
+    found = False
+    for staged, solution, by in search.found():
+        if request.stages is None or len(staged.blocks) == request.stages:
+            found = True
+            yield Candidate("stages", staged, solution, by, figures_of(problem, solution))
+    if not found:
+        raise search.misfit()
 
 
 def scheduled(plan: str, staged: StagedProblem, request: Request, budget: Budget) -> Iterator[tuple[Solution, str]]:
@@ -276,6 +313,8 @@ def schedule_within(problem: StagedProblem, request: Request, budget: Budget) ->
     asked(problem, request)
     refusal: InvalidProblem | None = None
     found: list[Candidate] = []
+    if request.fit and request.plan == "stages" and problem.memory:
+        return _within_memory(problem, request, budget)
     for solution, engine in scheduled(request.plan, problem, request, budget):
         broken = problem.violations(solution)
         if broken:
@@ -288,6 +327,18 @@ def schedule_within(problem: StagedProblem, request: Request, budget: Budget) ->
         assert refusal is not None
         raise refusal
     return best
+
+
+def _within_memory(problem: StagedProblem, request: Request, budget: Budget) -> Candidate:
+    """The schedule in the granted blocks that fits with the least period found; InvalidProblem when none does."""
+    repair = Repair(problem, stages_engine(request, budget), budget)
+    made = repair.best()
+    if made is None:
+        if not repair.tried:
+            raise InvalidProblem([Violation("plan", "there is no schedule in the granted blocks")])
+        _, nearest = min(repair.tried, key=lambda pair: pair[0])
+        raise InvalidProblem(problem.violations(nearest))
+    return Candidate("stages", problem, *made, figures_of(problem, made[0]))
 
 
 def plan_of(problem: StagedProblem) -> str:

@@ -146,7 +146,7 @@ class MemoryProblem(PeriodicProblem):
         for v, k in enumerate(s.allotments):
             mine, cost = s.set_of(v, i), self.operations[v].table[k]
             start, end = s.starts[v] + shift, self.end(s, v) + shift
-            yield mine, Holding(start, end, cost.workspace)
+            yield mine, Holding(start, end, cost.workspace, "workspace")
             last = end
             foreign: dict[tuple[int, ...], Received] = {}
             for d in readers[v]:
@@ -161,10 +161,10 @@ class MemoryProblem(PeriodicProblem):
                 there.add(arrives, done, d.result, share(d, theirs))
                 if moved is not None:
                     last = max(last, moved.start + moved.time + shift)
-            yield mine, Holding(start, last, cost.output)
+            yield mine, Holding(start, last, cost.output, "result")
             for theirs, there in foreign.items():
                 if there.begin is not None:
-                    yield theirs, Holding(there.begin, there.until, sum(there.sizes.values()))
+                    yield theirs, Holding(there.begin, there.until, sum(there.sizes.values()), "received value")
         for value in self.inputs:
             spans: dict[tuple[int, ...], tuple[int, int]] = {}
             for c in value.consumers:
@@ -172,7 +172,7 @@ class MemoryProblem(PeriodicProblem):
                 begin, until = spans.get(theirs, (s.starts[c], s.starts[c]))
                 spans[theirs] = (min(begin, s.starts[c]), max(until, self.end(s, c)))
             for theirs, (begin, until) in spans.items():
-                yield theirs, Holding(begin + shift, until + shift, value.bytes)
+                yield theirs, Holding(begin + shift, until + shift, value.bytes, "input")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,11 @@ class Held:
         copy = self._copy(width)
         return -(-params // width) * (width + (copy or width) + width + copy + 2 * self._states(width))
 
+    def parts(self, held: int, width: int) -> tuple[int, int, int]:
+        """Of ``held`` bytes, those of parameters of ``width`` bytes, of their gradients, and of the optimizer."""
+        params = held * width // self.each(width)
+        return params, params, held - 2 * params
+
     def bytes(self, params: int, width: int) -> int:
         """Bytes for ``params`` bytes of parameters of ``width`` bytes each; a part of one counts as a whole."""
         return -(-params // width) * self.each(width)

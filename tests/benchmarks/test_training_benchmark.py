@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-from suites import zero_bubble
+from suites import megatron, memory, zero_bubble
 from suites.instances import ROOT
 from suites.table import Options
 
@@ -71,3 +72,47 @@ def test_absent_rows_are_said_to_be_absent(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("TAKT_INSTANCES", str(tmp_path))
     (table,) = zero_bubble.run(QUICK)
     assert table.columns == ("skipped",)
+
+
+CHAIN = """\
+model m {
+  input t: tensor<4 x 32, bf16>
+  input y: tensor<4 x 32, bf16>
+  a = linear(t, features = 64)
+  b = relu(a)
+  c = linear(b, features = 32)
+  loss = mse_loss(c, y)
+  output loss
+}
+"""
+MACHINE = """\
+accelerator chip { memory = 1 MiB bandwidth = 1 GB/s launch = 1 us peak bf16 = 1 TFLOP/s }
+platform two { accelerators = 2 of chip link bus { latency = 1 us bandwidth = 10 GB/s } }
+"""
+
+
+def test_period_over_memory_begins_at_the_least(tmp_path: Path) -> None:
+    for name, text in (("m.takt", CHAIN), ("p.takt", MACHINE)):
+        (tmp_path / name).write_text(text)
+    case = memory.Case("chain", str(tmp_path / "m.takt"), str(tmp_path / "p.takt"), (1e-9, 1))
+    least, most = memory.sweep(case)
+    assert (least.memory < most.memory, most.memory) == (True, 2**30)
+    assert least.fullest <= least.memory
+    assert most.bound <= most.period <= least.period
+    assert least.bound <= least.period
+    drawn = memory.picture(case.title, [least, most])
+    root = ElementTree.fromstring(drawn)
+    assert len(root.findall("{http://www.w3.org/2000/svg}circle")) == 4
+    assert drawn == memory.picture(case.title, [least, most])
+
+
+def test_measured_steps_and_bytes_of_megatron() -> None:
+    # The smallest of four models; benchmarks/training.py prints all. docs/training.md states the errors.
+    times, memory = megatron.run(QUICK)
+    assert [(row[1], row[3], row[4]) for row in times.rows] == [
+        ("full", 1.53, 7.5),
+        ("selective, sequence parallel", 1.13, 2.3),
+    ]
+    (row,) = memory.rows
+    assert row == ("22B", 45.6, 45.56, 57.75, 59.25, 10.12, 9.56, 7.79, 7.64)
+    assert memory.notes[0].startswith("greatest error 5.9 %")

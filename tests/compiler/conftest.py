@@ -17,7 +17,7 @@ from dialects.attributes import BlockAttr, CostAttr, CostEntry, ScheduleAttr, Sl
 from dialects.communication import ReserveOp
 from dialects.links import LinkAttr
 from dialects.operators import OpaqueOp
-from dialects.programs import COMPUTE, RECV, SEND, Instruction
+from dialects.programs import COMPUTE, RECV, SEND, UPDATE, Instruction
 from dialects.structure import GraphOp, InputOp, NextOp, OutputOp, StageOp, StateOp, make_platform
 from frontend.source import Source
 from passes.lower_to_programs import lower_to_programs
@@ -162,6 +162,7 @@ class Player:
         self.events: dict[int, list[tuple[int, int, int, int]]] = {p: [] for p in self.lists}
         self.sent: dict[tuple[int, ...], int] = {}
         self.there: dict[tuple[int, ...], int] = {}
+        self.ended: dict[tuple[int, int], int] = {}
         self.moves = {(t.subject, t.result, t.destination): t.time for t in job.moves}
 
     def play(self) -> dict[int, Events]:
@@ -184,8 +185,8 @@ class Player:
     def step(self, p: int) -> bool:
         x = self.at(p)
         assert x is not None
-        if x.kind == COMPUTE:
-            return self.compute(x)
+        if x.kind in (COMPUTE, UPDATE):
+            return self.compute(x) if x.kind == COMPUTE else self.update(x)
         message = (*x.buffer, x.microbatch, x.begin, x.end)
         if x.kind == RECV:
             if (x.peer, p, *message) not in self.sent:
@@ -208,11 +209,27 @@ class Player:
         keys = [(p, r.subject, r.result, r.destination, i - r.distance) for p in place for r in operator.reads]
         start = max(*(self.now[p] for p in place), *(self.there.get(key, 0) for key in keys), 0)
         if self.scheduled:
-            start = max(start, operator.start + i * self.job.pattern // self.job.per_pattern)
+            regular = operator.start + i * self.job.pattern // self.job.per_pattern
+            start = max(start, int(self.job.begin(operator, i)) if self.job.step else regular)
         end = start + operator.time * max(self.slow.get(p, 1) for p in place)
         for p in place:
             self.report(p, start, end)
             self.now[p] = end
+        self.ended[x.subject, i] = end
+        return True
+
+    def update(self, x: Instruction) -> bool:
+        update = self.job.updates[x.subject]
+        step = range(x.microbatch + 1 - self.job.per_pattern, x.microbatch + 1)
+        read = [self.ended.get((v, i)) for v in update.gradients for i in step]
+        if None in read or any(self.at(p) != x for p in update.on):
+            return False
+        start = max(*read, *(self.now[p] for p in update.on))
+        if self.scheduled:
+            start = max(start, update.start + x.microbatch // self.job.per_pattern * self.job.pattern)
+        for p in update.on:
+            self.report(p, start, start + update.time)
+            self.now[p] = start + update.time
         return True
 
 

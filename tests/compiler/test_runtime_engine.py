@@ -16,9 +16,10 @@ from compiler.runtime.backend import Backend, Place
 from compiler.runtime.board import Board
 from compiler.runtime.clock import now
 from compiler.runtime.engine import Engine
-from compiler.runtime.job import Job, Rows, Settings, read_job, read_program, write_job
+from compiler.runtime.job import Job, Rows, Settings, Update, read_job, read_program, write_job
+from compiler.runtime.messages import Given
 from compiler.runtime.prepare import job_of
-from dialects.programs import ALL_GATHER, COMPUTE, COPY, FREE, RECV, SEND, Instruction
+from dialects.programs import ALL_GATHER, COMPUTE, COPY, FREE, RECV, SEND, UPDATE, Instruction
 from passes.lower_to_programs import lower_to_programs
 
 Prepared = tuple[Job, dict[int, Rows]]
@@ -146,6 +147,7 @@ class Wires:
         self.sent: dict[tuple[int, int], list[Any]] = {}
         self.posted: dict[tuple[int, int], int] = {}
         self.met: dict[tuple[Any, ...], list[int]] = {}
+        self.given: dict[tuple[int, int], list[Given]] = {}
         self.broken = False
 
     def until(self, holds: Callable[[], bool]) -> None:
@@ -190,6 +192,15 @@ class Threaded:
 
         return Waits(wait)
 
+    def give(self, what: Given, accelerator: int) -> None:
+        given = self.wires.given.setdefault((self.accelerator, accelerator), [])
+        self.wires.change(lambda: given.append(what))
+
+    def taken(self, accelerator: int) -> Given:
+        given = self.wires.given.setdefault((accelerator, self.accelerator), [])
+        self.wires.until(lambda: bool(given))
+        return self.wires.change(lambda: given.pop(0))
+
     def meet(self, among: tuple[int, ...], moment: int) -> int:
         self.meetings[among] = self.meetings.get(among, 0) + 1
         here = self.wires.met.setdefault((among, self.meetings[among]), [])
@@ -211,6 +222,8 @@ class Checking(Backend):
             if x.kind in (RECV, COPY, ALL_GATHER):
                 self.wanted[self.key(x)] = self.wanted.get(self.key(x), 0) + 1
         self.computed: list[tuple[int, int]] = []
+        self.updated: list[tuple[int, int]] = []
+        """Optimizer steps, and how many operators ran before."""
 
     def key(self, x: Instruction) -> tuple[int, ...]:
         return (x.subject, x.result, x.destination, x.microbatch)
@@ -240,6 +253,10 @@ class Checking(Backend):
         self.computed.append((x.subject, x.microbatch))
         for result in range(len(operator.results)):
             self.put((x.subject, result, 0, x.microbatch))
+
+    def update(self, number: int) -> None:
+        time.sleep(self.random.exponential(0.0003))
+        self.updated.append((number, len(self.computed)))
 
     def copy(self, x: Instruction) -> None:
         self.put(self.key(x))
@@ -323,3 +340,24 @@ def test_paced_micro_batches_enter_a_period_apart(tmp_path: Path, prepare: Prepa
     starts = events[p]["start"][(programs[p][:, 0] == COMPUTE) & (programs[p][:, 1] == first)]
     assert all(t >= i * job.period for i, t in enumerate(starts))
     assert starts[-1] < 5 * job.period
+
+
+def test_optimizer_steps_wait_for_gradients_of_copies(tmp_path: Path, build: Callable[..., Any], operator: Any):
+    operators = [operator("a", [], 2000, [[0]], 0, results=[8]), operator("b", ["a"], 2000, [[1]], 2000)]
+    module = build(operators, pattern=2000, accelerators=2, outputs=["b"])
+    lower_to_programs(module, 6)
+    job, programs = job_of(module, Settings())
+    updates = tuple(Update(f"u{p}", f"g{p}", (p,), (0, 1), 10, 0, (p, 1 - p)) for p in range(2))
+    job = replace(job, updates=updates, step=True, per_pattern=2, pattern=4000)
+    ends: dict[int, list[int]] = {}
+    for p, rows in programs.items():
+        ends[p] = [k for k, x in enumerate(instructions(rows)) if x.kind == COMPUTE and x.microbatch % 2]
+        update = [(UPDATE, p, 0, 0, rows[k, 4], 0, 0, 0) for k in ends[p]]
+        programs[p] = np.insert(rows, [k + 1 for k in ends[p]], update, axis=0)
+    for seed in range(5):
+        events, backends = run_threads(tmp_path, job, programs, seed)
+        for p, other in ((0, 1), (1, 0)):
+            assert backends[p].updated == [(p, 2), (p, 4), (p, 6)]
+            started = events[p]["start"][programs[p][:, 0] == UPDATE]
+            last = (programs[other][:, 0] == COMPUTE) & (programs[other][:, 4] % 2 == 1)
+            assert (started >= events[other]["end"][last]).all()

@@ -78,13 +78,15 @@ def test_processes_give_what_the_unpipelined_model_gives(tmp_path: Path) -> None
 def test_processes_train_as_torch_does(taktc: Callable[..., Any], tmp_path: Path) -> None:
     pytest.importorskip("torch")
     model, figures = tmp_path / "gpt.takt", tmp_path / "f.json"
-    model.write_text(MODEL)
-    words = ["--real", "--training", "adam", "--plan", "stages", "--effort", "0.1", "--microbatches", "3"]
+    model.write_text(MODEL.replace("accelerators = 4", "accelerators = 3"))
+    words = ["--real", "--training", "adam", "--microbatches", "2", "--steps", "2", "--effort", "0.1"]
     result = taktc("run", model, *words, "--json", figures)
     assert (result.code, result.err) == (0, "")
     found = json.loads(figures.read_text())
-    # Of each of two blocks two norms and six products with biases; the table, positions and the last norm.
-    assert found["gradients"] == {"agree": True, "compared": 31, "missing": 0, "error": ANY, "tolerance": 1e-5}
-    assert 0 < found["gradients"]["error"] < 2e-6
-    assert found["outputs"]["compared"] == 2 * 3
+    assert found["outputs"]["compared"] == 2 * 4
+    for what in ("gradients", "parameters"):
+        # Of each of two blocks two norms and six products with biases; the table, positions and the last norm.
+        assert found[what] == {"agree": True, "compared": 31, "missing": 0, "error": ANY, "tolerance": 1e-5}
+        assert 0 < found[what]["error"] < 2e-6
     assert "31 accumulated gradients agree with the unpipelined model" in result.out
+    assert "31 parameters after the last step agree with the unpipelined model" in result.out

@@ -15,6 +15,7 @@ from compiler.pipeline import Observer, Options, level_of, new_context, run_pass
 from dialects.diagnostics import Diagnostic, TaktError
 from dialects.structure import LEVELS, find_graph
 from frontend import Source
+from passes.choices import Plan
 from passes.instance import DoesNotFit
 
 MODEL = """\
@@ -105,6 +106,7 @@ class Fake:
     missing: int
     impossible_from: int = 2**62
     reserves: list[int] | None = None
+    fits: list[bool] | None = None
 
     def make(self, name: str, options: dict[str, Any] | None = None) -> ModulePass:
         fake, given = self, options or {}
@@ -118,6 +120,7 @@ class Fake:
 
     def step(self, name: str, options: dict[str, Any]) -> None:
         self.reserves = self.reserves if self.reserves is not None else []
+        self.fits = [*(self.fits or []), options.get("fit", False)]
         if name == "partition-stages":
             self.reserves.append(options.get("memory_reserve", 0))
             if self.reserves[-1] >= self.impossible_from:
@@ -131,9 +134,9 @@ def moldable() -> ModuleOp:
     return compile_model(Source("m.takt", MODEL), to="moldable")
 
 
-def run_with(fake: Fake, module: ModuleOp, monkeypatch: pytest.MonkeyPatch) -> ModuleOp:
+def run_with(fake: Fake, module: ModuleOp, monkeypatch: pytest.MonkeyPatch, plan: Plan = "shared") -> ModuleOp:
     monkeypatch.setattr(pipeline, "make_pass", fake.make)
-    return pipeline.partition_and_schedule(new_context(), module, Options(), Observer())
+    return pipeline.partition_and_schedule(new_context(), module, Options(plan=plan), Observer())
 
 
 def test_memory_is_kept_free_until_the_schedule_fits(moldable: ModuleOp, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +154,13 @@ def test_a_schedule_that_never_fits_gives_the_first_refusal(
         run_with(fake, moldable, monkeypatch)
     assert fake.reserves is not None
     assert len(fake.reserves) == pipeline.MEMORY_ROUNDS
+
+
+def test_stages_are_chosen_anew_by_what_they_hold(moldable: ModuleOp, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(enough=2**60, missing=100)
+    with pytest.raises(TaktError, match="round 2"):
+        run_with(fake, moldable, monkeypatch, "stages")
+    assert (fake.reserves, fake.fits) == ([0, 0], [False, False, True, True])
 
 
 def test_real_passes_find_the_partition_that_fits() -> None:

@@ -51,7 +51,7 @@ def test_training_with_micro_batches_makes_a_step(taktc: Tool, mlp: str) -> None
     assert taktc(mlp, *STEP, "--quiet", "--objective", "step").out == found.out
     period = taktc(mlp, *STEP, "--quiet", "--objective", "period", "--compile-to", "programs")
     assert " step of " not in period.out
-    assert " step of " not in taktc(mlp, "--training", "adam", "--quiet", "--effort", "0.1").out
+    assert " step of " not in taktc(mlp, "--training", "adam", "--quiet", "--effort", "0.01").out
 
 
 def test_orders_stages_chunks_and_cuts(taktc: Tool, mlp: str) -> None:

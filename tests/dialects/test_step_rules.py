@@ -341,6 +341,11 @@ BREAKS: list[tuple[str, Step, str]] = [
     ),
     (
         "updates",
+        LONG.at(a_I=[50, 70, 130]),
+        "'a.step' starts at 110 ns, before 'a.I' of micro-batch 2 ends at 140 ns",
+    ),
+    (
+        "updates",
         LONG.updated(b="1 on [1:2] at 330"),
         "'b.step' ends at 335 ns, after 'b' of micro-batch 0 of the next step starts at 220 ns",
     ),

@@ -45,7 +45,6 @@ LINKED = CHIP + (
     "  link node = 2 {{ latency = 300 ns  bandwidth = 10 GB/s }}\n"
     "  link rack {{ latency = 1 us  bandwidth = 2 GB/s }} }}\n"
 )
-FIELDS = ("pattern", "microbatches", "bound", "bound_by", "plan", "engine", "seed", "limits")
 LAYERS = """model mlp {
   input x: tensor<8 x 64, bf16>
   input y: tensor<8 x 64, bf16>
@@ -171,7 +170,7 @@ def test_where_transfers_are_free_a_step_is_a_run_of_its_line(
 
 @pytest.mark.parametrize("mode", ["overlapped", "blocking", "buffered"])
 def test_every_order_on_every_kind_of_links(mode: str) -> None:
-    module = moldable(LAYERS + LINKED.format(count=8, mode=mode), "adam")
+    module = moldable(LAYERS + LINKED.format(count=4, mode=mode), "adam")
     _, batch = read_batch(module, 5)
     bounds = {bound.name: bound.value for bound in graph_bounds(batch)}
     for order in ORDERS:
@@ -201,7 +200,15 @@ def test_the_bound_is_proven_again() -> None:
         assert schedule.bound_by.data in ("area", "group work", "path")
         claimed = schedule.pattern
         graph_of(made).schedule = ScheduleAttr(
-            *(claimed if name == "bound" else getattr(schedule, name) for name in FIELDS), step=True
+            claimed,
+            schedule.microbatches,
+            claimed,
+            schedule.bound_by,
+            schedule.plan,
+            schedule.engine,
+            schedule.seed,
+            schedule.limits,
+            True,
         )
         with pytest.raises(TaktError, match="cannot be proven again"):
             VerifySchedulePass(certificate=True).apply(Context(), made)
@@ -298,9 +305,8 @@ def _most(module: ModuleOp) -> int:
 @pytest.mark.parametrize(
     ("model", "overrides"),
     [
-        ("gpt2_xl", {"layers": 4}),
-        ("llama3_8b", {"layers": 4}),
-        ("mixtral_8x7b", {"layers": 2}),
+        ("gpt2_xl", {"layers": 2}),
+        ("mixtral_8x7b", {"layers": 1}),
         ("research_dag", {}),
     ],
 )
@@ -310,14 +316,14 @@ def test_examples(examples: Path, model: str, overrides: dict[str, str]) -> None
     module = load(Source.read(examples / f"{model}.takt"), platform=machine, overrides=texts, model=None)
     ExpandTrainingPass().apply(Context(), module)
     AnnotateCostsPass().apply(Context(), module)
-    known = step_time(module, 4, "1f1b")
-    assert step_time(module, 4, "own") <= known
+    known = step_time(module, 4, "1f1b", stages=4)
+    assert step_time(module, 4, "own", stages=4) <= known
 
 
 def test_baselines_beside_our_own() -> None:
     module = moldable(LAYERS + LINKED.format(count=4, mode="overlapped"), "adam")
     before = print_ir(module)
-    made = dict(baselines(module, 8, effort=0.3))
+    made = dict(baselines(module, 8, effort=0.2))
     assert print_ir(module) == before
     assert list(made) == [*KNOWN, UNIFORM, OWN, STAGGERED]
     times: dict[str, int] = {}
@@ -337,7 +343,7 @@ def test_baselines_beside_our_own() -> None:
 
 def test_the_same_arguments_give_the_same_step() -> None:
     module = moldable(LAYERS + LINKED.format(count=4, mode="overlapped"), "adam")
-    assert print_ir(scheduled(module, 6, effort=0.2)) == print_ir(scheduled(module, 6, effort=0.2))
+    assert print_ir(scheduled(module, 6)) == print_ir(scheduled(module, 6))
 
 
 TIED = """model tied {

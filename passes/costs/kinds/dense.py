@@ -11,7 +11,17 @@ from passes.costs.kinds.base import Rule, divide
 
 
 class ColumnLinear(Rule):
-    """Each accelerator has columns of the weight; the operand is whole, the result split along its last dimension."""
+    """Each accelerator has columns of the weight; the operand is whole, the result split along its last dimension.
+
+    With sequence parallelism (Korthikanti et al., MLSys 2023, section 4.2.2) rows of the operand arrive split and are
+    gathered.
+    """
+
+    def accepts(self, call: Call, operand: int, dim: int) -> bool:
+        return dim == call.rows
+
+    def wants(self, call: Call, operand: int, wanted: Sequence[Layout]) -> Layout:
+        return call.rows
 
     def plan(self, call: Call, arriving: Sequence[Layout], wanted: Sequence[Layout]) -> Plan:
         return Plan((None,), (call.last,))
@@ -152,7 +162,14 @@ class Attention(Rule):
 
 
 class Embedding(Rule):
-    """Each accelerator has rows of the table and writes zeros for tokens of others; the results are all-reduced."""
+    """Each accelerator has rows of the table and writes zeros for tokens of others; the results are all-reduced.
+
+    With sequence parallelism they are reduce-scattered.
+    """
+
+    def plan(self, call: Call, arriving: Sequence[Layout], wanted: Sequence[Layout]) -> Plan:
+        rows = call.rows is not None and wanted[0] == call.rows
+        return Plan((None,) * len(call.operands), (call.rows if rows else None,))
 
     def admits(self, call: Call, plan: Plan, k: int) -> bool:
         return call.arguments["vocab"] % k == 0
@@ -165,7 +182,8 @@ class Embedding(Rule):
         return call.operands[0].size + divide(rows, k) + rows
 
     def collectives(self, call: Call, plan: Plan, arriving: Sequence[Layout], k: int) -> tuple[Collective, ...]:
-        return (Collective("all_reduce", call.results[0].size, k),)
+        pattern = "all_reduce" if plan.makes[0] is None else "reduce_scatter"
+        return (Collective(pattern, call.results[0].size, k),)
 
 
 class Router(Rule):

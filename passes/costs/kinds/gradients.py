@@ -17,6 +17,7 @@ from dialects.nn.needs import Role
 from passes.costs.call import Backward, Call, Layout, Plan
 from passes.costs.collectives import Collective
 from passes.costs.kinds.base import Rule, divide
+from passes.costs.kinds.pointwise import Carry
 
 VIEWS = ("reshape", "concat")
 """Kinds whose input gradient is the gradient that arrives, seen in another way."""
@@ -45,14 +46,20 @@ class Gradient(Rule):
         role = backward.roles[operand]
         if role.what == "operand":
             return self.rule.accepts(backward.forward, role.number, dim)
+        if role.what == "gradient" and self._adds(call):
+            return dim == backward.forward.rows
         return self._layout(call, self._plan(call, {role: dim}, {}), role) == dim
 
     def wishes(self, call: Call, operand: int) -> bool:
         return self.of(call).roles[operand].what in ("gradient", "handed")
 
     def wants(self, call: Call, operand: int, wanted: Sequence[Layout]) -> Layout:
-        made = dict(zip(self.of(call).made, wanted, strict=False)) if call.kind == "input_gradient" else {}
-        return self._layout(call, self._plan(call, {}, made), self.of(call).roles[operand])
+        backward = self.of(call)
+        role = backward.roles[operand]
+        if role.what == "gradient" and self._adds(call):
+            return backward.forward.rows
+        made = dict(zip(backward.made, wanted, strict=False)) if call.kind == "input_gradient" else {}
+        return self._layout(call, self._plan(call, {}, made), role)
 
     def plan(self, call: Call, arriving: Sequence[Layout], wanted: Sequence[Layout]) -> Plan:
         roles = self.of(call).roles
@@ -88,7 +95,7 @@ class Gradient(Rule):
     def _adds(self, call: Call) -> bool:
         """Whether the forward operator adds up parts, so that gradients of its result are read whole."""
         forward = self.of(call).forward
-        return forward.kind == "linear" and forward.arguments["split"] == "row"
+        return forward.kind == "embedding" or (forward.kind == "linear" and forward.arguments["split"] == "row")
 
     def _forward(self, call: Call, plan: Plan) -> Plan:
         """The forward operator's plan that led to ``plan``."""
@@ -180,6 +187,10 @@ class InputGradient(Gradient):
 
 class WeightGradient(Gradient):
     """As many products as the forward operator has; the gradient so far is read, added to and written."""
+
+    def wishes(self, call: Call, operand: int) -> bool:
+        """That of an operator which keeps any split takes the gradient as the input gradient does."""
+        return super().wishes(call, operand) and not isinstance(self.rule, Carry)
 
     def moved(self, call: Call, plan: Plan, k: int) -> int:
         forward = self.of(call).forward

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import pairwise
 from typing import Literal
 
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch, Update
 from passes.scheduling.steps.cells import Cell, Kind, Line, Stage
-from passes.scheduling.steps.cuts import Bounds, balanced, equal, places_to_cut
+from passes.scheduling.steps.cuts import Bounds, balanced, cheapest, crossings, equal, places_to_cut
 from passes.scheduling.steps.held import Held
 from passes.scheduling.steps.known import Placement
 
@@ -36,6 +37,8 @@ class Shape:
     placement: Placement
     cut: Cut = "balanced"
     filled: bool = True
+    slack: float = 0.0
+    """By how much, a fraction, a chunk may be longer than it need be, where that makes less move between ranks."""
 
 
 @dataclass(frozen=True)
@@ -123,17 +126,17 @@ class Layout:
         return max(waits, default=0)
 
     def _delays(self) -> tuple[int, ...]:
-        """The longest time that a value takes from each chunk to the next, or back."""
+        """How long what one micro-batch moves takes from each chunk to the next, or back, one after the other."""
         network = self.batch.problem.network
-        delays = [0] * (len(self.ranks) - 1)
+        there = [[0, 0] for _ in self.ranks[1:]]
         if network is None:
-            return tuple(delays)
-        for d in self.batch.problem.dependences:
+            return tuple(map(max, there))
+        moved = {(d.producer, d.result, self.sets[d.consumer]): d for d in self.batch.problem.dependences}
+        for d in moved.values():
             a, b = self.chunks[d.producer], self.chunks[d.consumer]
             if abs(a - b) == 1:
-                time = network.price(d, self.sets[d.producer], self.sets[d.consumer]).time
-                delays[min(a, b)] = max(delays[min(a, b)], time)
-        return tuple(delays)
+                there[min(a, b)][a > b] += network.price(d, self.sets[d.producer], self.sets[d.consumer]).time
+        return tuple(map(max, there))
 
     def parameters(self) -> list[int]:
         """Bytes of parameters, and what lies beside them, on the first accelerator of each block."""
@@ -156,7 +159,7 @@ def laid_out(batch: Batch, shape: Shape) -> Layout:
         raise InvalidProblem([Violation("stages", message)])
     allotments = allotments_of(batch, shape)
     ranks = shape.placement(shape.ranks, shape.chunks)
-    bounds = _bounds(batch, shape, allotments)
+    bounds = _bounds(batch, shape, allotments, [blocks[rank] for rank in ranks])
     chunks = chunks_of(batch, bounds)
     _check_groups(batch, chunks, ranks)
     sets = tuple(blocks[ranks[chunk]][: allotments[item]] for chunk, item in zip(chunks, batch.item_of, strict=True))
@@ -180,7 +183,7 @@ def allotments_of(batch: Batch, shape: Shape) -> list[int]:
     return found
 
 
-def _bounds(batch: Batch, shape: Shape, allotments: Sequence[int]) -> Bounds:
+def _bounds(batch: Batch, shape: Shape, allotments: Sequence[int], blocks: Sequence[Members]) -> Bounds:
     count = shape.ranks * shape.chunks
     if shape.cut == "equal":
         return equal(batch, count)
@@ -193,7 +196,22 @@ def _bounds(batch: Batch, shape: Shape, allotments: Sequence[int]) -> Bounds:
     places = places_to_cut(batch)
     if len(places) <= count and shape.chunks > 1:
         places = places_to_cut(batch, ties=True)
-    return balanced(works, places, count)
+    network = batch.problem.network
+    if network is None or not shape.slack:
+        return balanced(works, places, count)
+    sizes = crossings(batch)
+    levels = [network.level_of((*a, *b)) for a, b in pairwise(blocks)]
+
+    @cache
+    def time(level: int, size: int) -> int:
+        chunk = next(c for c, of in enumerate(levels) if of == level and blocks[c] != blocks[c + 1])
+        return network.price_of(size, False, blocks[chunk], blocks[chunk + 1]).time
+
+    def price(chunk: int, place: int) -> int:
+        """Of moving what crosses there, and its gradient back."""
+        return 0 if blocks[chunk] == blocks[chunk + 1] else 2 * time(levels[chunk], sizes[place])
+
+    return cheapest(works, places, count, shape.slack, price)
 
 
 def chunks_of(batch: Batch, bounds: Bounds) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch
 from passes.scheduling.steps.cells import Cell, Line, Orders
-from passes.scheduling.steps.choose import LAID_OUT, Listener, silent
+from passes.scheduling.steps.choose import Listener, silent
 from passes.scheduling.steps.fitting import Found, Weighed, in_time, shortage, timed, weigh
 from passes.scheduling.steps.known import KNOWN
 from passes.scheduling.steps.layout import Layout
@@ -27,11 +27,14 @@ KINDS = ((1, "turn"), (2, "back"), (2, "turn"), (4, "turn"))
 CELLS = 1_000_000
 """Cells that a unit of effort puts into orders: about a second of one core."""
 
+LAID_OUT = 4
+"""Shapes that are laid out in time."""
+
 SCREENED = 0.3
 """Part of the effort for a first look at every shape."""
 
-NEAR = 1.02
-"""How much longer than our own a known schedule may be by its line, to be laid out too."""
+MORE = 10
+"""Orders found with little effort, and known ones, that are laid out too, the best by their lines."""
 
 ROUNDS = 6
 """How often our own orders are looked for with less memory, until what they hold in full fits."""
@@ -42,40 +45,63 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
 
     Raises :class:`InvalidProblem` where nothing can be laid out, or fits in memory.
     """
+    best = _Best(listen)
+    looked = sorted(_looked(batch, wish, best), key=lambda one: one.time)
+    for number, layout in enumerate(_varied(looked)):
+        if best.found is not None and number >= LAID_OUT:
+            break
+        best.take(_fitting(layout, wish, round(wish.effort * CELLS * (1 - SCREENED)) // LAID_OUT))
+    for one in looked[:MORE]:
+        if best.found is None or one.time < best.found.pattern:
+            best.take(in_time(one, wish.staggered))
+    if best.found is None:
+        raise InvalidProblem([min(best.refused, key=lambda violation: violation.missing)])
+    return best.found
+
+
+class _Best:
+    """The shortest step so far, and why others are none."""
+
+    def __init__(self, listen: Listener):
+        self.listen = listen
+        self.found: Found | None = None
+        self.refused: list[Violation] = []
+
+    def take(self, found: Found | Violation) -> None:
+        """Keep a step if it is shorter."""
+        if isinstance(found, Violation):
+            self.refused.append(found)
+        elif self.found is None or found.pattern < self.found.pattern:
+            self.found = found
+            self.listen(found.engine, found.pattern)
+
+
+def _looked(batch: Batch, wish: Wish, best: _Best) -> Iterator[Weighed]:
+    """Our own orders, found with little effort, and the known ones that fit, of every shape."""
     if wish.chunks is None:
         kinds = KINDS if batch.trains else [(1, "turn")]
     else:
         kinds = [(wish.chunks, "turn"), *([(wish.chunks, "back")] if wish.chunks > 1 else [])]
     layouts = lay_out(batch, shapes(batch, wish, kinds))
-    effort = round(wish.effort * CELLS)
-    looked: list[tuple[int, int, list[Weighed]]] = []
-    refused: list[Violation] = []
-    for number, layout in enumerate(layouts):
-        share = round(effort * SCREENED) // len(layouts)
+    for layout in layouts:
+        effort = round(wish.effort * CELLS * SCREENED) // len(layouts)
         try:
-            orders = _orders(layout, layout.line, wish, layout.room(), share)
+            orders = _orders(layout, layout.line, wish, layout.room(), effort)
         except DoesNotFit as failure:
-            refused.append(_too_much(layout, failure))
+            best.take(_too_much(layout, failure))
             continue
-        ours = weigh(layout, orders, wish.staggered, "own", "orders")
-        rival = min(_rivals(layout, wish.staggered), key=lambda one: one.time, default=ours)
-        near = [rival] if rival.time < ours.time * NEAR and rival is not ours else []
-        looked.append((min(ours.time, rival.time), number, near))
-    best: Found | None = None
-    for done, (_, number, rivals) in enumerate(sorted(looked, key=lambda each: each[:2])):
-        if best is not None and done >= LAID_OUT:
-            break
-        made = [_fitting(layouts[number], wish, round(effort * (1 - SCREENED)) // LAID_OUT)]
-        made += [in_time(rival, wish.staggered) for rival in rivals]
-        for found in made:
-            if isinstance(found, Violation):
-                refused.append(found)
-            elif best is None or found.pattern < best.pattern:
-                best = found
-                listen(found.engine, found.pattern)
-    if best is None:
-        raise InvalidProblem([min(refused, key=lambda violation: violation.missing)])
-    return best
+        yield weigh(layout, orders, wish.staggered, "own", "orders")
+        yield from _rivals(layout, wish.staggered)
+
+
+def _varied(looked: Sequence[Weighed]) -> list[Layout]:
+    """The best layouts first, but the best of each placement of chunks before all others: lines know no busy links."""
+    layouts = list({id(one.layout): one.layout for one in looked}.values())
+    best: dict[tuple[int, ...], Layout] = {}
+    for layout in layouts:
+        chunks = layout.shape.chunks
+        best.setdefault((chunks, *layout.shape.placement(2, chunks)), layout)
+    return sorted(layouts, key=lambda layout: all(layout is not other for other in best.values()))
 
 
 def _rivals(layout: Layout, staggered: bool) -> Iterator[Weighed]:

@@ -91,17 +91,18 @@ class Step:
 
 
 def delays_of(step: Step) -> tuple[int, ...]:
-    """How long values were on their way from each chunk to the next, or back, in the mean of the micro-batches."""
+    """How long after the end of a cell its values were at the next chunk, or back, in the mean of the micro-batches."""
     layout = step.layout
+    kinds, m = layout.batch.kinds, layout.batch.microbatches
     delays = [0] * (len(layout.ranks) - 1)
     for move in step.moves:
-        a, time = layout.chunks[move.producer], layout.time(move.producer)
-        waits = sum(move.landings) - sum(step.starts[move.producer])
-        mean = waits // layout.batch.microbatches + move.time - time
+        a = layout.chunks[move.producer]
+        last = layout.cells["F" if kinds[move.producer] == "F" else "I", a][-1]
+        after = sum(move.landings) - sum(step.starts[last]) + m * (move.time - layout.time(last))
         for d in layout.batch.readers[move.producer]:
             b = layout.chunks[d.consumer]
             if abs(a - b) == 1 and d.result == move.result and layout.sets[d.consumer] == move.target:
-                delays[min(a, b)] = max(delays[min(a, b)], mean)
+                delays[min(a, b)] = max(delays[min(a, b)], after // m)
     return tuple(delays)
 
 

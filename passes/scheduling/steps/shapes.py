@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch
 from passes.scheduling.steps.known import in_turn, there_and_back
 from passes.scheduling.steps.layout import Cut, Layout, Shape, laid_out
+
+SLACK = 0.03
+"""By how much chunks may be longer than they need be, in shapes that are tried beside the balanced ones."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,9 @@ def shapes(batch: Batch, wish: Wish, kinds: Iterable[tuple[int, str]]) -> Iterat
                 continue
             placement = there_and_back if way == "back" else in_turn
             shape = Shape(ranks, width, chunks, placement, wish.cut)
-            yield shape
-            if wish.cut == "balanced" and width > 1:
-                yield replace(shape, filled=False)
+            filled = (True, False) if width > 1 else (True,)
+            for each in product(filled, (0.0, SLACK)) if wish.cut == "balanced" else ((True, 0.0),):
+                yield replace(shape, filled=each[0], slack=each[1])
 
 
 def lay_out(batch: Batch, found: Iterable[Shape]) -> list[Layout]:

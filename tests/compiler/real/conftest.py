@@ -21,6 +21,7 @@ from dialects.structure import find_graph
 from frontend import Source, load
 from passes.expand_training import ExpandTrainingPass
 from passes.lower_to_programs import lower_to_programs
+from passes.recompute_activations import RecomputeActivationsPass
 
 if TYPE_CHECKING:
     import torch
@@ -53,15 +54,18 @@ def _placed(
     windows: int = 3,
     sharded: Sequence[str] = (),
     optimizer: Any = None,
+    tie: Any = "copies",
+    recompute: Any = "none",
 ) -> tuple[Job, dict[int, Rows]]:
     """The job of a model whose operators run one after the other, so long that ``windows`` micro-batches overlap.
 
     ``where`` has a set, or one for each copy, by the beginnings of the operators' names; a later one counts.
-    ``optimizer`` makes a training graph of it.
+    ``optimizer`` makes a training graph of it, in which gradients ``recompute`` what they read.
     """
     module = load(Source("model.takt", _BOARD + text))
     if optimizer is not None:
-        ExpandTrainingPass(optimizer=optimizer).apply(new_context(), module)
+        ExpandTrainingPass(optimizer=optimizer, tie=tie).apply(new_context(), module)
+        RecomputeActivationsPass(policy=recompute).apply(new_context(), module)
     graph = find_graph(module)
     assert graph is not None
     names = operator_names(graph)
@@ -72,6 +76,9 @@ def _placed(
         op.slot = SlotAttr.make(copies, 1000 * start)
         if name in sharded:
             op.sharded = ints([0])
+    for step in graph.updates():
+        allotment = next(op.slot.allotment.data for op in names if op.group == step.group and op.slot is not None)
+        step.cost = CostAttr.from_table({allotment: CostEntry(1000)})
     period = IntAttr(max(1, 1000 * len(names) // windows))
     one = IntAttr(1)
     graph.schedule = ScheduleAttr(
@@ -108,7 +115,7 @@ class Board:
         sets = {o.on(i) for o in job.operators for i in range(len(o.turns))}
         sets |= {group for groups in job.groups.values() for group in groups}
         sets |= {update.among for update in job.updates}
-        self.meetings = {members: _Meeting(members) for members in sets}
+        self.meetings = {members: _Meeting(members) for members in sets if len(members) > 1}
         self.messages = {(a, b): Queue() for a in job.accelerators for b in job.accelerators}
         self.failures: list[BaseException] = []
         self.sizes: list[int] = []

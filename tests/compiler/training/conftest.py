@@ -18,6 +18,7 @@ from dialects.network import Network, Resource
 from dialects.operators import OperatorOp
 from dialects.placement import bytes_of
 from dialects.structure import StageOp, find_graph, find_platform
+from dialects.updates import exchange_time, gradients
 from frontend import Source, load
 from passes.annotate_costs import AnnotateCostsPass
 from passes.expand_training import ExpandTrainingPass
@@ -99,19 +100,19 @@ class Machinery:
         """A step of the optimizer for some groups with gradients of weights; it may read those of copies elsewhere."""
         updates: list[OptimizerStepOp] = []
         own = [[op for op in members if isinstance(op, WeightGradientOp)] for members in self.groups()]
-        trained = [gradients for gradients in own if gradients]
-        for gradients in trained:
+        trained = [found for found in own if found]
+        for mine in trained:
             if choose.random() < 0.8:
                 copies = choose.choice(trained) if choose.random() < 0.3 else []
-                read = dict.fromkeys([*gradients, *copies])
-                place = self.places[gradients[0]]
+                read = dict.fromkeys([*mine, *copies])
+                place = self.places[mine[0]]
                 entry = CostEntry(choose.randint(0, 400), 0, 0, choose.randint(0, 500))
                 update = OptimizerStepOp.create(
                     operands=[op.results[0] for op in read],
                     result_types=[ACCUMULATED],
                     properties={
-                        "params": IntegerAttr(0, i64),
-                        "group": gradients[0].properties["group"],
+                        "params": IntegerAttr(choose.randint(0, 64), i64),
+                        "group": mine[0].properties["group"],
                         "cost": CostAttr.from_table({len(place): entry}),
                     },
                 )
@@ -124,7 +125,11 @@ class Machinery:
         self.graph.body.block.insert_op_before(op, self.graph.outputs)
 
     def time(self, op: OperatorOp) -> int:
-        return entries(op)[len(self.places[op])].time
+        time = entries(op)[len(self.places[op])].time
+        if isinstance(op, OptimizerStepOp):
+            copies = [self.places[g] for g in gradients(op) if g.group != op.group]
+            time += exchange_time(self.network, op.params.value.data, self.places[op], copies)
+        return time
 
     def accelerators(self, op: OperatorOp) -> list[Resource]:
         return [Resource("accelerator", -1, p, p) for p in self.places[op]] if self.time(op) else []
@@ -245,26 +250,35 @@ def make(seed: int, step: bool) -> ModuleOp:
     """A random training graph on a random schedule that breaks no rule."""
     choose = random.Random(seed)
     machinery = Machinery(choose)
-    if not step:
-        load = max(sum(machinery.time(op) for op in machinery.operators), 1)
-        pattern = choose.randint(max(1, load // 4), load)
-        while True:
-            try:
-                plan = Plan(machinery, choose, 1, pattern)
-                return write(plan, pattern, step, {})
-            except NoRoom:
-                pattern *= 2
-    count = choose.randint(1, 4)
-    plan = Plan(machinery, choose, count, None)
-    updates: dict[OptimizerStepOp, int] = {}
-    least = [1, *plan.timeline.spans()]
-    for update in machinery.add_updates(choose):
-        ready = max(plan.end(op, i) for op in producers(update) for i in range(count))
-        updates[update] = plan.timeline.place(machinery.accelerators(update), ready, machinery.time(update))
+    count = choose.randint(1, 4) if step else 1
+    updates = machinery.add_updates(choose) if step and choose.random() < 0.7 else []
+    if step and choose.random() < 0.6:
+        plan = Plan(machinery, choose, count, None)
+        begun, least = placed(plan, updates)
+        return write(plan, max(1, least, *plan.timeline.spans()) + choose.choice((0, 0, 7, 1000)), step, begun)
+    # Around a circle: micro-batches reach into later patterns, or steps.
+    load = [sum(machinery.time(op) for op in machinery.operators if p in machinery.places[op]) for p in range(4)]
+    pattern = choose.randint(max(1, count * max(load)), max(1, 3 * count * max(load) // 2))
+    while True:
+        try:
+            plan = Plan(machinery, choose, count, pattern)
+            begun, least = placed(plan, updates)
+            if least <= pattern:
+                return write(plan, pattern, step, begun)
+        except NoRoom:
+            pass
+        pattern += pattern // 8 + 1
+
+
+def placed(plan: Plan, updates: Iterable[OptimizerStepOp]) -> tuple[dict[OptimizerStepOp, int], int]:
+    """When updates begin, as early as they can, and the least time of a step for which that is early enough."""
+    machinery, begun, least = plan.machinery, dict[OptimizerStepOp, int](), 0
+    for update in updates:
+        ready = max(plan.end(op, i) for op in producers(update) for i in range(plan.count))
+        begun[update] = plan.timeline.place(machinery.accelerators(update), ready, machinery.time(update))
         first = min(min(plan.starts[op]) for op in machinery.operators if op.group == update.group)
-        least.append(updates[update] + machinery.time(update) - first)
-    pattern = max(*least, *plan.timeline.spans()) + choose.choice((0, 0, 7, 1000))
-    return write(plan, pattern, step, updates)
+        least = max(least, begun[update] + machinery.time(update) - first)
+    return begun, least
 
 
 def write(plan: Plan, pattern: int, step: bool, updates: dict[OptimizerStepOp, int]) -> ModuleOp:

@@ -20,10 +20,12 @@ from dialects.attributes import CostEntry, ScheduleAttr, SlotAttr
 from dialects.communication import ReserveOp
 from dialects.gradients import OptimizerStepOp
 from dialects.levels import check_level
+from dialects.network import Network
 from dialects.operators import OperatorOp
 from dialects.placement import bytes_of
 from dialects.schedule_rules import peak_memory
 from dialects.structure import InputOp, find_graph, find_platform
+from dialects.updates import update_time
 
 Place = tuple[int, ...]
 Scheduled = Callable[[int, bool], ModuleOp]
@@ -70,7 +72,9 @@ class ByHand:
         for update in self.graph.updates():
             if update.slot is not None:
                 place, (start,) = self.slot(update)
-                yield place, start, start + self.cost(update).time, self.cost(update).workspace
+                time = update_time(update, Network.of(self.platform))
+                assert time is not None
+                yield place, start, start + time, self.cost(update).workspace
 
     def of(self, op: OperatorOp, i: int) -> Iterator[Life]:
         place, starts = self.slot(op)

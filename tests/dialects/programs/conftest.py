@@ -2,7 +2,7 @@
 
 The oracle is an interpreter of programs, written from the definitions in the plainest way there is: buffers hold the
 name of what is in them byte by byte, accelerators take turns, and both ends of a message wait for each other, as do
-the accelerators of an operator and those of an optimizer step.
+the accelerators of an operator and those of an optimizer step, for which gradients of others are read where they are.
 """
 
 from __future__ import annotations
@@ -114,9 +114,9 @@ class Case:
         """When micro-batch ``i`` starts something."""
         return starts[i % len(starts)] + i // len(starts) * self.period
 
-    def among(self, update: Update) -> set[int]:
-        """Who takes part in an optimizer step."""
-        return {p for v in update.gradients for p in self.ops[v].sets[0]}
+    def place(self, update: Update) -> tuple[int, ...]:
+        """Where an optimizer step is done: on the set of its own gradient, the first."""
+        return self.ops[update.gradients[0]].sets[0]
 
     def links(self) -> list[LinkAttr]:
         named = zip(("node", "cluster"), self.levels, strict=False)
@@ -246,7 +246,7 @@ def updates(draw: st.DrawFn, case: Case) -> list[Update]:
 def in_time(case: Case, update: Update) -> bool:
     """Whether an optimizer step lies between its gradients and the next step."""
     ends = [start + case.ops[v].time for v in update.gradients for start in case.ops[v].starts]
-    of = [op for op in case.ops if op.group == update.group or case.ops.index(op) in update.gradients]
+    of = [op for op in case.ops if op.group == update.group]
     return max(ends) <= update.start and update.start + update.time <= case.period + min(
         s for o in of for s in o.starts
     )
@@ -386,8 +386,9 @@ class Oracle:
                     self.gather(group, [heads[q] for q in group])
                     return list(group)
             if x.kind == UPDATE:
-                group = self.case.among(self.case.updates[x.subject])
-                if p in group and all(q in heads and heads[q][:5] == x[:5] for q in group):
+                group = self.case.place(self.case.updates[x.subject])
+                together = p in group and all(q in heads and heads[q][:5] == x[:5] for q in group)
+                if together and self.added_up(x.subject, x.microbatch):
                     for q in group:
                         self.update(q, x.subject, x.microbatch)
                     return list(group)
@@ -443,20 +444,21 @@ class Oracle:
         return most
 
     def update(self, p: int, n: int, i: int) -> None:
-        case, update = self.case, self.case.updates[n]
-        if (i + 1) % case.together or ("updated", p, n, i) in self.memory:
+        if (i + 1) % self.case.together or ("updated", p, n, i) in self.memory:
             self.wrong.append("updates when it should not")
-        for v in update.gradients if p in self.case.among(update) else ():
-            for j in range(i + 1 - case.together, i + 1):
-                if p in case.ops[v].sets[0] and ("ran", p, v, j) not in self.memory:
-                    self.wrong.append("updates before a gradient")
         self.memory["updated", p, n, i] = {}
+
+    def added_up(self, n: int, i: int) -> bool:
+        """Whether all gradients are there that an optimizer step reads."""
+        step = range(i + 1 - self.case.together, i + 1)
+        read = [(v, p) for v in self.case.updates[n].gradients for p in self.case.ops[v].sets[0]]
+        return all(("ran", p, v, j) in self.memory for v, p in read for j in step)
 
     def check_updated(self, p: int, v: int, i: int) -> None:
         """What came before in its step must be done."""
         last = i // self.case.together * self.case.together - 1
         for n, update in enumerate(self.case.updates):
-            part = v in update.gradients or self.case.ops[v].group == update.group
+            part = p in self.case.place(update) and self.case.ops[v].group == update.group
             if part and last >= 0 and ("updated", p, n, last) not in self.memory:
                 self.wrong.append("runs before the step before has ended")
 
@@ -559,7 +561,7 @@ class Oracle:
                 self.wrong.append("left at the end")
         for n, update in enumerate(self.case.updates):
             for i in range(self.case.together - 1, self.microbatches, self.case.together):
-                if any(("updated", p, n, i) not in self.memory for p in self.case.among(update)):
+                if any(("updated", p, n, i) not in self.memory for p in self.case.place(update)):
                     self.wrong.append("never updates")
         for v, op in enumerate(self.case.ops):
             for i in range(self.microbatches):
@@ -601,6 +603,23 @@ def chain_of() -> Callable[..., Case]:
     def make(sets: Sequence[Sequence[tuple[int, ...]]], time: int, period: int) -> Case:
         ops = [Op(list(s), time, [4], [(u, 0, 0) for u in range(v)], start=v * time) for v, s in enumerate(sets)]
         return Case(ops, [], period, 1, (), "overlapped", [(len(ops) - 1, 0)])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def step_of_two() -> Callable[..., Case]:
+    """``step_of_two(tied)``: two operators of 3 ns on accelerators 0 and 1 in a step of 2, then optimizer steps.
+
+    These read the gradients of both groups where they are tied.
+    """
+
+    def make(tied: bool = False) -> Case:
+        ops = [Op([(v,)], 3, [4, 0], [(0, 0, 0)] if v else [], start=3 * v, later=[3 * v + 3]) for v in range(2)]
+        for v, op in enumerate(ops):
+            op.group = f"g{v}"
+        updates = [Update(f"g{v}", [v, 1 - v] if tied else [v], 2, 9 if tied else 6 + 3 * v) for v in range(2)]
+        return Case(ops, [], 11, 1, (), "overlapped", [(1, 0)], 2, updates)
 
     return make
 

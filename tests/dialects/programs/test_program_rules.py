@@ -127,7 +127,7 @@ def changed(case: Any, x: Instruction) -> Iterator[Instruction]:
 
 @settings(quick, max_examples=60)
 @given(data=st.data())
-def test_every_mutation_that_is_no_swap_is_caught(random_cases, data: st.DataObject):
+def test_every_mutation_that_is_no_swap_is_caught(random_cases, harm, data: st.DataObject):
     case = data.draw(random_cases(), label="case")
     module = case.module()
     lower_to_programs(module, data.draw(st.one_of(st.none(), st.integers(1, 9)), label="micro-batches"))
@@ -139,7 +139,10 @@ def test_every_mutation_that_is_no_swap_is_caught(random_cases, data: st.DataObj
     mutants += [[*rows[:place], y, *rows[place + 1 :]] for y in changed(case, x)]
     for mutant in mutants:
         mutate(op, section, mutant)
-        assert rules_of(module), f"{KINDS[x.kind]} {x} in the {section}"
+        # Only a copy of what a micro-batch reads that never comes may be less than it was.
+        trips = trips_of(module)
+        kept = x.kind == COPY and not any(harm(case, module, n) for n in ((0, 1, 3) if trips is None else (trips,)))
+        assert rules_of(module) or kept, f"{KINDS[x.kind]} {x} in the {section}"
     mutate(op, section, rows)
     assert check_level(module) == []
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, i64
 
 from dialects.attributes import ints
+from dialects.diagnostics import TaktError
 from dialects.placement import Placement
 from dialects.program_reading import expected_of, listing_of
 from dialects.program_rules import check_programs
-from dialects.programs import SECTIONS, UPDATE, Instruction, ProgramOp, from_rows
+from dialects.programs import COMPUTE, SECTIONS, UPDATE, Instruction, ProgramOp, from_rows
 from dialects.structure import find_graph
 from passes.lower_to_programs import lower_to_programs
 
@@ -95,3 +97,90 @@ def test_a_change_is_refused_exactly_when_it_does_harm(random_cases, harm, data:
     wrong = [found for run in ((0, 1, 2, 4) if trips is None else (trips,)) for found in harm(case, module, run)]
     event(f"harm: {bool(wrong)}, update: {x.kind == UPDATE}")
     assert bool(faults(module)) == bool(wrong), (faults(module), wrong)
+
+
+# --- optimizer steps by hand -----------------------------------------------------------------
+
+
+def unroll(module: ModuleOp) -> None:
+    """Programs of two steps without a kernel."""
+    for op in programs_of(module):
+        rows = [x for part in listing_of(op).run(2) for x in part]
+        op.kernel, op.epilogue = from_rows([]), from_rows([])
+        op.base, op.trips = IntegerAttr(2 * op.step.value.data, i64), IntegerAttr(0, i64)
+        rewrite(op, "prologue", rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("drop", "'u0' after micro-batch 1 is done 0 times, not once (in a run of 4 micro-batches)"),
+        ("double", "'u0' after micro-batch 1 is done 2 times, not once (in a run of 4 micro-batches)"),
+        ("before the last gradient", "'u0' of step 0 stands before 'v0' of micro-batch 1, which it reads"),
+        ("behind the next operator", "'u0' of step 0 stands behind 'v0' of micro-batch 2, which is of the next"),
+    ],
+)
+def test_what_is_wrong_with_an_optimizer_step_is_said(step_of_two, harm, change: str, message: str):
+    case = step_of_two()
+    module = case.module()
+    lower_to_programs(module, 2)
+    unroll(module)
+    assert faults(module) == []
+    op = programs_of(module)[0]
+    rows = list(op.instructions("prologue"))
+    place = next(k for k, x in enumerate(rows) if x.kind == UPDATE)
+    computed = {x.microbatch: k for k, x in enumerate(rows) if x.kind == COMPUTE}
+    x, rest = rows[place], rows[:place] + rows[place + 1 :]
+    before, behind = computed[1], computed[2]
+    changed = {
+        "drop": rest,
+        "double": [*rows[:place], x, *rows[place:]],
+        "before the last gradient": [*rest[:before], x, *rest[before:]],
+        "behind the next operator": [*rest[:behind], x, *rest[behind:]],
+    }
+    rewrite(op, "prologue", changed[change])
+    assert ("updated-once", message) in faults(module)
+    assert harm(case, module, 0)
+
+
+def test_an_optimizer_step_waits_for_the_gradients_of_copies(step_of_two, harm):
+    case = step_of_two(tied=True)
+    module = case.module()
+    lower_to_programs(module, 2)
+    unroll(module)
+    assert faults(module) == []
+    for p, op in enumerate(programs_of(module)):
+        assert [x.subject for x in op.instructions("prologue") if x.kind == UPDATE] == [p, p]
+    # The first accelerator computes only after the optimizer step what the second needs for its gradient.
+    op = programs_of(module)[0]
+    rows = list(op.instructions("prologue"))
+    update = next(x for x in rows if x.kind == UPDATE)
+    rows.remove(update)
+    rewrite(op, "prologue", [update, *rows])
+    said = [text for rule, text in faults(module) if rule == "no-deadlock"]
+    assert said == ["deadlock: accelerator 0 waits in update '0 u' after micro-batch 1, and so on in a circle"]
+    assert "deadlock" in harm(case, module, 0)
+
+
+def test_programs_are_for_whole_steps(step_of_two):
+    module = step_of_two().module()
+    with pytest.raises(TaktError, match="3 micro-batches are no whole steps: the schedule is a step of 2"):
+        lower_to_programs(module, 3)
+    lower_to_programs(module, 2)
+    for op in programs_of(module):
+        op.base = IntegerAttr(1, i64)
+    said = [text for rule, text in faults(module) if rule == "program-form"]
+    assert said[0] == "1 micro-batches are begun outside of the kernel, but a step has 2"
+
+
+def test_outside_of_steps_nothing_is_updated(step_of_two):
+    case = step_of_two()
+    case.together = 0
+    for op in case.ops:
+        op.later = []
+    module = case.module()
+    lower_to_programs(module)
+    assert not any(x.kind == UPDATE for op in programs_of(module) for s in SECTIONS for x in op.instructions(s))
+    op = programs_of(module)[0]
+    rewrite(op, "kernel", [*op.instructions("kernel"), Instruction(UPDATE, 0, 0, 0, 0)])
+    assert faults(module) == [("program-form", "instruction 4 of the kernel (update) names optimizer step 0")]

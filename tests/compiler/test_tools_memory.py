@@ -1,0 +1,91 @@
+"""taktc where memory is short: stages that hold less, and what it says when nothing fits."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Tool = Callable[..., Any]
+
+MODEL = """model mlp {
+  input x: tensor<8 x 64, bf16>
+  input y: tensor<8 x 64, bf16>
+  repeat 2 carry x {
+    h = linear(x, features = 256)
+    g = gelu(h)
+    x = linear(g, features = 64, split = "row")
+  }
+  loss = mse_loss(x, y)
+  output loss
+}
+accelerator a {
+  memory = MEMORY  bandwidth = 10 GB/s  launch = 1 us
+  peak bf16 = 1 TFLOP/s
+}
+platform four { accelerators = 4 of a }
+"""
+ARGUMENTS = ("--training", "adam", "--quiet", "--effort", "0.1")
+
+
+@pytest.fixture
+def mlp(tmp_path: Path) -> Callable[[str], str]:
+    """The path of the model on accelerators of that memory."""
+
+    def write(memory: str) -> str:
+        path = tmp_path / "mlp.takt"
+        path.write_text(MODEL.replace("MEMORY", memory))
+        return str(path)
+
+    return write
+
+
+def test_what_is_short_and_how_much_would_do(taktc: Tool, mlp: Callable[[str], str]) -> None:
+    refused = taktc(mlp("262 KiB"), *ARGUMENTS)
+    assert refused.code == 1
+    assert (
+        "error: no schedule was found that fits: in the nearest accelerator 0 needs 265.00 KiB and has" in refused.err
+    )
+    parts = (
+        "32.00 KiB of parameters, 32.00 KiB of their gradients, 192.00 KiB of optimizer state, 7.00 KiB of results of"
+    )
+    assert f"note: it would hold {parts} 1 micro-batch, 2.00 KiB of inputs" in refused.err
+    assert "hint: use more accelerators" in refused.err
+    assert "recompute-activations" in refused.err
+    found = re.search(r"\((\d+) bytes\) on each accelerator would do, with a period of ([\d.]+) us", refused.err)
+    assert found is not None
+    done = json.loads(taktc(mlp(f"{found[1]} B"), *ARGUMENTS, "--emit", "json").out)
+    assert done["schedule"]["period"] <= float(found[2]) * 1000
+    least = taktc(mlp("200 KiB"), *ARGUMENTS).err
+    assert "the parameters need 1048576 bytes" in least
+    assert f"({found[1]} bytes) on each accelerator would do" in least
+
+
+def test_what_has_no_state_holds_parameters_only(taktc: Tool, mlp: Callable[[str], str]) -> None:
+    refused = taktc(mlp("31 KiB"), "--quiet", "--effort", "0.1").err
+    assert re.search(r"note: it would hold \d+.\d\d KiB of parameters, \d", refused)
+    assert "gradients" not in refused
+    assert "recompute" not in refused
+
+
+def test_less_memory_takes_longer_and_agrees_with_the_simulator(taktc: Tool, mlp: Callable[[str], str]) -> None:
+    periods: list[int] = []
+    for memory in ("1 MiB", "266 KiB"):
+        path = mlp(memory)
+        periods.append(json.loads(taktc(path, *ARGUMENTS, "--emit", "json").out)["schedule"]["period"])
+        assert "prediction and simulation agree" in taktc(path, *ARGUMENTS, "--simulate", "20").out
+    assert periods[0] < periods[1]
+
+
+def test_a_dump_of_stages_goes_on(taktc: Tool, mlp: Callable[[str], str], tmp_path: Path) -> None:
+    path = mlp("266 KiB")
+    assert taktc(path, *ARGUMENTS, "--dump-phases-to", str(tmp_path / "ir")).code == 0
+    (staged,) = (tmp_path / "ir").glob("*staged*.mlir")
+    assert taktc(str(staged), *ARGUMENTS).code == 0
+    by_passes = "partition-stages{fit=true},schedule-periodic{fit=true},verify-schedule"
+    moldable = next((tmp_path / "ir").glob("*moldable*.mlir"))
+    assert taktc(str(moldable), "--quiet", "-p", by_passes).code == 0
