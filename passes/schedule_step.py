@@ -117,6 +117,10 @@ class ScheduleStepPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         instance, batch = read_batch(op, self.microbatches, self.max_memory)
+        for name in ("stages", "chunks", "width"):
+            given: int | None = getattr(self, name)
+            if given is not None and given < 1:
+                raise TaktError(at(instance.graph, f"{name} must be at least 1, got {given}"))
         bound = graph_bound(batch)
         wish = Wish(self.stages, self.chunks, self.cut, self.width, self.staggered, self.effort, self.seed)
         try:

@@ -57,7 +57,14 @@ def read_batch(
         problem = replace(problem, memory=min(memory, problem.memory) if problem.memory else memory)
     number = {op: v for v, op in enumerate(instance.operators)}
     updates = tuple(_update(op, number, instance) for op in graph.updates())
-    return replace(instance, problem=problem), Batch(problem, _kinds(instance.operators), updates, microbatches)
+    batch = Batch(problem, _kinds(instance.operators), updates, microbatches)
+    for item, table in zip(problem.items, batch.tables, strict=True):
+        if not any(k <= problem.accelerators for k in table):
+            message = (
+                f"the operators of the group of {batch.names(item[:1])} and its optimizer have no allotment in common"
+            )
+            raise TaktError(at(instance.operators[item[0]], message, "restrict-allotments leaves all of them one"))
+    return replace(instance, problem=problem), batch
 
 
 def _kinds(operators: tuple[OperatorOp, ...]) -> tuple[Kind, ...]:
@@ -79,8 +86,6 @@ def _update(op: OptimizerStepOp, number: dict[OperatorOp, int], instance: Instan
         raise TaktError(at(op, f"'{name}' is in no group of an operator", "expand-training writes groups"))
     table = op.cost.table()
     reads = tuple(number[v.op] for v in op.inputs if isinstance(v, OpResult) and v.op in number)  # pyright: ignore
-    if not set(table) & set(instance.problem.operations[members[0]].table):
-        raise TaktError(at(op, f"'{name}' has no allotment in common with the operators of its group"))
     times = {k: entry.time for k, entry in table.items()}
     return Update(name, members[0], reads, times, op.params.value.data)
 
