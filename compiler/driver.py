@@ -83,6 +83,8 @@ class Driver:
                 module = run_passes(context, module, steps, reporter)
             else:
                 module = run_pipeline(context, module, to=self._goal(module), options=self.options, observer=reporter)
+        if args.compare:
+            return self._compare(module)
         return self._finish(module, wanted) if args.pareto is None else self._trade_off(module)
 
     def _target(self) -> TaktTarget | None:
@@ -116,9 +118,25 @@ class Driver:
             sys.stderr.write(self.timing.table())
         return OK
 
+    def _compare(self, module: ModuleOp) -> int:
+        """Make the steps to compare, and write them as a table or as JSON."""
+        from compiler.step_comparison import compare_steps
+        from compiler.targets.steps import json_text, table
+
+        args = self.args
+        started = time.perf_counter()
+        with self._progress():
+            found = compare_steps(module, self.options)
+        self.timing.note("compare", time.perf_counter() - started)
+        colour = args.output in (None, "-") and wants_colour(sys.stdout)
+        write_output(args.output, json_text(found) if args.emit == "json" else table(found, colour=colour))
+        if args.timing:
+            sys.stderr.write(self.timing.table())
+        return OK
+
     def _goal(self, module: ModuleOp) -> str:
         """The level asked for; unless asked, a schedule, or the level of the input where that is a later one."""
-        if self.args.pareto is not None:
+        if self.args.pareto is not None or self.args.compare:
             return "moldable"
         if self.args.emit == "model":
             return "model"

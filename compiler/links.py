@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, lcm
+from math import floor, lcm
 
-from compiler.view import Accelerators, Edge, LinkView, Move, ScheduleView
+from compiler.view import Accelerators, Edge, LinkView, Move, ScheduleView, Task
 from dialects import network
 
 
@@ -101,22 +101,24 @@ def moves_in(view: ScheduleView, move: Move, microbatch: int) -> bool:
     return view.tasks[move.producer].set_of(microbatch) != move.target_of(microbatch)
 
 
+def numbers(view: ScheduleView, what: Task | Move, low: Fraction, high: Fraction) -> range:
+    """The micro-batches of which an operator or a transfer may have a part in ``[low, high)``."""
+    each, length = (view.microbatches, Fraction(view.pattern)) if view.step else (1, view.period)
+    last = max(what.landings if isinstance(what, Move) else what.starts) + what.time
+    return range(floor((low - last) / length) * each, (floor((high - min(what.starts)) / length) + 1) * each)
+
+
 def instances(view: ScheduleView, low: Fraction, high: Fraction, first: int | None = None) -> list[Instance]:
     """The transfers of which a part lies in ``[low, high)``, where something moves and takes time.
 
     Of micro-batches from ``first`` on, or also of those before 0.
     """
-    together, after = (view.microbatches, Fraction(view.pattern)) if view.step else (1, view.period)
     found: list[Instance] = []
     for move in (m for m in view.moves if m.time):
-        for turn in range(together):
-            lap = ceil((low - view.landing(move, turn) - move.time) / after)
-            lap = lap if first is None else max(-((turn - first) // together), lap)
-            while (sent := view.begin(move, i := turn + lap * together)) < high:
-                landed = view.landing(move, i)
-                if landed + move.time > low and moves_in(view, move, i):
-                    found.append(Instance(move, i, sent, landed))
-                lap += 1
+        for i in numbers(view, move, low, high):
+            sent, landed = view.begin(move, i), view.landing(move, i)
+            if (first is None or i >= first) and sent < high and landed + move.time > low and moves_in(view, move, i):
+                found.append(Instance(move, i, sent, landed))
     return found
 
 

@@ -38,7 +38,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -60,7 +60,7 @@ from passes.choices import (
     Optimizer,
     Order,
     Plan,
-    Recomputation,
+    RecomputationChoice,
     Solver,
     Tie,
 )
@@ -133,7 +133,7 @@ class Options:
         trains = self.training is not None and self.microbatches is not None and self.objective in (None, "step")
         return self.order is not None or trains
 
-    recompute: Recomputation | Literal["solver"] | None = None
+    recompute: RecomputationChoice | None = None
     """What the backward pass computes again; "solver": whatever gives the shortest period that fits."""
 
     @property

@@ -25,6 +25,7 @@ from passes.choices import (
     OPTIMIZERS,
     ORDERS,
     PLANS,
+    RECOMPUTATION_CHOICES,
     RECOMPUTATIONS,
     SOLVERS,
     TIES,
@@ -58,6 +59,9 @@ ASYNCHRONOUS_HELP = (
 RECOMPUTE_HELP = (
     f"what a training step computes again instead of keeping it: {', '.join(RECOMPUTATIONS)}; solver: what gives the"
     " best schedule that fits"
+)
+COMPARE_HELP = (
+    "a step of --training and --microbatches by our own order beside the known ones, as a table or --emit json"
 )
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
@@ -120,9 +124,10 @@ def add_schedule_options(
     add("--staggered", action="store_const", const=True, help="a step begins before all of the last one has ended")
     add("--tie", choices=TIES, metavar="KIND", help=TIE_HELP)
     add("--asynchronous", metavar="M", nargs="?", const=1, type=positive, help=ASYNCHRONOUS_HELP)
-    add("--recompute", choices=(*RECOMPUTATIONS, "solver"), metavar="POLICY", help=RECOMPUTE_HELP)
+    add("--recompute", choices=RECOMPUTATION_CHOICES, metavar="POLICY", help=RECOMPUTE_HELP)
     if several:
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
+        add("--compare", action="store_true", help=COMPARE_HELP)
     add = parser.add_argument_group("search").add_argument
     add("--effort", metavar="W", type=amount, help="work for the solvers; a unit is about a second of one core (10)")
     add("--time-limit", metavar="S", type=seconds, help="seconds for the solvers")
@@ -149,17 +154,33 @@ def check_schedule_options(parser: ArgumentParser, args: argparse.Namespace) -> 
             "--microbatches is for --objective step, of so many micro-batches, for --training and --order, and for"
             f" --compile-to programs and --emit {' and '.join(BATCHES)}, which process so many"
         )
+    if args.compare:
+        _check_compare(parser, args)
     if args.pareto is None:
         return
     if args.emit not in (None, "json", "svg"):
         parser.error(f"--pareto prints a table, --emit json or --emit svg, not {args.emit}")
     if args.target not in (None, args.emit):
         parser.error(f"--emit {args.emit} has no options with --pareto")
+    if args.recompute == "solver":
+        parser.error("--recompute solver chooses one schedule, and --pareto asks for several; name a policy")
     one = {"--compile-to": args.compile_to, "--simulate": args.simulate, "--passes": args.passes}
     one |= {"--objective": args.objective, "--gap": args.gap}
     for option, value in one.items():
         if value is not None:
             parser.error(f"{option} is about one schedule, and --pareto asks for several")
+
+
+def _check_compare(parser: ArgumentParser, args: argparse.Namespace) -> None:
+    if not is_step(args):
+        parser.error("--compare is about a step: give --training and --microbatches")
+    if args.emit not in (None, "json") or args.target not in (None, "json"):
+        parser.error(f"--compare prints a table, or --emit json, not {args.target}; --order draws one of them")
+    if args.recompute == "solver":
+        parser.error("--recompute solver chooses by one schedule, and --compare asks for several: name a policy")
+    for name in ("order", "cut", "staggered", "chunks", "compile_to", "simulate", "passes"):
+        if getattr(args, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} is about one schedule, and --compare asks for several")
 
 
 def is_step(args: argparse.Namespace) -> bool:

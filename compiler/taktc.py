@@ -30,6 +30,8 @@ examples:
                                                            the best plan within limits
   taktc gpt.takt --platform dgx.takt --pareto period,in-flight
                                                            what a shorter period costs
+  taktc gpt.takt --platform dgx.takt --training adam --microbatches 32 --compare
+                                                           our step beside the known schedules
   taktc gpt.takt --platform dgx.takt --dump-phases-to ir   one file a level ...
   taktc ir/gpt.1.moldable.mlir --emit summary              ... and compile on from one of them
   taktc gpt.takt --platform dgx.takt -p annotate-costs     these passes and no others

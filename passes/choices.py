@@ -37,6 +37,10 @@ Recomputation = Literal["none", "selective", "full"]
 RECOMPUTATIONS: tuple[Recomputation, ...] = get_args(Recomputation)
 """Which values of the forward pass are computed again for the backward pass, from none to most."""
 
+RecomputationChoice = Literal["none", "selective", "full", "solver"]
+RECOMPUTATION_CHOICES: tuple[RecomputationChoice, ...] = get_args(RecomputationChoice)
+"""The same, or whichever is best."""
+
 Allotments = Literal["any", "stage"]
 ALLOTMENTS: tuple[Allotments, ...] = get_args(Allotments)
 """How many accelerators of its stage an operator runs on: as many as it likes, or all of them."""

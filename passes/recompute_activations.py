@@ -10,10 +10,14 @@ from xdsl.passes import ModulePass
 
 from dialects.diagnostics import TaktError, at
 from dialects.gradients import RecomputeOp
-from dialects.structure import GraphOp, find_graph
-from passes.choices import Recomputation
+from dialects.structure import GraphOp, PlatformOp, find_graph, find_platform
+from dialects.units import show_bytes
+from passes.choices import RecomputationChoice
+from passes.costs.machine import MissingRateError
+from passes.costs.reading import read_machine
+from passes.training.choose import cheapest
 from passes.training.recompute import Recomputed
-from passes.training.regions import read_regions
+from passes.training.regions import NOTHING, Plan, Region, read_regions, work_of
 
 
 def check(graph: GraphOp) -> None:
@@ -43,7 +47,10 @@ class RecomputeActivationsPass(ModulePass):
       policy: "none": keep all; "full": keep of every call of a block of the model what it reads from outside, and all
         outside blocks; "selective": keep all but what light operators make of kept values. Light are norms,
         activations, softmax, sums, products by element, rearrangements, and products of two values that take at most
-        256 operations for each byte they make, such as the scores of attention. A block that computes a loss keeps all
+        256 operations for each byte they make, such as the scores of attention. A block that computes a loss keeps all;
+        "solver": of every block one of the three, so that `save` bytes are not kept, in the least time on one
+        accelerator
+      save: bytes of a micro-batch that "solver" must not keep, of whole values
 
     rewrite:
       %h = takt.linear(%x) group "h" block <"b", 0>   ->   %h = takt.linear(%x) group "h" block <"b", 0>
@@ -55,16 +62,44 @@ class RecomputeActivationsPass(ModulePass):
 
     name = "recompute-activations"
 
-    policy: Recomputation = "selective"
+    policy: RecomputationChoice = "selective"
+    save: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         graph = find_graph(op)
         if graph is None:
             raise TaktError("there is no model: the module has no takt.graph")
         check(graph)
-        if self.policy != "none":
-            regions = read_regions(graph)
-            if self.policy == "full" and all(r.block is None for r in regions):
-                message = f"the policy 'full' keeps what blocks read, and @{graph.sym_name.data} calls no block"
-                raise TaktError(at(graph, message, "write its layers as calls of a block, or take 'selective'"))
-            Recomputed(graph).build((r, r.full if self.policy == "full" else r.selective) for r in regions)
+        if self.policy == "none":
+            return
+        regions = read_regions(graph)
+        if self.policy == "full" and all(r.block is None for r in regions):
+            message = f"the policy 'full' keeps what blocks read, and @{graph.sym_name.data} calls no block"
+            raise TaktError(at(graph, message, "write its layers as calls of a block, or take 'selective'"))
+        if self.policy == "solver":
+            plans = solved(graph, find_platform(op), regions, self.save)
+        else:
+            plans = [r.full if self.policy == "full" else r.selective for r in regions]
+        Recomputed(graph).build(zip(regions, plans, strict=True))
+
+
+def solved(graph: GraphOp, platform: PlatformOp | None, regions: list[Region], save: int) -> list[Plan]:
+    """The plan of every region, such that ``save`` bytes are not kept, in about the least time on one accelerator."""
+    name = graph.sym_name.data
+    if platform is None:
+        message = f"what it takes to compute parts of @{name} again depends on a platform, and the module has none"
+        raise TaktError(at(graph, message, "give one with --platform or define one in the model file"))
+    choices = [(NOTHING, r.selective, r.full) for r in regions]
+    again = {op for plans in choices for plan in plans for op in plan.again}
+    try:
+        work = work_of(graph, read_machine(platform), again)
+    except MissingRateError as error:
+        message = f"accelerator '{platform.accelerator.data}' states no peak rate for {error.dtype}"
+        raise TaktError(at(platform, message, "add one, or name a policy other than 'solver'")) from None
+    ways = [[(plan.saved, sum(work[op] for op in plan.again)) for plan in plans] for plans in choices]
+    taken = cheapest(ways, save)
+    if taken is None:
+        most = sum(max(saved for saved, _ in some) for some in ways)
+        message = f"at most {show_bytes(most)} that a micro-batch of @{name} keeps can be computed again"
+        raise TaktError(at(graph, message, f"save={save} asks for {show_bytes(save)}"))
+    return [plans[way] for plans, way in zip(choices, taken, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -29,6 +29,10 @@ class StageRow:
     load: Fraction
     params: int
     memory: int
+    back: tuple[Task, ...] = ()
+    """Of a chunk of a step, the operators that come back; ``tasks`` then go forward."""
+    label: str = ""
+    """What it is called, if not by its index."""
 
     @property
     def span(self) -> str:
@@ -38,7 +42,7 @@ class StageRow:
     @property
     def allotments(self) -> Mapping[int, int]:
         """Allotment → number of operators that use it."""
-        return dict(sorted(Counter(t.allotment for t in self.tasks).items()))
+        return dict(sorted(Counter(t.allotment for t in (*self.tasks, *self.back)).items()))
 
 
 class Analysis:
@@ -146,11 +150,14 @@ class Analysis:
         for task in self.view.tasks:
             if task.stage in members:
                 members[task.stage].append(task)
-        return tuple(self._stage(s.index, s.granted, members[s.index]) for s in self.view.stages)
+        return tuple(self.stage(s.index, s.granted, members[s.index]) for s in self.view.stages)
 
-    def _stage(self, index: int, granted: Accelerators, tasks: list[Task]) -> StageRow:
+    def stage(
+        self, index: int, granted: Accelerators, tasks: list[Task], back: Sequence[Task] = (), label: str = ""
+    ) -> StageRow:
+        """The row of a stage, or of a chunk."""
         busy: dict[int, Fraction] = {}
-        for task in tasks:
+        for task in (*tasks, *back):
             for p in (p for copy in task.copies for p in copy):
                 busy[p] = busy.get(p, Fraction(0)) + Fraction(task.time, len(task.copies))
         return StageRow(
@@ -160,6 +167,8 @@ class Analysis:
             max(busy.values(), default=Fraction(0)) / self.view.period,
             max((self.memory[p][0] for p in granted if p in self.memory), default=0),
             max((sum(self.memory[p]) for p in granted if p in self.memory), default=0),
+            tuple(back),
+            label or str(index),
         )
 
     @cached_property
@@ -174,7 +183,7 @@ class Analysis:
         """At most three sentences, the most useful first, each derived from the numbers."""
         if not self.heaviest:
             return []
-        found = [self._period_advice(), self._idle_advice(), self._memory_advice(), self._latency_advice()]
+        found = [self._period_advice(), self._idle_advice(), self.memory_advice(), self._latency_advice()]
         return [sentence for sentence in found if sentence][:3]
 
     def _period_advice(self) -> str:
@@ -256,7 +265,8 @@ class Analysis:
             f"{'is' if len(self.idle) == 1 else 'are'} left idle: the same period needs only {used}."
         )
 
-    def _memory_advice(self) -> str:
+    def memory_advice(self) -> str:
+        """Whether memory is nearly full, of what, and what makes room."""
         params, rest = self.memory.get(self.fullest, (0, 0))
         have = self.view.platform.memory
         if not have or (params + rest) * 10 < have * 9:

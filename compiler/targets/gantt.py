@@ -98,19 +98,25 @@ class Chart:
 
 
 def _groups(view: ScheduleView) -> tuple[Group, ...]:
-    """Rows by stage; accelerators that no stage was granted come last, by group of the platform."""
+    """Rows by stage, then accelerators that no stage was granted."""
     groups: list[Group] = []
     shown: set[int] = set()
-    every = range(view.platform.accelerators)
     # One stage over everything says nothing: then the groups of the platform order the rows.
     stages = view.stages if len({s.granted for s in view.stages}) > 1 else ()
     for stage in stages:
-        fresh = tuple(p for p in stage.granted if p not in shown and p in every)
+        fresh = tuple(p for p in stage.granted if p not in shown and p < view.platform.accelerators)
         if fresh:
             members = [t for t in view.tasks if t.stage == stage.index]
             groups.append(Group(stage.index, fresh, span_of(members)))
             shown.update(fresh)
-    rest = [p for p in every if p not in shown]
+    return groups_of(view, groups)
+
+
+def groups_of(view: ScheduleView, groups: Iterable[Group]) -> tuple[Group, ...]:
+    """``groups``, and behind them the accelerators that they leave out, by group of the platform."""
+    groups = list(groups)
+    shown = {p for group in groups for p in group.accelerators}
+    rest = [p for p in range(view.platform.accelerators) if p not in shown]
     size = max(1, view.platform.group)
     for node in sorted({p // size for p in rest}):
         groups.append(Group(None, tuple(p for p in rest if p // size == node), ""))

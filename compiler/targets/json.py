@@ -15,11 +15,11 @@ from typing import Any
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.links import loads, standstill
-from compiler.view import LinkView, Move, ScheduleView, Task, view_of
+from compiler.view import LinkView, Move, ScheduleView, Task, Update, view_of
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform
 
-VERSION = 4
+VERSION = 5
 
 
 def emit(module: ModuleOp) -> str:
@@ -68,6 +68,8 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
             "seed": view.seed,
             "limits": dict(view.limits),
         },
+        "step": _step(view) if view.step else None,
+        "training": None if view.training is None else _training(view),
         "stages": [{"index": s.index, "accelerators": s.granted} for s in view.stages],
         "accelerators": [
             {
@@ -81,7 +83,8 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
             if a in memory
         ],
         "inputs": [{"name": i.name, "size": i.size, "consumers": [names[c] for c in i.consumers]} for i in view.inputs],
-        "operators": [_operator(t) for t in view.tasks],
+        "operators": [_operator(t, view.step) for t in view.tasks],
+        "updates": [_update(u, names) for u in view.updates],
         "dependences": [
             {
                 "producer": names[e.producer],
@@ -92,7 +95,7 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
             }
             for e in view.edges
         ],
-        "transfers": [_transfer(m, names[m.producer]) for m in view.moves],
+        "transfers": [_transfer(m, names[m.producer], view.step) for m in view.moves],
         "link_loads": [
             {"link": r.link, "kind": r.kind, "accelerators": r.members, "load": _share(load)}
             for r, load in loads(view).items()
@@ -132,7 +135,39 @@ def _link(link: LinkView) -> dict[str, Any]:
     }
 
 
-def _transfer(move: Move, producer: str) -> dict[str, Any]:
+def _step(view: ScheduleView) -> dict[str, Any]:
+    begin, end = view.span
+    return {
+        "time": view.pattern,
+        "microbatches": view.microbatches,
+        "bound": view.bound,
+        "gap": None if view.gap is None else _share(view.gap),
+        "begin": begin,
+        "end": end,
+        "makespan": view.makespan,
+        "bubble": _share(sum(view.bubble.values(), Fraction(0)) / max(1, len(view.bubble))),
+    }
+
+
+def _training(view: ScheduleView) -> dict[str, Any]:
+    assert view.training is not None
+    optimizer, precision = view.training
+    return {"optimizer": optimizer, "precision": precision, "asynchronous": view.asynchronous}
+
+
+def _update(update: Update, names: list[str]) -> dict[str, Any]:
+    return {
+        "name": update.name,
+        "group": update.group,
+        "gradients": [names[v] for v in update.gradients],
+        "accelerators": update.place,
+        "start": update.start,
+        "time": update.time,
+        "workspace": update.workspace,
+    }
+
+
+def _transfer(move: Move, producer: str, step: bool) -> dict[str, Any]:
     return {
         "producer": producer,
         "result": move.result,
@@ -141,12 +176,13 @@ def _transfer(move: Move, producer: str) -> dict[str, Any]:
         "start": move.start,
         "time": move.time,
         "landing": move.landing,
+        **({"starts": move.starts, "landings": move.landings} if step else {}),
         "bytes": move.size,
         "sharded": move.sharded,
     }
 
 
-def _operator(task: Task) -> dict[str, Any]:
+def _operator(task: Task, step: bool) -> dict[str, Any]:
     return {
         "name": task.name,
         "kind": task.kind,
@@ -155,6 +191,7 @@ def _operator(task: Task) -> dict[str, Any]:
         "allotment": task.allotment,
         "copies": task.copies,
         "start": task.start,
+        **({"starts": task.starts} if step else {}),
         "time": task.time,
         "parameters": task.params,
         "output": task.output,

@@ -1,5 +1,8 @@
 """``--emit perfetto``: a few periods of the steady state as a Chrome trace, for the Perfetto UI or chrome://tracing.
 
+Of steps, whole ones from the first on: two where they overlap. There the enclosing slices are cells, named by what they
+are (:mod:`compiler.targets.step_cells`), and what the optimizer does stands behind them.
+
 One process, one track an accelerator (of very many accelerators, one for those that always act alike). On a track, a
 slice for each uninterrupted run of one micro-batch encloses one for each operator. Perfetto colours a slice by its name
 without the digits, so a letter in the name of the enclosing slice tells neighbouring micro-batches apart;
@@ -20,19 +23,24 @@ from typing import Any
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.links import instances, readers_of
+from compiler.links import instances, numbers, readers_of
 from compiler.simulate.machine import Clock, Machine, check_length
-from compiler.simulate.memory import Times, lifetimes, usage
+from compiler.simulate.memory import lifetimes, moments, usage
 from compiler.targets.perfetto_links import LinkTracks
+from compiler.targets.step_cells import kinds
 from compiler.targets.text import ranges, value_of
 from compiler.targets.trace_events import MOST_SLICES, NAMES, about, order, us
-from compiler.view import Edge, ScheduleView, Task, view_of
+from compiler.targets.training_stages import halves
+from compiler.view import Edge, ScheduleView, Task, Update, view_of
 
 PROCESS = 1
 
+KINDS = "FIWBO"
+"""What a cell is, in the order of the colours."""
+
 
 def emit(module: ModuleOp, *, periods: int = 3, memory: bool = True) -> str:
-    """The trace of ``periods`` periods (rounded up to whole patterns), with memory counters if ``memory``."""
+    """The trace of ``periods`` periods (rounded up to whole patterns, or steps), with memory counters if ``memory``."""
     view = view_of(module)
     window = _Window(view, max(1, periods), memory)
     events = [*window.metadata(), *sorted(window.events(), key=order)]
@@ -40,6 +48,7 @@ def emit(module: ModuleOp, *, periods: int = 3, memory: bool = True) -> str:
         "model": view.graph,
         "platform": view.platform.name,
         "period_ns": float(view.period),
+        **({"step_ns": view.pattern, "microbatches": view.microbatches} if view.step else {}),
         "bound_ns": view.bound,
         "plan": view.plan,
         "engine": view.engine,
@@ -63,13 +72,22 @@ class _Window:
 
     def __init__(self, view: ScheduleView, periods: int, memory: bool):
         self.view, self.memory = view, memory
+        self.half = halves(view)
         last = max([*(t.end for t in view.tasks), *(m.ready for m in view.moves)], default=0)
-        self.first = max(0, ceil(last / view.period))
+        self.first = 0 if view.step else max(0, ceil(last / view.period))
         self.periods = -(-periods // view.rounds) * view.rounds
+        self.steps = self.periods // view.microbatches if view.step else 0
+        if self.steps == 1 and view.makespan > view.pattern:
+            self.steps, self.periods = 2, 2 * self.periods
         self.low = self.first * view.period
         self.high = self.low + self.periods * view.period
+        if view.step:
+            self.low = Fraction(view.span[0])
+            self.high = Fraction(max(view.span[1], view.pattern) + (self.steps - 1) * view.pattern)
         found = list(self._instances())
-        moved = instances(view, self.low, self.high, first=0)
+        moved = [
+            x for x in instances(view, self.low, self.high, first=0) if not view.step or x.microbatch < self.periods
+        ]
         # The first slice may begin before the window: the trace starts with it, so that no time is negative.
         self.origin = min([self.low, *(b for _, _, b, _ in found), *(x.sent for x in moved)])
         self.runs = {
@@ -84,14 +102,13 @@ class _Window:
         return floor(ns - self.origin)
 
     def _instances(self) -> Iterator[tuple[Task, int, Fraction, Fraction]]:
-        period = self.view.period
         for task in self.view.tasks:
-            i = max(0, ceil((self.low - task.end) / period))
-            while (begin := task.start + i * period) < self.high:
+            every = range(self.periods) if self.view.step else numbers(self.view, task, self.low, self.high)
+            for i in (i for i in every if i >= 0):
+                begin = self.view.begin(task, i)
                 end = begin + task.time
-                if end > self.low or (not task.time and begin >= self.low):
+                if begin < self.high and (end > self.low or (not task.time and begin >= self.low)):
                     yield task, i, begin, end
-                i += 1
 
     def _tracks(self) -> dict[int, tuple[int, ...]]:
         """First accelerator of each track → all its accelerators."""
@@ -127,6 +144,7 @@ class _Window:
         for p, runs in sorted(on_track.items()):
             runs.sort(key=lambda r: (r.begin, r.end))
             yield from self.track(p, runs)
+        yield from self.optimizer()
         yield from self.links.slices()
         yield from self.arrows()
         if self.memory:
@@ -138,8 +156,8 @@ class _Window:
             if run.begin == run.end:
                 yield {"ph": "i", "s": "t", "name": run.task.name, **_place(p, run.begin), "args": self.facts(run)}
                 continue
-            if held and (held[-1].microbatch != run.microbatch or held[-1].end != run.begin):
-                yield self.enclosing(p, held)
+            if held and (self.cell(held[-1]) != self.cell(run) or held[-1].end != run.begin):
+                yield from self.enclosing(p, held)
                 held = []
             held.append(run)
             yield {
@@ -152,19 +170,66 @@ class _Window:
                 "args": self.facts(run),
             }
         if held:
-            yield self.enclosing(p, held)
+            yield from self.enclosing(p, held)
 
-    def enclosing(self, p: int, runs: list[_Run]) -> dict[str, Any]:
+    def cell(self, run: _Run) -> tuple[int, ...]:
+        """What the runs inside one enclosing slice have in common: the micro-batch, and in a step stage and half."""
+        if not self.view.step:
+            return (run.microbatch,)
+        stage = -1 if run.task.stage is None else run.task.stage
+        return run.microbatch, stage, self.half[run.task.index] == "F"
+
+    def enclosing(self, p: int, runs: list[_Run]) -> Iterator[dict[str, Any]]:
         i = runs[0].microbatch
-        return {
-            "ph": "X",
-            "name": f"micro-batch {i} {chr(ord('A') + i % len(NAMES))}",
-            "cat": "micro-batch",
-            **_place(p, runs[0].begin),
-            "dur": us(runs[-1].end - runs[0].begin),
-            "cname": NAMES[i % len(NAMES)],
-            "args": {"micro-batch": i, "operators": len(runs)},
-        }
+        parts = [(f"micro-batch {i} {chr(ord('A') + i % len(NAMES))}", NAMES[i % len(NAMES)], len(runs))]
+        if self.view.step:
+            parts = [
+                (f"{kind} of micro-batch {i}", NAMES[KINDS.index(kind)], count)
+                for kind, count in kinds([self.half[run.task.index] for run in runs])
+            ]
+        first = 0
+        for name, colour, count in parts:
+            begin, end = runs[first].begin, runs[first + count - 1].end
+            yield {
+                "ph": "X",
+                "name": name,
+                "cat": "micro-batch",
+                **_place(p, begin),
+                "dur": us(end - begin),
+                "cname": colour,
+                "args": {"micro-batch": i, "operators": count},
+            }
+            first += count
+
+    def optimizer(self) -> Iterator[dict[str, Any]]:
+        """A slice for every step of the optimizer on each of its accelerators."""
+        for step in range(self.steps):
+            for update in (u for u in self.view.updates if u.time):
+                for p in (p for p in update.place if p in self.tracks):
+                    yield {
+                        "ph": "X",
+                        "name": update.name,
+                        "cat": "optimizer",
+                        **_place(p, self.begin_of(update, step)),
+                        "dur": us(update.time),
+                        "cname": NAMES[KINDS.index("O")],
+                        "args": {"group": update.group, "step": step, "time_ns": update.time},
+                    }
+
+    def begin_of(self, update: Update, step: int) -> int:
+        """When a step of the optimizer begins, from the start of the trace."""
+        assert update.start is not None
+        return self.whole(Fraction(update.start + step * self.view.pattern))
+
+    def into_optimizer(self) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+        """The arrows from the gradients of the last micro-batch of a step."""
+        for step in range(self.steps):
+            for update in (u for u in self.view.updates if u.time):
+                head = _place(self.track_of[update.place[0]], self.begin_of(update, step))
+                for v in update.gradients:
+                    last = max(range(self.view.microbatches), key=lambda i, v=v: self.view.tasks[v].starts[i])
+                    if (tail := self.end_of(v, step * self.view.microbatches + last)) is not None:
+                        yield self.view.tasks[v].name, "dependence", tail, head
 
     def facts(self, run: _Run) -> dict[str, Any]:
         task = run.task
@@ -181,7 +246,7 @@ class _Window:
 
     def arrows(self) -> Iterator[dict[str, Any]]:
         """From the last nanosecond of a producer to the first of a consumer, through the transfer if there is one."""
-        found = (*self.through_links(), *self.dependences())
+        found = (*self.through_links(), *self.dependences(), *self.into_optimizer())
         for number, (name, category, tail, head) in enumerate(found, start=1):
             common = {"name": name, "cat": category, "id": number}
             yield {"ph": "s", **common, **tail}
@@ -239,8 +304,7 @@ class _Window:
             return
         clock, machine, count = Clock.of(view), Machine.of(view), self.first + self.periods
         check_length(view, clock, count)
-        first = np.array([t.start * clock.scale for t in view.tasks], dtype=np.int64)
-        starts: Times = np.arange(count, dtype=np.int64)[:, None] * clock.period + first
+        starts = moments(view, [t.starts for t in view.tasks], count)
         used = usage(view, machine, list(lifetimes(view, machine, starts)))
         low, high = self.origin * clock.scale, self.high * clock.scale
         for members, (times, held) in zip(machine.classes, used, strict=True):

@@ -16,6 +16,7 @@ from compiler.links import Level
 from compiler.simulate.versions import alive, parameters
 from compiler.targets.analysis import Analysis, StageRow
 from compiler.targets.console import text_console
+from compiler.targets.step_analysis import StepAnalysis
 from compiler.targets.text import counted, percent, place_of, ranges, rate, route_of, short_bytes, short_time
 from compiler.view import ScheduleView, Task
 from dialects.diagnostics import TaktError
@@ -34,16 +35,28 @@ def emit(module: ModuleOp, *, width: int | None = None, colour: bool = False, mi
         raise TaktError(f"a step of {microbatches} micro-batches: it has at least 1")
     stream = StringIO()
     console = text_console(stream, width, colour)
-    analysis = Analysis(module)
+    analysis = analysis_of(module)
     console.print(_title(analysis))
-    console.print(Padding(_figures(analysis, microbatches), (0, 0, 0, 2)))
+    if isinstance(analysis, StepAnalysis):
+        from compiler.targets.summary_step import figures, told
+
+        rows, critical = figures(analysis), told
+    else:
+        rows, critical = _figures(analysis, microbatches), _critical
+    console.print(Padding(rows, (0, 0, 0, 2)))
     if analysis.stages:
         console.print(_stages(analysis, console.width))
     if analysis.heaviest:
-        console.print(_critical(analysis))
+        console.print(critical(analysis))
     for sentence in analysis.advice():
         console.print(Text("> " + sentence, "cyan"))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def analysis_of(module: ModuleOp) -> Analysis:
+    """The analysis of a schedule, or of a step."""
+    found = Analysis(module)
+    return StepAnalysis(module) if found.view.step else found
 
 
 def _title(analysis: Analysis) -> Text:
@@ -54,7 +67,8 @@ def _title(analysis: Analysis) -> Text:
     return text
 
 
-def _figures(analysis: Analysis, microbatches: int | None) -> Table:
+def about_model(analysis: Analysis) -> Table:
+    """The rows of a table of figures that say what is scheduled."""
     view = analysis.view
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -63,15 +77,21 @@ def _figures(analysis: Analysis, microbatches: int | None) -> Table:
     held = "parameters" if view.training is None else "parameters, gradients and optimizer state"
     table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of {held} as placed")
     if view.training is not None:
-        table.add_row("training", _training(*view.training))
+        out = "" if view.step or view.asynchronous else "; its step, once a batch, is not in the period"
+        table.add_row("training", _training(*view.training) + out)
     if view.asynchronous:
         table.add_row("asynchronous", _asynchronous(view))
     if again := [t for t in view.tasks if t.kind == "recompute"]:
         table.add_row("recomputed", _again(again, view.tasks))
+    return table
+
+
+def _figures(analysis: Analysis, microbatches: int | None) -> Table:
+    view, table = analysis.view, about_model(analysis)
     table.add_row("period", Text.assemble((short_time(view.period), "bold"), f"  ({rate(view.period)})"))
     if view.microbatches > 1:
         table.add_row("pattern", f"{short_time(view.pattern)} for {view.microbatches} micro-batches")
-    table.add_row("lower bound", f"{short_time(view.bound)}  ({view.bound_by}); the period is {_above(analysis)}")
+    table.add_row("lower bound", f"{short_time(view.bound)}  ({view.bound_by}); the period is {above(analysis)}")
     table.add_row("bounds", _bounds(analysis))
     flight = "1 micro-batch" if view.in_flight == 1 else f"{view.in_flight} micro-batches"
     table.add_row("latency", f"{short_time(view.latency)}, {flight} in flight")
@@ -79,15 +99,21 @@ def _figures(analysis: Analysis, microbatches: int | None) -> Table:
         step = view.latency + (microbatches - 1) * view.period
         table.add_row("step", f"{short_time(step)} for {counted(microbatches, 'micro-batch', 'micro-batches')}")
     if view.limits:
-        table.add_row("limits", _limits(analysis))
-    table.add_row("memory", _memory(analysis))
+        table.add_row("limits", limits(analysis))
+    table.add_row("memory", memory(analysis))
     table.add_row("load", _load(analysis))
-    table.add_row("transfers", f"{short_bytes(round(view.crossing))} cross between accelerator sets per micro-batch")
-    for level in analysis.levels:
-        table.add_row(f"link {level.name}", _level(level))
-    if analysis.standstill:
-        table.add_row("standstill", _standstill(analysis))
+    add_transfers(table, analysis)
     return table
+
+
+def add_transfers(table: Table, analysis: Analysis) -> None:
+    """Rows about what is moved."""
+    crossing, cycle = analysis.view.crossing, "step" if analysis.view.step else "period"
+    table.add_row("transfers", f"{short_bytes(round(crossing))} cross between accelerator sets per micro-batch")
+    for level in analysis.levels:
+        table.add_row(f"link {level.name}", _level(level, cycle))
+    if analysis.standstill:
+        table.add_row("standstill", _standstill(analysis, cycle))
 
 
 def _asynchronous(view: ScheduleView) -> str:
@@ -98,9 +124,9 @@ def _asynchronous(view: ScheduleView) -> str:
 
 
 def _training(optimizer: str, precision: str) -> str:
-    """What the parameters include, and what the period does not."""
+    """What the parameters include."""
     kept = "without an optimizer" if optimizer == "none" else f"{optimizer} in {precision} precision"
-    return f"forward and backward, {kept}; its step, once a batch, is not in the period"
+    return f"forward and backward, {kept}"
 
 
 def _again(again: Sequence[Task], tasks: Sequence[Task]) -> str:
@@ -109,7 +135,7 @@ def _again(again: Sequence[Task], tasks: Sequence[Task]) -> str:
     return f"{counted(len(again), 'operator')} of the forward pass, {work / max(1, whole):.1%} of all work"
 
 
-def _limits(analysis: Analysis) -> str:
+def limits(analysis: Analysis) -> str:
     """Every limit kept, behind what is used of it: ``in flight 8 of 10``."""
     view = analysis.view
     fullest = sum(analysis.memory.get(analysis.fullest, (0, 0)))
@@ -124,9 +150,10 @@ def _limits(analysis: Analysis) -> str:
     return ", ".join(f"{name} {found} of {most}" for name, (found, most) in used.items())
 
 
-def _above(analysis: Analysis) -> str:
+def above(analysis: Analysis) -> str:
+    """How far the period, or the step, is above its bound."""
     view = analysis.view
-    if view.period <= view.bound:
+    if (view.pattern if view.step else view.period) <= view.bound:
         return "optimal"
     return "not bounded by it" if view.gap is None else f"at most {percent(view.gap, 2)} above it"
 
@@ -140,7 +167,8 @@ def _bounds(analysis: Analysis) -> Text:
     return text
 
 
-def _memory(analysis: Analysis) -> str:
+def memory(analysis: Analysis) -> str:
+    """The fullest accelerator, and with what."""
     params, rest = analysis.memory.get(analysis.fullest, (0, 0))
     have = analysis.view.platform.memory
     share = f"{(params + rest) / have:.0%}" if have else "all"
@@ -161,21 +189,31 @@ def _load(analysis: Analysis) -> str:
     return text
 
 
-def _level(level: Level) -> str:
+def _level(level: Level, cycle: str) -> str:
     text = f"{counted(level.transfers, 'transfer')}, {short_bytes(round(level.size))} per micro-batch"
     if level.busiest is None:
         return text
-    return f"{text}; busy for at most {percent(level.load)} of the period, {place_of([level.busiest])}"
+    return f"{text}; busy for at most {percent(level.load)} of the {cycle}, {place_of([level.busiest])}"
 
 
-def _standstill(analysis: Analysis) -> str:
+def _standstill(analysis: Analysis, cycle: str) -> str:
     """What transfers that stop accelerators cost."""
     still, p = analysis.standstill, max(analysis.standstill, key=analysis.standstill.__getitem__)
     mean = sum(still.values(), Fraction(0)) / len(analysis.loads)
-    return f"mean {percent(mean)}, max {percent(still[p])} of the period on accelerator {p}, for transfers"
+    return f"mean {percent(mean)}, max {percent(still[p])} of the {cycle} on accelerator {p}, for transfers"
 
 
-COLUMNS = ("stage", "accelerators", "ops", "first .. last", "busy", "of T", "params", "peak", "allotments")
+COLUMNS: tuple[str, ...] = (
+    "stage",
+    "accelerators",
+    "ops",
+    "first .. last",
+    "busy",
+    "of T",
+    "params",
+    "peak",
+    "allotments",
+)
 SPAN = 3
 """The column that gives way when the terminal is narrow."""
 DROPPED = (4, 8, 6, 2)
@@ -189,7 +227,10 @@ def _stages(analysis: Analysis, width: int) -> Table:
         None if stage is None else (_cells(analysis, stage, stage.index in critical), stage.index in critical)
         for stage in _shown(analysis.stages, critical)
     ]
-    widths = [max(len(cells[c]) for cells in [COLUMNS, *(r[0] for r in rows if r)]) for c in range(len(COLUMNS))]
+    titles = COLUMNS
+    if isinstance(analysis, StepAnalysis):
+        titles = ("rank.chunk" if analysis.chunked else "rank", *COLUMNS[1:5], "of P", *COLUMNS[6:])
+    widths = [max(len(cells[c]) for cells in [titles, *(r[0] for r in rows if r)]) for c in range(len(COLUMNS))]
     shown = list(range(len(COLUMNS)))
 
     def room() -> int:
@@ -202,7 +243,7 @@ def _stages(analysis: Analysis, width: int) -> Table:
     for c in shown:
         size = max(12, min(widths[c], room())) if c == SPAN else widths[c]
         left = c in (1, SPAN, len(COLUMNS) - 1)
-        table.add_column(COLUMNS[c], justify="left" if left else "right", no_wrap=True, overflow="ellipsis", width=size)
+        table.add_column(titles[c], justify="left" if left else "right", no_wrap=True, overflow="ellipsis", width=size)
     for row in rows:
         if row is None:
             table.add_row("...")
@@ -213,11 +254,11 @@ def _stages(analysis: Analysis, width: int) -> Table:
 
 def _cells(analysis: Analysis, stage: StageRow, critical: bool) -> tuple[str, ...]:
     return (
-        f"{'*' if critical else ''}{stage.index}",
+        f"{'*' if critical else ''}{stage.label}",
         ranges(stage.granted),
-        str(len(stage.tasks)),
+        f"{len(stage.tasks)}+{len(stage.back)}" if stage.back else str(len(stage.tasks)),
         stage.span,
-        short_time(stage.load * analysis.view.period),
+        short_time(stage.load * (analysis.view.pattern if analysis.view.step else analysis.view.period)),
         percent(stage.load),
         short_bytes(stage.params),
         short_bytes(stage.memory),

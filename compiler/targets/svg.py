@@ -31,16 +31,21 @@ NARROW = 8.0
 
 
 def emit(module: ModuleOp, *, width: int = 1280) -> str:
-    """The chart of a scheduled module, ``width`` pixels wide."""
-    return _Page(view_of(module), width).draw()
+    """The chart of a scheduled module, ``width`` pixels wide; of a step, all its micro-batches (``svg_step``)."""
+    view = view_of(module)
+    if view.step:
+        from compiler.targets.svg_step import StepPage
+
+        return StepPage(view, width).draw()
+    return Page(view, Chart.of(view), width).draw()
 
 
-class _Page:
-    """Places the chart on a page of pixels."""
+class Page:
+    """Places a chart on a page of pixels."""
 
-    def __init__(self, view: ScheduleView, width: int):
+    def __init__(self, view: ScheduleView, chart: Chart, width: int):
         self.view = view
-        self.chart = Chart.of(view)
+        self.chart = chart
         self.width = max(width, LEFT + RIGHT + 200)
         count = len(self.chart.rows)
         self.row = max(2.0, min(34.0, 900 / max(1, count)))
@@ -91,21 +96,30 @@ class _Page:
         return "\n".join(parts) + "\n"
 
     def style(self) -> str:
-        colours = [f".m{i}{{fill:{c}}}.m{i}o{{fill:{_lighter(c)}}}" for i, c in enumerate(PALETTE)]
+        colours = [f".m{i}{{fill:{c}}}.m{i}o{{fill:{lighter(c)}}}" for i, c in enumerate(PALETTE)]
         return "".join(colours) + ".p{stroke:#ffffff;stroke-width:.6}.l{text-anchor:middle;pointer-events:none}"
 
     def header(self) -> Iterator[str]:
-        view, p = self.view, self.view.platform
-        gap = "no gap known" if view.gap is None else f"gap {percent(view.gap)}" if view.gap else "optimal"
-        figures = [
+        p = self.view.platform
+        title = f"{self.view.graph} on {p.name}: {p.accelerators} x {p.accelerator}"
+        yield text_at(16, 28, title, size=17, weight="600")
+        yield text_at(16, 49, "   ·   ".join(self.figures()), size=12.5, colour=FAINT)
+
+    def figures(self) -> list[str]:
+        """What stands below the title."""
+        view = self.view
+        return [
             f"period {short_time(view.period)} ({rate(view.period)})",
-            f"lower bound {short_time(view.bound)} ({view.bound_by}), {gap}",
+            self.bound(),
             f"latency {short_time(view.latency)}",
             f"{view.in_flight} in flight",
         ]
-        title = f"{view.graph} on {p.name}: {p.accelerators} x {p.accelerator}"
-        yield text_at(16, 28, title, size=17, weight="600")
-        yield text_at(16, 49, "   ·   ".join(figures), size=12.5, colour=FAINT)
+
+    def bound(self) -> str:
+        """The lower bound, and how far the schedule is above it."""
+        view = self.view
+        gap = "no gap known" if view.gap is None else f"gap {percent(view.gap)}" if view.gap else "optimal"
+        return f"lower bound {short_time(view.bound)} ({view.bound_by}), {gap}"
 
     def backgrounds(self) -> Iterator[str]:
         """Row bands, labels on the left, load on the right."""
@@ -128,10 +142,10 @@ class _Page:
         members = group.accelerators
         whole = middle
         if group.content and bottom - top >= 22:
-            content = _fitted(group.content, (LEFT - 44) / 5.1)
+            content = fitted(group.content, (LEFT - 44) / 5.1)
             yield text_at(16, middle + 12, content, size=8.5, colour=FAINT)
             middle -= 4
-        label = f"stage {group.index}" if group.index is not None else f"{ranges(members)}"
+        label = self.name(group) or f"{ranges(members)}"
         each = self.row >= 9
         if bottom - top >= 9:
             size = 12 if bottom - top >= 15 else 9
@@ -144,6 +158,10 @@ class _Page:
                 )
         elif group.index is not None and bottom - top >= 9:
             yield text_at(LEFT - 8, whole + 3.5, ranges(members), size=9, anchor="end", colour=FAINT)
+
+    def name(self, group: Group) -> str:
+        """What a group of rows is called; nothing where it is no stage."""
+        return "" if group.index is None else f"stage {group.index}"
 
     def loads(self, group: Group, first: int, top: float, bottom: float) -> Iterator[str]:
         """A bar and a figure for each row, or one for the group where rows are thin or all alike."""
@@ -219,21 +237,24 @@ class _Page:
 
     def bracket(self) -> Iterator[str]:
         """The period between two lines, named above the rows."""
-        period, y = self.view.period, TOP - 16
+        period = self.view.period
         for turn in range(self.chart.rounds):
-            left, right = self.x(turn * period), self.x((turn + 1) * period)
-            yield (
-                f'<path d="M{left:.1f} {y - 6}V{self.bottom + 5:.1f}M{right:.1f} {y - 6}V{self.bottom + 5:.1f}" '
-                f'stroke="{INK}" stroke-width="1.2" stroke-dasharray="none" fill="none"/>'
-            )
-            text = f"one period: {short_time(period)}"
-            half = len(text) * 3.6 + 8
-            middle = (left + right) / 2
-            yield (
-                f'<path d="M{left + 1:.1f} {y}l7 -4v8zM{right - 1:.1f} {y}l-7 -4v8z" fill="{INK}"/>'
-                f'<path d="M{left:.1f} {y}H{middle - half:.1f}M{middle + half:.1f} {y}H{right:.1f}" stroke="{INK}"/>'
-            )
-            yield text_at(middle, y + 4.5, text, size=12.5, anchor="middle", weight="600")
+            yield from self.between(turn * period, (turn + 1) * period, f"one period: {short_time(period)}")
+
+    def between(self, begin: Fraction | int, end: Fraction | int, text: str) -> Iterator[str]:
+        """Two lines at ``begin`` and ``end``, and above the rows what is between them."""
+        left, right, y = self.x(begin), self.x(end), TOP - 16
+        yield (
+            f'<path d="M{left:.1f} {y - 6}V{self.bottom + 5:.1f}M{right:.1f} {y - 6}V{self.bottom + 5:.1f}" '
+            f'stroke="{INK}" stroke-width="1.2" stroke-dasharray="none" fill="none"/>'
+        )
+        half = len(text) * 3.6 + 8
+        middle = (left + right) / 2
+        yield (
+            f'<path d="M{left + 1:.1f} {y}l7 -4v8zM{right - 1:.1f} {y}l-7 -4v8z" fill="{INK}"/>'
+            f'<path d="M{left:.1f} {y}H{middle - half:.1f}M{middle + half:.1f} {y}H{right:.1f}" stroke="{INK}"/>'
+        )
+        yield text_at(middle, y + 4.5, text, size=12.5, anchor="middle", weight="600")
 
     def axis(self) -> Iterator[str]:
         """Ticks at round times, counted from the start of the period."""
@@ -278,15 +299,16 @@ class _Page:
 # --- small things ----------------------------------------------------------------------------
 
 
-def _fitted(text: str, characters: float) -> str:
+def fitted(text: str, characters: float) -> str:
     """``text`` cut in the middle to so many characters."""
     room = max(4, int(characters))
     return text if len(text) <= room else f"{text[: (room - 1) // 2]}…{text[len(text) - room // 2 :]}"
 
 
-def _lighter(colour: str) -> str:
+def lighter(colour: str, by: float = 0.38) -> str:
+    """``colour`` with so much white in it."""
     parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return "#" + "".join(f"{round(c + (255 - c) * 0.38):02x}" for c in parts)
+    return "#" + "".join(f"{round(c + (255 - c) * by):02x}" for c in parts)
 
 
 def _block_parity(view: ScheduleView) -> dict[tuple[str, int] | None, int]:

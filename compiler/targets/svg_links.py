@@ -9,7 +9,7 @@ from html import escape
 from compiler.links import Instance, loads, standstill
 from compiler.targets.gantt import Chart
 from compiler.targets.gantt_links import Bar, Lane, arrows, ends_of, lanes, stops
-from compiler.targets.svg_parts import FAINT, INK, PALETTE, relative, text_at
+from compiler.targets.svg_parts import FAINT, INK, PALETTE, numbered, text_at
 from compiler.targets.text import counted, percent, ranges, route_of, short_bytes, short_time
 
 BUSY = "#7b8794"
@@ -46,6 +46,7 @@ class Links:
         self.standstill = standstill(chart.view)
         """Accelerator → share of the period in which transfers stop it."""
         self.stops = [] if self.beside else list(stops(chart, pixel))
+        self.cycle, self.what = (self.view.pattern, "step") if self.view.step else (self.view.period, "period")
         self.joined = any(len(bar.transfers) > 1 for _, bar in self.stops)
         self.arrows: list[Instance] = arrows(chart)
 
@@ -99,7 +100,7 @@ class Links:
             load = f'<rect x="{right + 10:.1f}" {band}'
             yield f'{load} width="42" fill="#f3f5f7"/>'
             share = busy.get(key, Fraction(0))
-            title = f"{'into' if key[1] else 'out of'} these: {percent(share)} of the period"
+            title = f"{'into' if key[1] else 'out of'} these: {percent(share)} of the {self.what}"
             yield f'{load} width="{42 * min(1.0, float(share)):.1f}" fill="{BUSY}"><title>{title}</title></rect>'
             if height >= 5:
                 word = "in" if key[1] else "out"
@@ -135,9 +136,9 @@ class Links:
         end = begin + move.time
         return (
             f"{route_of(self.view, move, x.microbatch)}\n"
-            f"micro-batch {relative(x.microbatch)}, {short_bytes(move.size)} from {home} over {move.link}\n"
+            f"micro-batch {numbered(self.view, x.microbatch)}, {short_bytes(move.size)} from {home} over {move.link}\n"
             f"{'arrives' if arrives else 'leaves'} {short_time(begin)} to {short_time(end)}: {short_time(move.time)}, "
-            f"{percent(move.time / self.view.period)} of the period"
+            f"{percent(move.time / self.cycle)} of the {self.what}"
         )
 
     # --- arrows ------------------------------------------------------------------------------

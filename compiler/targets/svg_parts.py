@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from compiler.view import ScheduleView
+
 PALETTE = ("#79b4ec", "#f7b267", "#86cf95", "#f095a5", "#b3a0ea", "#f0d35e", "#6fd0cd", "#d6b08c")
 """One colour a micro-batch, in turn; dark text is readable on each."""
 
@@ -22,3 +24,11 @@ def text_at(x: float, y: float, text: str, *, size: float, anchor: str = "", col
 def relative(microbatch: int) -> str:
     """A micro-batch seen from ``n``, the one that enters at 0: ``n``, ``n+1``."""
     return "n" if not microbatch else f"n{'+' if microbatch > 0 else '−'}{abs(microbatch)}"  # noqa: RUF001
+
+
+def numbered(view: ScheduleView, microbatch: int) -> str:
+    """A micro-batch: its number in a step, and :func:`relative` where there are no steps."""
+    if not view.step:
+        return relative(microbatch)
+    lap, turn = divmod(microbatch, view.microbatches)
+    return f"{turn} of the {'next' if lap > 0 else 'last'} step" if lap else str(turn)

@@ -156,7 +156,8 @@ def _fitting(name: str, problem: MemoryProblem, request: Request, budget: Budget
             try:
                 yield from fitted(problem, request, budget)
             except Misfit as reason:
-                refusal = reason
+                if reason.nearest is not None:
+                    refusal = reason
             break
         reserve = max(reserve + missing, 2 * reserve)
     if refusal is not None:

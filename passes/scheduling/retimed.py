@@ -61,7 +61,7 @@ class _Program:
         self.runs = [self._variable() for _ in problem.operations]
         self.moves = [self._variable() for _ in solution.transfers]
         self.number = {id(t): i for i, t in enumerate(solution.transfers)}
-        self.costs: dict[Any, float] = {}
+        self.costs: list[tuple[Any, float]] = []
         self._values()
 
     def _variable(self) -> Any:
@@ -82,8 +82,7 @@ class _Program:
         last = self.solver.NumVar(-2.0 * FAR, 2.0 * FAR, "")
         for end, later in ends:
             self._after(last, end, later / self.period)
-        self.costs[last] = self.costs.get(last, 0.0) + size
-        self.costs[begin] = self.costs.get(begin, 0.0) - size
+        self.costs += [(last, size), (begin, -size)]
 
     def _values(self) -> None:
         s, problem, period = self.solution, self.problem, self.period
@@ -119,8 +118,8 @@ class _Program:
     def solve(self) -> Solution:
         """The schedule at a corner of the program."""
         s, objective = self.solution, self.solver.Objective()
-        for variable, cost in self.costs.items():
-            objective.SetCoefficient(variable, cost)
+        for variable, cost in self.costs:
+            objective.SetCoefficient(variable, objective.GetCoefficient(variable) + cost)
         objective.SetMinimization()
         if self.solver.Solve() != self.optimal:
             return s

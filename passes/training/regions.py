@@ -16,7 +16,9 @@ from dialects.operators import OperatorOp, Tensor, tensor_bytes
 from dialects.structure import GraphOp
 from passes.costs.kinds import rule_of
 from passes.costs.layout import Placed, place
+from passes.costs.machine import Machine
 from passes.costs.reading import Reader
+from passes.costs.table import cost_row
 
 LIGHT = 256
 """Floating-point operations for each byte of its result up to which a product of two values is light.
@@ -185,6 +187,26 @@ def read_regions(graph: GraphOp) -> list[Region]:
         region = regions.setdefault(op.block, Region(op.block, reading.readers, light, op.block in ends))
         region.members.append(op)
     return list(regions.values())
+
+
+def work_of(graph: GraphOp, machine: Machine, operators: Collection[OperatorOp]) -> dict[OperatorOp, int]:
+    """ns of some operators on one accelerator, by their written tables where they have such with one.
+
+    Raises :class:`~passes.costs.machine.MissingRateError`.
+    """
+    found: dict[OperatorOp, int] = {}
+    placed = place(Reader().nodes(graph), list(graph.outputs.operands))
+    for op, here in zip(graph.operators(), placed, strict=True):
+        if op not in operators:
+            continue
+        if op.cost is not None:
+            k, entry = min(op.cost.table().items())
+            found[op] = k * entry.time
+        else:
+            row = cost_row(machine, here, 1)
+            assert row is not None, "one accelerator is always possible"
+            found[op] = row.time
+    return found
 
 
 def _is_light(placed: Placed) -> bool:

@@ -417,7 +417,7 @@ def test_json_matches_its_schema(module: ModuleOp) -> None:
 
 def test_json_lists_transfers_and_links() -> None:
     document = json.loads(emitter("json")(module_of(chain())))
-    assert document["version"] == 4
+    assert document["version"] == 5
     assert document["platform"]["transfers"] == "overlapped"
     assert document["platform"]["links"][1] == {
         "name": "cluster",

@@ -161,6 +161,9 @@ def test_graphs_that_compute_nothing_again(taktc: Tool, blocks: str, tmp_path: P
     found = taktc(blocks, "--training", "adam", "--recompute", "solver", "--compile-to", "moldable")
     assert found.code == 2
     assert "--recompute solver compares schedules" in found.err
+    found = taktc(blocks, "--training", "adam", "--recompute", "solver", "--pareto", "period,memory")
+    assert found.code == 2
+    assert "--recompute solver chooses one schedule, and --pareto asks for several" in found.err
     moldable = tmp_path / "m.mlir"
     for policy, wanted in (("none", "full"), ("full", "none")):
         options = ("--training", "adam", "--quiet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from frontend import Source, load
 from passes.choices import RECOMPUTATIONS
 from passes.expand_training import ExpandTrainingPass
 from passes.recompute_activations import RecomputeActivationsPass
+from passes.training.choose import cheapest
 from passes.training.regions import kept_values
 
 PLATFORM = """
@@ -59,10 +61,10 @@ model m {
 NARROW, WIDE = 8 * 64 * 2, 8 * 256 * 2
 
 
-def trained(text: str, policy: Any = "none", **sets: str) -> GraphOp:
-    module = load(Source("m.takt", text), overrides=sets)
+def trained(text: str, policy: Any = "none", save: int = 0) -> GraphOp:
+    module = load(Source("m.takt", text))
     ExpandTrainingPass().apply(Context(), module)
-    RecomputeActivationsPass(policy=policy).apply(Context(), module)
+    RecomputeActivationsPass(policy=policy, save=save).apply(Context(), module)
     verify_level(module)
     return cast(GraphOp, find_graph(module))
 
@@ -217,6 +219,40 @@ def test_copies_cost_and_lie_as_their_originals(examples: Path) -> None:
 def _times(op: OperatorOp) -> Mapping[int, CostEntry]:
     assert op.cost is not None
     return op.cost.table()
+
+
+def test_the_solver_saves_enough_in_the_least_time() -> None:
+    text = LAYERS.replace("repeat 2", "repeat 4") + PLATFORM
+    before = kept(trained(text))
+    for save in (0, 1, 3 * WIDE, 4 * (WIDE + NARROW), 4 * (2 * WIDE + NARROW)):
+        graph = trained(text, "solver", save=save)
+        assert before - kept(graph) >= save
+        # A layer saves a narrow and a wide value selectively, and one wide value more in full.
+        light = -(-save // (WIDE + NARROW))
+        full = max(0, light - 4) and 4
+        found = [name.split(".")[2] for name in named(graph) if name.endswith(".R")]
+        assert (found.count("g"), found.count("h")) == (max(min(light, 4), full), full)
+    with pytest.raises(TaktError, match=r"at most 36\.00 KiB that a micro-batch of @m keeps can be computed again"):
+        trained(text, "solver", save=4 * (2 * WIDE + NARROW) + 1)
+    with pytest.raises(TaktError, match="depends on a platform"):
+        trained(LAYERS, "solver")
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=3), min_size=1, max_size=4),
+    st.integers(0, 30),
+)
+@settings(max_examples=60, deadline=None)
+def test_choices_are_the_best_of_all(ways: list[list[tuple[int, int]]], save: int) -> None:
+    every = [list(way) for way in product(*(range(len(some)) for some in ways))]
+    good = [way for way in every if sum(some[n][0] for some, n in zip(ways, way, strict=True)) >= save]
+    found = cheapest(ways, save)
+    if found is None:
+        assert not good
+        return
+    assert found in good
+    times = [sum(some[n][1] for some, n in zip(ways, way, strict=True)) for way in (*good, found)]
+    assert times[-1] == min(times)
 
 
 def test_schedules_hold_less_and_take_longer() -> None:
