@@ -44,7 +44,6 @@ class Case:
 
 CASES = (
     Case("gpt3_175b", "dgx_a100_64", 16),
-    Case("gpt3_175b", "dgx_a100_64", 64),
     Case("llama3_70b", "dgx_h100_64", 16),
     Case("llama3_70b", "dgx_h100_64", 16, "selective"),
     Case("mixtral_8x7b", "dgx_a100_16", 16),
