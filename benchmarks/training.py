@@ -7,8 +7,8 @@ Sections: closed_forms (idle time and activations held of every known schedule, 
 against the known schedules: about ten minutes), memory (GPT-3 175B on 64 accelerators, period against memory with the
 proven bound, and a plot: about three minutes), megatron (measured steps and bytes of Korthikanti et al., MLSys 2023,
 beside our predictions), periods (equal stages and batches without end), models (GPT-3, Llama 3, Mixtral: ours beside
-every known schedule, and where the time goes: some minutes). Rows of papers are not part of the repository; where they are absent a
-table says so.
+every known schedule, and where the time goes: some minutes). Rows of papers are not part of the repository; where they
+are absent a table says so.
 """
 
 from __future__ import annotations
