@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from suites import megatron, memory, zero_bubble
+from suites import megatron, memory, models, periods, zero_bubble
 from suites.idle import busiest, split
 from suites.instances import ROOT
 from suites.table import Options
