@@ -117,6 +117,11 @@ def parse_text(parser: AttrParser) -> StringAttr:
         parser.raise_error("a string must be UTF-8", position)
 
 
+def parse_optional_ints(parser: AttrParser) -> Ints | None:
+    listed = parser.parse_optional_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_integer(parser))
+    return None if listed is None else ints(listed)
+
+
 def parse_ints(parser: AttrParser) -> Ints:
     return ints(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_integer(parser)))
 

@@ -182,7 +182,7 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """``time``, ``params``, ``output``, ``memory`` or ``backward`` of a written cost, or ``group``, and its value."""
+    """A part of a written cost, such as ``time``, ``params`` or ``backward``, or ``group``, and its value."""
 
     place: Place
     kind: str

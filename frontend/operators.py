@@ -138,11 +138,12 @@ class Operators:
             if block is not None:
                 properties = {**properties, "block": block}
             return cls.create(operands=operands, result_types=inference.results, properties=properties)
-        params, attribute, backward = inference.params, None, None
+        params, attribute, backward, gradients = inference.params, None, None, None
         if cost is not None:
             params = params if cost.params is None else cost.params
             sizes = cost.outputs or tuple(tensor_bytes(t) for t in inference.results)
-            attribute, backward = cost.attribute(params, sum(sizes)), cost.backward
+            attribute = cost.attribute(params, sum(sizes))
+            backward, gradients = cost.backward, cost.gradients
         return cls.make(
             operands,
             arguments,
@@ -152,6 +153,7 @@ class Operators:
             block=block,
             cost=attribute,
             backward=backward,
+            gradients=gradients,
         )
 
     def _opaque(

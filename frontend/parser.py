@@ -40,7 +40,7 @@ _EXPRESSION = {"NUMBER", "MEASURE", "NAME", "STRING", "TRUE", "FALSE", "LPAR", "
 _STATEMENT = {"_REPEAT", "_INPUT", "_OUTPUT", "_PARAM", "_STATE", "_NEXT"}
 _DECLARATION = {"_MODEL", "_BLOCK", "_PLATFORM", "_ACCELERATOR", "_IMPORT"}
 _FIELD = {"_PEAK", "_LINK", "ACCELERATORS"}
-_CLAUSE = {"TIME", "PARAMS", "MEMORY", "GROUP", "BACKWARD", "OUTPUT_BYTES"}
+_CLAUSE = {"TIME", "PARAMS", "MEMORY", "GROUP", "BACKWARD", "WEIGHTS", "OUTPUT_BYTES"}
 _OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "PERCENT"}
 
 _TOP = r"(?:block|model|platform|accelerator|import)\b[ \t]+[A-Za-z_\"]"
@@ -280,7 +280,7 @@ def _can_follow(states: Any, stack: list[Any], terminal: str) -> bool:
 _ALL_WORDS = (
     "import", "const", "accelerator", "platform", "block", "model", "peak", "link", "measured", "accelerators", "param",
     "input", "output", "state", "next", "distance", "repeat", "carry", "tensor", "time", "params", "memory",
-    "group", "backward",
+    "group", "backward", "weights",
 )  # fmt: skip
 
 

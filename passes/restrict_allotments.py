@@ -86,3 +86,5 @@ class RestrictAllotmentsPass(ModulePass):
                 entry = operator.cost.table()[self.to]
                 restricted[operator.cost] = CostAttr.from_table({self.to: entry})
             operator.cost = restricted[operator.cost]
+            for name in ("backward_times", "weights_times"):  # of the whole table, and of no use to a moldable graph
+                operator.properties.pop(name, None)

@@ -263,6 +263,7 @@ class Fragments:
     def _kept(self) -> set[Read]:
         """Results that outlive their micro-batch."""
         kept = {Read("value", s.producer, s.result) for s in self.states}
+        kept |= {Read("value", v, 0) for u in self.view.updates if u.start is not None for v in u.gradients}
         return kept | {Read("value", o.producer, o.result) for o in self.view.outputs if o.producer is not None}
 
     def _stretches(self, turn: int) -> list[tuple[int, ...]]:

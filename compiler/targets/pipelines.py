@@ -65,6 +65,8 @@ class Pipeline:
 
 def with_plan(view: ScheduleView, hint: str) -> str:
     """A hint that begins with ``--allotments`` or ``--granularity``, with a plan before it that takes them."""
+    if view.step:
+        return "--cut equal gives every operator of a step all accelerators of its rank" if hint == ANY_STAGE else hint
     return hint if view.plan in KEEPING else f"--plan stages {hint}"
 
 

@@ -23,7 +23,7 @@ COLOURS: dict[Kind, str] = {"F": "#7fb2ea", "I": "#52c1c1", "W": "#9bcf74", "O":
 SHADES = (0.0, 0.4, 0.6, 0.72)
 """How much white is in the first chunk of a rank, the second, and so on."""
 
-MOST_CELLS = 6000
+MOST_CELLS = 4500
 """Of more cells those of one colour are one path, without labels and tooltips."""
 
 PAUSE = 0.5
@@ -37,6 +37,7 @@ class StepPage(Page):
         self.chunk_of = {s: n for rank in ranks_of(view) for n, chunk in enumerate(rank.chunks) for s in chunk}
         """Number of the chunk of each stage on its rank."""
         self.shown: set[Kind] = set()
+        self.labelled = False
         low, high = min(0, view.span[0]), max(view.pattern, view.span[1])
         super().__init__(view, Chart(view, _groups(view), 1, Fraction(low), Fraction(max(1, high))), width)
 
@@ -113,6 +114,7 @@ class StepPage(Page):
             label = "" if piece.microbatch is None else str(piece.microbatch)
             size = min(11.0, (bottom - top) * 0.66, width / (0.62 * len(str(self.view.microbatches - 1))))
             if label and size >= 5.5:
+                self.labelled = True
                 where = f'x="{(left + right) / 2:.1f}" y="{(top + bottom) / 2 + 0.35 * size:.1f}"'
                 yield f'<text class="l" {where} font-size="{size:.3g}">{label}</text>'
 
@@ -180,7 +182,7 @@ class StepPage(Page):
                 yield f'<rect class="{kind}0" x="{x:.1f}" y="{y - 10:.1f}" width="13" height="13" rx="2"/>'
                 yield text_at(x + 18, y, name, size=11.5)
                 x += 18 + len(name) * 6.3 + 16
-        notes = ["numbers: micro-batches"] if self.view.microbatches > 1 else []
+        notes = ["numbers: micro-batches"] if self.labelled else []
         if max(self.chunk_of.values(), default=0):
             notes.append("lighter: later chunks of a rank")
         if self.overlaps:

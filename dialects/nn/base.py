@@ -29,11 +29,24 @@ from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
 from dialects.arguments import ArgumentConstraint
-from dialects.attributes import BlockAttr, CostAttr, Ints, SlotAttr, ints, parse_integer, values
+from dialects.attributes import (
+    BlockAttr,
+    CostAttr,
+    Ints,
+    SlotAttr,
+    ints,
+    parse_integer,
+    parse_ints,
+    parse_optional_ints,
+    values,
+)
 
 Tensor = TensorType[Attribute]
 
-COMMON = ("of", "params", "group", "block", "cost", "backward", "sharded", "stage", "shared", "slot")
+COMMON = (
+    *("of", "params", "group", "block", "cost", "backward", "backward_times", "weights_times"),
+    *("sharded", "stage", "shared", "slot"),
+)
 """Properties every operator has, and what a gradient is ``of``; all others are the operator's own arguments."""
 
 
@@ -178,6 +191,10 @@ class OperatorOp(IRDLOperation, ABC):
     """Level 0: a table written by the user. Level 2 and later: the operator's moldable cost."""
     backward = opt_prop_def(FloatAttr)
     """Time of the operator's gradients together, as a multiple of its own written one; left out where it is usual."""
+    backward_times = opt_prop_def(Ints)
+    """Instead: ns for each allotment of the written cost table, in its order."""
+    weights_times = opt_prop_def(Ints)
+    """The part of these which the gradient of the weights takes; half where left out."""
     sharded = opt_prop_def(Ints)
     """Level 2: numbers of the results of which each accelerator of a set holds its share only; left out when none."""
     stage = opt_prop_def(IntegerAttr.constr(i64))
@@ -236,6 +253,7 @@ class OperatorOp(IRDLOperation, ABC):
         block: BlockAttr | None = None,
         cost: CostAttr | None = None,
         backward: float | None = None,
+        gradients: tuple[Sequence[int], Sequence[int] | None] | None = None,
     ) -> Self:
         """Create the operator. Arguments left out take their default; values must already be valid."""
         given: dict[str, Attribute] = {}
@@ -251,6 +269,10 @@ class OperatorOp(IRDLOperation, ABC):
             given["cost"] = cost
         if backward is not None:
             given["backward"] = FloatAttr(backward, f64)
+        if gradients is not None:
+            given["backward_times"] = ints(gradients[0])
+            if gradients[1] is not None:
+                given["weights_times"] = ints(gradients[1])
         return cls.create(operands=operands, result_types=results, properties=cls._ordered(given, params))
 
     @classmethod
@@ -284,6 +306,7 @@ class OperatorOp(IRDLOperation, ABC):
             if not 0 <= ratio <= MOST_RATIO or ratio != round(ratio, DECIMALS):
                 message = f"'backward' lies between 0 and {MOST_RATIO:.0f}, with {DECIMALS} decimals at most"
                 raise VerifyException(f"{message}, got {ratio}")
+        self._verify_times()
         if self.sharded is not None:
             numbers = values(self.sharded)
             known = self.sharded.elt_type == i64 and all(0 <= r < len(self.outputs) for r in numbers)
@@ -302,6 +325,22 @@ class OperatorOp(IRDLOperation, ABC):
             wanted = ", ".join(show(t) for t in expected_types)
             found = ", ".join(show(t) for t in actual)
             raise VerifyException(f"'{self.kind()}' gives {wanted}, but the result is {found}")
+
+    def _verify_times(self) -> None:
+        """Raise VerifyException for times of gradients that do not fit the cost table."""
+        if self.backward_times is None:
+            if self.weights_times is not None:
+                raise VerifyException("'weights' is a part of the times of 'backward', which are missing")
+            return
+        if self.backward is not None:
+            raise VerifyException("'backward' is a ratio or a list of times, not both")
+        whole = values(self.backward_times)
+        part = whole if self.weights_times is None else values(self.weights_times)
+        allotments = 0 if self.cost is None else len(self.cost.table())
+        if not len(whole) == len(part) == allotments:
+            raise VerifyException(f"there are {len(whole)} times of gradients for {allotments} allotments")
+        if any(not 0 <= p <= t for p, t in zip(part, whole, strict=True)):
+            raise VerifyException("times of gradients are not negative, and those of weights are a part of them")
 
     # --- assembly ----------------------------------------------------------------------------
 
@@ -328,6 +367,10 @@ class OperatorOp(IRDLOperation, ABC):
             self.cost.print_parameters(printer)
         if self.backward is not None:
             printer.print_string(f" backward {show_ratio(self.backward.value.data)}")
+        if self.backward_times is not None:
+            printer.print_string(f" backward {list(values(self.backward_times))}")
+        if self.weights_times is not None:
+            printer.print_string(f" weights {list(values(self.weights_times))}")
         if self.sharded is not None:
             printer.print_string(f" sharded {list(values(self.sharded))}")
         if self.stage is not None:
@@ -385,10 +428,14 @@ class OperatorOp(IRDLOperation, ABC):
         if parser.parse_optional_keyword("cost") is not None:
             properties["cost"] = CostAttr.parse_body(parser)
         if parser.parse_optional_keyword("backward") is not None:
-            properties["backward"] = FloatAttr(float(parser.parse_number()), f64)
+            if (times := parse_optional_ints(parser)) is not None:
+                properties["backward_times"] = times
+            else:
+                properties["backward"] = FloatAttr(float(parser.parse_number()), f64)
+        if parser.parse_optional_keyword("weights") is not None:
+            properties["weights_times"] = parse_ints(parser)
         if parser.parse_optional_keyword("sharded") is not None:
-            numbers = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, lambda: parse_integer(parser))
-            properties["sharded"] = ints(numbers)
+            properties["sharded"] = parse_ints(parser)
         for name in ("stage", "shared"):
             if parser.parse_optional_keyword(name) is not None:
                 properties[name] = IntegerAttr(parse_integer(parser), i64)

@@ -8,7 +8,7 @@ from typing import cast
 from xdsl.dialects.builtin import AnyFloatConstr, StringAttr, i8
 from xdsl.ir import Operation, OpResult, SSAValue
 
-from dialects.attributes import CostAttr, CostEntry
+from dialects.attributes import CostAttr, CostEntry, values
 from dialects.diagnostics import TaktError, at
 from dialects.gradients import ForwardAttr, GradientOp, InputGradientOp, WeightGradientOp
 from dialects.nn.base import LARGEST
@@ -121,7 +121,7 @@ class Backward:
                     self.losses.add(op.inputs[i])
             needed = []
         weight = op.params.value.data > 0
-        written = op.cost and self._written(op, op.cost)
+        written = op.cost
         handed: Sequence[SSAValue] = ()
         if needed or (weight and op.kind() == "experts"):
             gradient = self._gradient(InputGradientOp, op, arriving, needed, (), written)
@@ -166,20 +166,24 @@ class Backward:
             properties={"params": op.params, "of": of} | ({} if op.block is None else {"block": op.block}),
         )
         if written is not None:
-            gradient.cost = _of_results(written, sum(tensor_bytes(t) for t in types))
+            gradient.cost = _of_results(self._written(op, written, cls.WEIGHT), sum(tensor_bytes(t) for t in types))
         self._append(gradient, op, f"{self.names[op]}.{'W' if cls.WEIGHT else 'I'}")
         return gradient
 
-    def _written(self, op: OperatorOp, cost: CostAttr) -> CostAttr:
-        """The table of each gradient of an operator with a written one: half the time where there are parameters."""
-        ratio = self.ratio if op.backward is None else op.backward.value.data
-        share = ratio / 2 if op.params.value.data else ratio
+    def _written(self, op: OperatorOp, cost: CostAttr, weight: bool) -> CostAttr:
+        """The table of a gradient of an operator with a written one: half the time where there are parameters."""
         table = cost.table().items()
-        times = {k: round(c.time * share) for k, c in table}
-        if max(times.values()) > LARGEST:
-            message = f"the gradients of '{self.names[op]}' take {ratio} times its written time, 2^63 ns or more"
-            raise TaktError(at(op, message, "write a smaller 'backward', or a shorter time"))
-        return CostAttr.from_table({k: CostEntry(times[k], c.params, 0, c.workspace) for k, c in table})
+        if op.backward_times is None:
+            ratio = self.ratio if op.backward is None else op.backward.value.data
+            share = ratio / 2 if op.params.value.data else ratio
+            times = [round(c.time * share) for _, c in table]
+            if max(times) > LARGEST:
+                message = f"the gradients of '{self.names[op]}' take {ratio} times its written time, 2^63 ns or more"
+                raise TaktError(at(op, message, "write a smaller 'backward', or a shorter time"))
+        else:
+            times = _part(op, values(op.backward_times), weight)
+        entries = zip(table, times, strict=True)
+        return CostAttr.from_table({k: CostEntry(time, c.params, 0, c.workspace) for (k, c), time in entries})
 
     def _append(self, op: OperatorOp, forward: OperatorOp, name: str) -> SSAValue:
         op.location = forward.location
@@ -215,6 +219,14 @@ class Backward:
             name += "'"
         self._groups.add(name)
         return StringAttr(name)
+
+
+def _part(op: OperatorOp, whole: Sequence[int], weight: bool) -> list[int]:
+    """What of the written times of both gradients one of them takes; all is of the inputs without parameters."""
+    if not op.params.value.data:
+        return list(whole)
+    weights = [t // 2 for t in whole] if op.weights_times is None else values(op.weights_times)
+    return list(weights) if weight else [t - w for t, w in zip(whole, weights, strict=True)]
 
 
 def _of_results(cost: CostAttr, size: int) -> CostAttr:

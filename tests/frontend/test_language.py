@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import pytest
 
+from dialects.attributes import values
 from dialects.operators import OPERATORS, OperatorOp, show, tensor_bytes
 from dialects.structure import GraphOp, find_platform
 from frontend import Source, load, parse
@@ -348,6 +349,21 @@ def test_show_ast() -> None:
     assert "callee: linear @3:6" in text
     assert 'Binary "*" @3:27' in text
     assert text.isascii()
+
+
+def test_backward_and_weights_are_times(operators_of: Operators) -> None:
+    ops = operators_of(
+        model(
+            " a = op(x) time {1: 3us, 4: 1us} backward {4: 3us, 1: 7us} params 4 KiB\n"
+            " b = op(a) time [3us, 2us] backward [6us, 4us] weights [1us, 4us]\n"
+            " weights = op(b) time [1us]\n output weights"
+        )
+    )
+    times = [
+        tuple(None if found is None else values(found) for found in (op.backward_times, op.weights_times))
+        for op in ops.values()
+    ]
+    assert times == [((7000, 3000), None), ((6000, 4000), (1000, 4000)), (None, None)]
 
 
 def test_backward_is_a_number_and_an_x(operators_of: Operators) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -37,6 +38,7 @@ from passes.costs.layout import place
 from passes.costs.reading import Reader
 from passes.costs.updates import held_whole
 from passes.expand_training import ExpandTrainingPass
+from passes.restrict_allotments import RestrictAllotmentsPass
 from passes.training.held import Held
 
 PLATFORM = """
@@ -531,6 +533,41 @@ def test_written_tables() -> None:
     assert written() == half
     assert written(backward=1.0) == half | {"a.W": {1: 4500, 2: 2500}, "y.I": {1: 8000}}
     assert written(ratio="0x", last="backward 3 x") == half | {"b.I": {1: 0}, "b.W": {1: 0}, "y.I": {1: 24000}}
+    times = half | {"b.I": {1: 5500}, "b.W": {1: 1500}, "y.I": {1: 9000}}
+    assert written(ratio="[7us] weights [1.5us]", last="backward {1: 9us}") == times
+    assert written(ratio="[7us]") == half | {"b.I": {1: 3500}, "b.W": {1: 3500}}
+
+
+def test_written_times_of_gradients_are_read_again_and_left_out_with_their_allotments() -> None:
+    text = "y = op(x) time [9us, 5us] params 4 KiB output 8 B backward [9us, 7us] weights [4us, 2us]"
+    module = load(Source("m.takt", model(text) + PLATFORM))
+    for generic in (False, True):
+        printed = print_ir(module, generic=generic)
+        assert print_ir(parse_ir(new_context(), printed, "m.mlir"), generic=generic) == printed
+    assert "backward [9000, 7000] weights [4000, 2000]" in print_ir(module)
+    AnnotateCostsPass().apply(Context(), module)
+    RestrictAllotmentsPass(to=2).apply(Context(), module)
+    verify_level(module)
+    assert "backward" not in print_ir(module)
+
+
+@pytest.mark.parametrize(
+    ("clause", "expected"),
+    [
+        ("backward [9, 7, 5]", "there are 3 times of gradients for 2 allotments"),
+        ("backward [9, 7] weights [4]", "there are 2 times of gradients for 2 allotments"),
+        ("backward [9, 7] weights [4, 8]", "those of weights are a part of them"),
+        ("backward [9, -7]", "times of gradients are not negative"),
+        ("weights [9, 7]", "'weights' is a part of the times of 'backward', which are missing"),
+    ],
+)
+def test_times_of_gradients_that_do_not_fit(clause: str, expected: str) -> None:
+    text = print_ir(load(Source("m.takt", model("y = op(x) time [9us, 5us] backward [9us, 7us]") + PLATFORM)))
+    broken = text.replace("backward [9000, 7000]", clause)
+    assert broken != text
+    module = parse_ir(new_context(), broken, "m.mlir")
+    with pytest.raises(TaktError, match=re.escape(expected)):
+        verify_level(module)
 
 
 def test_a_sum_runs_where_a_written_table_has_no_time_on_one() -> None:
