@@ -40,6 +40,7 @@ HINTS = {
     "order": "leave out the number of chunks, or choose another order",
     "time": "write shorter times",
     "chunks": "choose fewer stages or chunks",
+    "one": "choose two stages or more, or one chunk and an order with one on a rank (gpipe, 1f1b, zb-h1, zb-h2)",
     "stages": "choose another number of stages",
     "tied": "choose an order whose first and last chunk are on one rank (zb-v, dualpipe-v), or fewer stages",
 }

@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
-from compiler.targets.pipelines import ANY_STAGE, batch_of, refuse, with_plan
+from compiler.targets.pipelines import ALL_OF_A_RANK, ANY_STAGE, batch_of, refuse, with_plan
 from compiler.targets.text import ranges
 from compiler.targets.training_stages import halves
 from compiler.view import Accelerators, Move, Task, view_of
@@ -134,7 +134,7 @@ class Fragments:
                     if there != place:
                         message = f"'{task.name}' runs on accelerators {ranges(place)}, and '{other.name}' on"
                         message += f" {ranges(there)}: meshes of mpmd are equal or have no accelerator in common"
-                        raise refuse(self.operators, task, message, with_plan(self.view, ANY_STAGE))
+                        raise refuse(self.operators, task, message, with_plan(self.view, ANY_STAGE, ALL_OF_A_RANK))
 
     # --- what is read --------------------------------------------------------------------------
 

@@ -121,6 +121,23 @@ def test_a_stage_goes_forward_before_it_comes_back():
     assert first.split(",").index("0F0") < first.split(",").index("0B0")
 
 
+def test_gradients_pass_through_stages_without_backward_operators():
+    text = """model m {
+  input x: tensor<2 x 8, f32>
+  a = linear(x, features = 8) time [9us]
+  b = linear(a, features = 8) time [9us]
+  c = residual(b, b) time [9us]
+  d = linear(c, features = 8) time [9us]
+  output d
+}
+accelerator chip { memory = 1 GiB  bandwidth = 10 GB/s  launch = 1 us  peak f32 = 1 TFLOP/s }
+platform p { accelerators = 4 of chip }
+"""
+    module = compile_model(Source("m.takt", text), options=Options(training="none", order="1f1b", microbatches=2))
+    rows = emit(module, microbatches=2).splitlines()
+    assert rows[2] == "2F0,2F1,2B0,2B1"
+
+
 def test_wrong_numbers_of_micro_batches_are_refused():
     with pytest.raises(TaktError, match="0 micro-batches: there must be at least 1"):
         emit(scheduled("chain"), microbatches=0)
