@@ -80,11 +80,8 @@ def about_model(analysis: Analysis) -> Table:
         held = "parameters, gradients and optimizer state"
     table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of {held} as placed")
     if view.training is not None:
-        out = (
-            ""
-            if view.step or view.asynchronous or optimizer == "none"
-            else "; its step, once a batch, is not in the period"
-        )
+        told = view.step or view.asynchronous or optimizer == "none"
+        out = "" if told else "; its step, once a batch, is not in the period"
         table.add_row("training", _training(*view.training) + out)
     if view.asynchronous:
         table.add_row("asynchronous", _asynchronous(view))

@@ -98,6 +98,7 @@ def test_refusals_have_places_and_hints(taktc: Tool, mlp: str) -> None:
         (("--order", "zb-v", "--stages", "1"), "several chunks on a rank take two ranks or more", "two stages or more"),
         (("--order", "interleaved", "--stages", "2", "--chunks", "3", "--cut", "equal"), "4 layers", "--cut balanced"),
         (("--order", "1f1b", "--stages", "2", "--chunks", "9"), "1F1B has 1 chunk on a rank, not 9", "another order"),
+        (("--compare", "--stages", "9"), "9 stages need as many accelerators", "another number of stages"),
         (("--stages", "4", "--chunks", "9"), "fewer than 36 chunks", "choose fewer stages or chunks"),
     ],
 )
