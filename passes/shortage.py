@@ -87,5 +87,6 @@ def made_of(instance: Instance, contents: Contents) -> list[tuple[str, int]]:
         found += zip(("parameters", "their gradients", "optimizer state"), sums, strict=True)
     flying = f"{contents.microbatches} micro-batch{'es' if contents.microbatches > 1 else ''}"
     words = {"result": f"results of {flying}", "received value": "received values", "workspace": "workspaces"}
+    words["version"] = "versions of parameters beside the newest"
     values = [(words.get(kind, "inputs"), size) for kind, size in contents.alive.items()]
     return [pair for pair in (*found, *sorted(values, key=lambda pair: -pair[1])) if pair[1]]

@@ -41,8 +41,8 @@ def read_batch(
         message = f"a step of {microbatches} micro-batches of {len(instance.operators)} operators lists too many starts"
         raise TaktError(at(graph, message, f"at most {MOST_STARTS} are; schedule the period, which goes on for ever"))
     if graph.training is not None and graph.training.asynchronous.data:
-        message = "a graph that is trained asynchronously has no step: its micro-batches do not see the same parameters"
-        raise TaktError(at(graph, message, "leave out asynchronous, or schedule the period"))
+        message = f"@{graph.sym_name.data} is asynchronous, and all micro-batches of a step see the same parameters"
+        raise TaktError(at(graph, message, "leave out --asynchronous, or schedule the period"))
     if (state := next(graph.states(), None)) is not None:
         message = f"state '{state.state.data}' hands values to later micro-batches, and a step schedules each by itself"
         raise TaktError(at(state, message, "schedule the period instead, or leave the state out"))

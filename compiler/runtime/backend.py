@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,13 +26,15 @@ class Place:
     """Where a backend works: rank and accelerator of its process, and a process group for every set of the job.
 
     ``groups`` has one for each set of several accelerators that run an operator together or gather a value, the ranks
-    in the order of the accelerators. ``device`` is where tensors are, by its name in torch.
+    in the order of the accelerators. ``ties`` has one for each tie of ``job.tied`` whose copies are on several.
+    ``device`` is where tensors are, by its name in torch.
     """
 
     job: Job
     accelerator: int
     groups: Mapping[tuple[int, ...], dist.ProcessGroup]
     device: str = "cpu"
+    ties: Mapping[str, dist.ProcessGroup] = field(default_factory=dict[str, "dist.ProcessGroup"])
 
     @property
     def rank(self) -> int:
@@ -81,7 +83,7 @@ class Backend(ABC):
     def update(self, number: int) -> None:
         """Do what the optimizer does to this accelerator's parameters in ``job.updates[number]``, to its end.
 
-        Every accelerator that holds a copy of them does so in its own step, in one order; gradients begin anew.
+        Every accelerator that holds a copy of them does so in its own step, whenever that comes; gradients begin anew.
         """
 
     @abstractmethod

@@ -6,6 +6,7 @@ Times are integer nanoseconds, sizes bytes. Nothing here imports torch or xDSL, 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -208,6 +209,12 @@ class Job:
         """Group whose parameters are updated → the group that stands for all copies of them."""
         tied = {o.group: o.tied for o in self.operators if o.tied is not None}
         return {u.group: tied.get(u.group, u.group) for u in self.updates}
+
+    @property
+    def tied(self) -> dict[str, tuple[int, ...]]:
+        """Group that stands for several copies of its parameters → all accelerators that hold one, in order."""
+        copies = Counter(self.ties.values())
+        return {tie: u.among for u in self.updates if copies[tie := self.ties[u.group]] > 1}
 
     @property
     def rank_of(self) -> dict[int, int]:

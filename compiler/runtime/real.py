@@ -65,7 +65,7 @@ class RealBackend(Backend):
         self.job = place.job
         self.parameters = Parameters(place.job.settings.seed, place.device)
         self.held: dict[Key, _Held] = {}
-        self.trained = Trained(self.job, self.parameters)
+        self.trained = Trained(self.job, self.parameters, place.accelerator, self)
 
     # --- messages ----------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class RealBackend(Backend):
     def _made(self, call: Call, members: Members) -> list[tuple[Tensor, Rule]]:
         """The results of a part, and how parts make the whole of each."""
         if call.operator.kind == "weight_gradient":
-            self.trained.add(run_weight(call), members)
+            self.trained.add(run_weight(call), members, call.operator.group or "")
             return [(torch.empty(value.shape), WHOLE) for value in call.operator.results]
         if call.operator.kind == "input_gradient":
             return list(zip(*run_input(call), strict=True))
@@ -131,7 +131,7 @@ class RealBackend(Backend):
         return [(tensor, rule) for tensor in made]
 
     def update(self, number: int) -> None:
-        self.trained.update(self.job.updates[number], self.place.accelerator, self)
+        self.trained.update(self.job.updates[number])
 
     def _read(self, read: Read, microbatch: int) -> Tensor:
         """An operand; the share of one is completed first, together with the other accelerators that read it."""
@@ -172,30 +172,34 @@ class RealBackend(Backend):
         first = part.movedim(rule.dim, 0).contiguous()
         return torch.cat(self.gather(first, rule.sizes(len(members)), members)).movedim(0, rule.dim)
 
-    def add(self, part: Tensor, members: Members) -> Tensor:
+    def _group(self, members: Members, tie: str | None) -> dist.ProcessGroup:
+        """Those who exchange something: where it is for a tie, in no order with the other things they exchange."""
+        return self.place.groups[members] if tie is None else self.place.ties[tie]
+
+    def add(self, part: Tensor, members: Members, tie: str | None = None) -> Tensor:
         """The sum of the parts of all members."""
         with _others():
-            dist.all_reduce(part, group=self.place.groups[members])
+            dist.all_reduce(part, group=self._group(members, tie))
         return part
 
-    def gather(self, part: Tensor, sizes: Sequence[int], members: Members) -> list[Tensor]:
+    def gather(self, part: Tensor, sizes: Sequence[int], members: Members, tie: str | None = None) -> list[Tensor]:
         """The parts ``[size, ...]`` of all members in their order, where ``sizes`` are theirs."""
         padded = part.new_zeros(max(sizes), *part.shape[1:])
         padded[: len(part)] = part
         found = [torch.empty_like(padded) for _ in members]
         with _others():
-            dist.all_gather(found, padded, group=self.place.groups[members])
+            dist.all_gather(found, padded, group=self._group(members, tie))
         return [one[:size] for one, size in zip(found, sizes, strict=True)]
 
-    def names(self, own: set[Named], members: Members) -> list[Named]:
+    def names(self, own: set[Named], members: Members, tie: str | None = None) -> list[Named]:
         """The names of all members, in order."""
         text = json.dumps([(role, shape, str(dtype).removeprefix("torch.")) for role, shape, dtype in own]).encode()
         sizes = torch.zeros(len(members), dtype=torch.int64, device=self.place.device)
         sizes[members.index(self.place.accelerator)] = len(text)
         if len(members) > 1:
-            sizes = self.add(sizes, members)
+            sizes = self.add(sizes, members, tie)
             mine = torch.tensor(list(text), dtype=torch.uint8, device=self.place.device)
-            texts = [bytes(x.tolist()) for x in self.gather(mine, sizes.tolist(), members)]
+            texts = [bytes(x.tolist()) for x in self.gather(mine, sizes.tolist(), members, tie)]
             own = {(r, tuple(s), getattr(torch, d)) for one in texts for r, s, d in json.loads(one)}
         return sorted(own, key=str)
 
@@ -215,7 +219,7 @@ class RealBackend(Backend):
                     found[output, microbatch] = from_bytes(held.data, value).clone().cpu()
         torch.save(found, outputs_file(folder, self.place.rank))
         if self.job.optimizer is not None:
-            torch.save(self.trained.pieces(self.place.accelerator), trained_file(folder, self.place.rank))
+            torch.save(self.trained.pieces(), trained_file(folder, self.place.rank))
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class _Worker:
             board.gather()
         accelerator = job.accelerators[self.rank]
         device = _join(job)
-        place = Place(job, accelerator, _groups(job), device)
+        place = Place(job, accelerator, _groups(job), device, _ties(job))
         transport = TorchTransport(place)
         rows = read_program(self.folder, accelerator)
         self.engine = Engine(job, accelerator, rows, _backend(place), transport, board)
@@ -211,9 +211,15 @@ def _groups(job: Job) -> Mapping[tuple[int, ...], dist.ProcessGroup]:
     """A group for each set of several accelerators, made in the same order by all ranks."""
     sets = {turn for operator in job.operators for turn in operator.turns}
     sets |= {group for groups in job.groups.values() for group in groups}
-    sets |= {update.among for update in job.updates}
     ranks = job.rank_of
     return {s: _group([ranks[p] for p in s]) for s in sorted(sets) if len(s) > 1}
+
+
+def _ties(job: Job) -> Mapping[str, dist.ProcessGroup]:
+    """A group for each tie whose gradients are summed; real runs do that beside all else."""
+    ties = job.tied if job.step and not job.settings.emulate else {}
+    ranks = job.rank_of
+    return {tie: _group([ranks[p] for p in among]) for tie, among in sorted(ties.items()) if len(among) > 1}
 
 
 def _group(ranks: list[int]) -> dist.ProcessGroup:

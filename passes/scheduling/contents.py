@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from passes.scheduling.data import Solution
 from passes.scheduling.problem import MemoryProblem
+from passes.scheduling.versions import further
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Contents:
     parameters: Mapping[int, int]
     """Number of an item (see ``MoldableProblem.items``) → parameter bytes."""
     alive: Mapping[str, int]
-    """Content of a holding → bytes."""
+    """Content of a holding → bytes; "version" are versions of parameters beside the newest."""
     microbatches: int
     """Most micro-batches of which one result is alive."""
 
@@ -63,4 +64,9 @@ def fullest_contents(problem: MemoryProblem, solution: Solution) -> Contents:
         alive[h.content] += times * h.bytes
         if h.content == "result":
             count = max(count, times * solution.repetition)
+    versions: dict[int, int] = {}
+    for members, number, size in further(problem.operations, solution, problem.updated, problem.asynchronous):
+        if worst in members:
+            versions[number] = max(size, versions.get(number, 0))
+    alive["version"] = sum(versions.values())
     return Contents(worst, parameters, {kind: size for kind, size in alive.items() if size}, count)

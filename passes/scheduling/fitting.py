@@ -15,7 +15,7 @@ from passes.scheduling.budget import Budget
 from passes.scheduling.data import InvalidProblem, Solution, Violation
 from passes.scheduling.elementary import area_bound
 from passes.scheduling.held import HeldProfile
-from passes.scheduling.memory_stages import Fit, one_at_a_time, proposed
+from passes.scheduling.memory_stages import Fit, leanest, one_at_a_time, proposed
 from passes.scheduling.orders import topological_orders
 from passes.scheduling.problem import MemoryProblem, StagedProblem
 from passes.scheduling.profiles import Choices
@@ -70,6 +70,8 @@ class Fitting:
     budget: Budget
     blocks: int | None = None
     profiles: Sequence[HeldProfile] = ()
+    lean: dict[int, Fit | None] = field(default_factory=dict[int, "Fit | None"])
+    """Number of a profile → its leanest stages, where they were looked for."""
     nearest: tuple[int, StagedProblem, Solution] | None = None
     """Bytes missing in the schedule that misses least."""
 
@@ -86,6 +88,8 @@ class Fitting:
         for _ in range(ROUNDS):
             for line in list(lines):
                 fit = proposed(line.profile, line.room, self.low, self.blocks, self.budget)
+                if fit is None and best is None and not line.excess:
+                    fit = self.leanest(line.profile)
                 if fit is None or (best is not None and fit.period >= best * (1 - GAIN)):
                     lines.remove(line)
                     continue
@@ -115,6 +119,13 @@ class Fitting:
             line.learn(fit, staged, made[0])
         return None if made is None else (staged, *made)
 
+    def leanest(self, profile: HeldProfile) -> Fit | None:
+        """What is looked at where nothing should fit: it may hold less than the estimate says."""
+        number = next(i for i, known in enumerate(self.profiles) if known is profile)
+        if number not in self.lean:
+            self.lean[number] = leanest(profile, self.blocks, self.budget)
+        return self.lean[number]
+
     def _missed(self, missing: int, solution: Solution, staged: StagedProblem) -> None:
         if self.nearest is None or missing < self.nearest[0]:
             self.nearest = (missing, staged, solution)
@@ -125,6 +136,8 @@ class Fitting:
             line = Line(profile, self.problem.memory)
             for _ in range(ROUNDS):
                 fit = one_at_a_time(profile, line.room, self.blocks, self.budget)
+                if fit is None and not line.excess:
+                    fit = self.leanest(profile)
                 if fit is None:
                     break
                 result = self._scheduled(fit, line, None)
@@ -160,9 +173,6 @@ def granted(problem: MemoryProblem, fit: Fit) -> StagedProblem:
     return problem.staged(plan.granted(blocks), plan.homes())
 
 
-FINE = 12
-"""Halvings of the memory that one micro-batch at a time might need."""
-
 MORE = 1.004
 """By how much more memory is asked for when what was thought enough is not."""
 
@@ -172,19 +182,14 @@ def smallest_memory(
 ) -> tuple[int, Found] | None:
     """About the least bytes of memory with which stages have a schedule, and that; None when none was found."""
     profiles = profiles_of(replace(problem, memory=0))
-    high = sum(max(c.params + c.output + c.workspace for c in o.table.values()) for o in problem.operations)
-    low = 0
-    while high - low > max(1, high >> FINE):
-        middle = (low + high) // 2
-        if any(one_at_a_time(profile, lambda _, m=middle: m, blocks, budget) for profile in profiles):
-            high = middle
-        else:
-            low = middle
+    lean = {number: leanest(profile, blocks, budget) for number, profile in enumerate(profiles)}
+    if not any(lean.values()):
+        return None
 
     def tried(memory: int) -> Found | None:
-        return Fitting(replace(problem, memory=memory), schedule, budget, blocks, profiles).last_resort()
+        return Fitting(replace(problem, memory=memory), schedule, budget, blocks, profiles, lean).last_resort()
 
-    memory = high
+    memory = min(max(fit.needs) for fit in lean.values() if fit is not None)
     for _ in range(ROUNDS):
         found = tried(memory)
         if found is not None:

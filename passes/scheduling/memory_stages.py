@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -30,6 +31,9 @@ LOOK = 16
 
 FINE = 4000
 """What part of the period the bisection may be off."""
+
+PRECISE = 12
+"""Halvings of the memory that one micro-batch at a time might need."""
 
 WORK = 3e-8
 """Work of one beginning that is looked at."""
@@ -148,7 +152,7 @@ def least_period(
     """The stages of about the least period at this pace; None when that is more than ``known``."""
 
     def pieces(period: int) -> list[Piece] | None:
-        load = max(1, int(period / pace))
+        load = min(profile.profile.most, max(1, int(period / pace)))  # beyond that, what cannot run at all would do
         counts = in_flight(load, period, profile.there, profile.accelerators)
         return cover_within(profile, load, room, counts, budget, blocks)
 
@@ -184,3 +188,23 @@ def one_at_a_time(profile: HeldProfile, room: Room, blocks: int | None, budget: 
     if found is None:
         return None
     return Fit(profile, tuple(found), sum(_load(profile, p.begin, p.end, p.number) for p in found), 0.0)
+
+
+def _same(room: int, _: int) -> int:
+    """As much room wherever a block stands."""
+    return room
+
+
+def leanest(profile: HeldProfile, blocks: int | None, budget: Budget) -> Fit | None:
+    """Stages that should hold about the least with one micro-batch at a time; None when there are none at all."""
+    most = max(int(b.params[-1] + b.made[-1] + max(b.received)) + b.passing for b in profile.bytes)
+    low, high = 0, most
+    best = one_at_a_time(profile, lambda _: most, blocks, budget)
+    while best is not None and high - low > max(1, high >> PRECISE) and not budget.spent():
+        middle = (low + high) // 2
+        found = one_at_a_time(profile, partial(_same, middle), blocks, budget)
+        if found is None:
+            low = middle
+        else:
+            best, high = found, middle
+    return best

@@ -97,7 +97,8 @@ class Repair:
     def best(self, most: int | None = None) -> tuple[Solution, str] | None:
         """A schedule that fits, of about the least period below ``most``, and what made it; None when there is none."""
         first, _ = schedule_blocks(replace(self.problem, network=None), budget=self.budget)
-        if any(params > self.problem.memory for params, _ in self.problem.peak_memory(first).values()):
+        alone = replace(self.problem, updated=())  # there may be fewer versions in another schedule
+        if any(params > self.problem.memory for params, _ in alone.peak_memory(first).values()):
             self.tried.append((fullest(self.problem, first) - self.problem.memory, first))
             return None
         linked = self.problem if self.problem.network is not None else replace(self.problem, network=Network(()))

@@ -47,7 +47,9 @@ def test_summary_and_simulation(taktc: Tool, mlp: str) -> None:
     summary = taktc(mlp, "--training", "momentum", "--emit", "summary", *EFFORT).out
     words = " ".join(summary.split())
     assert "training forward and backward, momentum in mixed precision; its step, once a batch, is not in" in words
-    assert "without an optimizer" in taktc(mlp, "--training", "none", "--emit", "summary", *EFFORT).out
+    without = taktc(mlp, "--training", "none", "--emit", "summary", *EFFORT).out
+    assert " of parameters and gradients as placed" in without
+    assert "without an optimizer\n" in without
     assert "training" not in taktc(mlp, "--emit", "summary", *EFFORT).out
 
 

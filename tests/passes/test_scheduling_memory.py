@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations, product
 
@@ -26,6 +27,7 @@ from passes.scheduling.problem import MemoryProblem
 from passes.scheduling.profiles import Choices
 from passes.scheduling.repairs import fullest
 from passes.scheduling.retimed import retimed
+from passes.scheduling.versions import Updated
 
 
 def training(
@@ -141,7 +143,7 @@ def test_most_of_them_are_optimal() -> None:
         except Misfit:
             continue
         gaps.append(sum(any_schedule(problem, t) is not None for t in range(1, solution.period)))
-    assert gaps == [0] * 7
+    assert gaps == [0] * 10
 
 
 # --- the bound ---------------------------------------------------------------------------------------
@@ -312,3 +314,49 @@ def test_contents_add_up_to_the_peak(layers: int, accelerators: int) -> None:
     assert contents.total == sum(sums[contents.accelerator]) == max(map(sum, sums.values()))
     assert sum(contents.parameters.values()) == sums[contents.accelerator][0]
     assert 1 <= contents.microbatches <= best.figures.in_flight
+
+
+def test_versions_are_part_of_what_is_held() -> None:
+    table = {1: Cost(10, 100, 6, version=30)}
+    problem = training([table] * 4, 2, 10_000)
+    groups = tuple(Updated((v, 7 - v), (7 - v,)) for v in range(4))
+    problem = replace(problem, asynchronous=1, updated=groups)
+    best = schedule_within(problem.staged([(0,), (1,), (0,)], [0, 0, 1, 1, 1, 1, 2, 2]), Request("stages"), Budget())
+    contents, sums = fullest_contents(problem, best.solution), problem.peak_memory(best.solution)
+    assert contents.total == sum(sums[contents.accelerator]) == max(map(sum, sums.values()))
+    assert contents.alive["version"] >= 2 * 30
+
+
+# --- what is thought to need more than it does -------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stages_fit_though_the_estimate_is_above(seed: int) -> None:
+    """Of values that pass the estimate counts the largest twice; here that is most of what is held."""
+    dice = random.Random(seed)
+    tables = [{1: Cost(dice.randint(5, 40), dice.randint(0, 300), dice.randint(1, 200))} for _ in range(5)]
+    problem = training(tables, 3, 1)
+    found = smallest_memory(problem, stages_engine(Request("stages"), Budget()), Budget(work=5))
+    assert found is not None
+    memory, (staged, solution, _) = found
+    assert fullest(staged, solution) == memory
+    problem = replace(problem, memory=memory)
+    profile = HeldProfile(problem, Choices(problem, (1,)), problem.topological)
+    assert proposed(profile, lambda _: memory, 1, None, Budget()) is None
+    *_, (staged, solution, _) = Fitting(problem, stages_engine(Request("stages"), Budget()), Budget(work=5)).found()
+    assert staged.violations(solution) == []
+    assert fullest(staged, solution) <= memory
+
+
+def test_no_stage_has_a_width_on_which_something_cannot_run() -> None:
+    """However slow stages may be, which the search for memory allows."""
+    wide = {2: Cost(1, 256, 200), 4: Cost(1, 128, 200)}
+    problem = training([wide, {1: Cost(40, 0, 1), 2: Cost(27, 0, 1)}, {1: Cost(7, 0, 200), 2: Cost(3, 0, 200)}], 4, 700)
+    for memory in range(300, 1500, 100):
+        with suppress(Misfit):
+            for staged, solution, _ in fitting(replace(problem, memory=memory)):
+                assert staged.violations(solution) == []
+
+
+def fitting(problem: MemoryProblem) -> Iterator[tuple[MemoryProblem, Solution, str]]:
+    return Fitting(problem, stages_engine(Request("stages"), Budget()), Budget(work=5)).found()

@@ -114,8 +114,8 @@ class Board:
         self.job, self.spoil = job, spoil
         sets = {o.on(i) for o in job.operators for i in range(len(o.turns))}
         sets |= {group for groups in job.groups.values() for group in groups}
-        sets |= {update.among for update in job.updates}
-        self.meetings = {members: _Meeting(members) for members in sets if len(members) > 1}
+        meetings = [*((None, members) for members in sets), *job.tied.items()]
+        self.meetings = {(tie, members): _Meeting(members) for tie, members in meetings if len(members) > 1}
         self.messages = {(a, b): Queue() for a in job.accelerators for b in job.accelerators}
         self.failures: list[BaseException] = []
         self.sizes: list[int] = []
@@ -152,12 +152,14 @@ class Board:
         board = self
 
         class Threaded(RealBackend):
-            def add(self, part: torch.Tensor, members: tuple[int, ...]) -> torch.Tensor:
-                parts = board.meetings[members].exchange(accelerator, part)
+            def add(self, part: torch.Tensor, members: tuple[int, ...], tie: str | None = None) -> torch.Tensor:
+                parts = board.meetings[tie, members].exchange(accelerator, part)
                 return sum(parts[1:], parts[0])
 
-            def gather(self, part: torch.Tensor, sizes: Sequence[int], members: tuple[int, ...]) -> list[torch.Tensor]:
-                found = board.meetings[members].exchange(accelerator, part)
+            def gather(
+                self, part: torch.Tensor, sizes: Sequence[int], members: tuple[int, ...], tie: str | None = None
+            ) -> list[torch.Tensor]:
+                found = board.meetings[tie, members].exchange(accelerator, part)
                 assert [len(one) for one in found] == list(sizes)
                 return found
 

@@ -201,6 +201,39 @@ def test_ways_to_share_one_parameter_are_added_up(placed: Placed, threads: Any, 
     assert found.parameters.compared == found.gradients.compared == 4
 
 
+TIES = """model ties {
+  input one: tensor<2 x 3, i32>
+  input two: tensor<2 x 3, i32>
+  x = embedding(one, vocab = 6, dim = 4) group "left"
+  y = embedding(two, vocab = 6, dim = 4) group "right"
+  h = add(x, y)
+  p = linear(h, features = 6) group "left"
+  q = linear(h, features = 6) group "right"
+  loss = cross_entropy(p, one)
+  more = cross_entropy(q, two)
+  total = add(loss, more)
+  output total
+}"""
+
+
+def test_steps_of_ties_in_any_order(placed: Placed, threads: Any, tmp_path: Path) -> None:
+    """Accelerators 0 and 1 hold copies of two tables, and change them in other orders."""
+
+    class Turned(threads):
+        def update(self, backend: Any, accelerator: int) -> None:
+            numbers = [n for n, update in enumerate(self.job.updates) if accelerator in update.on]
+            for number in reversed(numbers) if accelerator else numbers:
+                backend.update(number)
+
+    job, programs = placed(TIES, {"": [0], "p": [1], "q": [1]}, windows=1, optimizer="adam")
+    job = stepping(job, 2)
+    assert len(job.tied) == 2
+    assert set(job.tied.values()) == {(0, 1)}
+    found = Turned(job).run(tmp_path, programs)
+    assert found.agrees, found
+    assert found.parameters.compared == 2
+
+
 # --- what goes wrong shows -------------------------------------------------------------------
 
 
@@ -254,9 +287,9 @@ def test_gradients_of_every_micro_batch_count(
 
     genuine = Trained.add
 
-    def first_only(self: Trained, found: Any, members: Any) -> None:
+    def first_only(self: Trained, found: Any, members: Any, group: str) -> None:
         if found.keys().isdisjoint(name[:2] for name in self.gradients):
-            genuine(self, found, members)
+            genuine(self, found, members, group)
 
     monkeypatch.setattr(Trained, "add", first_only)
     job, programs = placed(**RUNS["chain"], optimizer="sgd")
