@@ -152,7 +152,7 @@ def cheapest(
 def _sums(works: Sequence[int], places: Sequence[int], chunks: int) -> list[int]:
     """Work before each place."""
     if len(places) <= chunks:
-        message = f"the model has {len(places) - 1} parts between which it can be cut, fewer than {chunks} chunks"
+        message = f"the model can be cut into {len(places) - 1} at most, fewer than {chunks} chunks"
         raise InvalidProblem([Violation("chunks", message)])
     sums = list(accumulate(works, initial=0))
     return [sums[place] for place in places]
