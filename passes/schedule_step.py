@@ -37,9 +37,9 @@ KNOWN_ORDERS: dict[Order, str] = {
 HINTS = {
     "memory": "allow more memory, use more accelerators or stages, smaller micro-batches, or another order",
     "equal": "choose a number of stages and chunks that divides the layers, or --cut balanced",
-    "order": "leave out the number of chunks, or choose another order",
     "time": "write shorter times",
     "chunks": "choose fewer stages or chunks",
+    "fixed": "leave out the number of chunks, which the order decides, or choose another order",
     "one": "choose two stages or more, or one chunk and an order with one on a rank (gpipe, 1f1b, zb-h1, zb-h2)",
     "stages": "choose another number of stages",
     "tied": "choose an order whose first and last chunk are on one rank (zb-v, dualpipe-v), or fewer stages",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -189,6 +190,11 @@ def one_at_a_time(profile: HeldProfile, room: Room, blocks: int | None, budget: 
     return Fit(profile, tuple(found), sum(_load(profile, p.begin, p.end, p.number) for p in found), 0.0)
 
 
+def _same(room: int, _: int) -> int:
+    """As much room wherever a block stands."""
+    return room
+
+
 def leanest(profile: HeldProfile, blocks: int | None, budget: Budget) -> Fit | None:
     """Stages that should hold about the least with one micro-batch at a time; None when there are none at all."""
     most = max(int(b.params[-1] + b.made[-1] + max(b.received)) + b.passing for b in profile.bytes)
@@ -196,7 +202,7 @@ def leanest(profile: HeldProfile, blocks: int | None, budget: Budget) -> Fit | N
     best = one_at_a_time(profile, lambda _: most, blocks, budget)
     while best is not None and high - low > max(1, high >> PRECISE) and not budget.spent():
         middle = (low + high) // 2
-        found = one_at_a_time(profile, lambda _, m=middle: m, blocks, budget)
+        found = one_at_a_time(profile, partial(_same, middle), blocks, budget)
         if found is None:
             low = middle
         else:

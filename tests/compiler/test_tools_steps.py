@@ -95,7 +95,7 @@ def test_refusals_have_places_and_hints(taktc: Tool, mlp: str) -> None:
     ("options", "message", "hint"),
     [
         (("--order", "zb-v", "--chunks", "1"), "ZB-V has 2 chunks on a rank, not 1", "leave out the number of chunks"),
-        (("--order", "zb-v", "--stages", "1"), "several chunks on a rank take two", "two stages or more"),
+        (("--order", "zb-v", "--stages", "1"), "several chunks on a rank take two ranks or more", "two stages or more"),
         (("--order", "interleaved", "--stages", "2", "--chunks", "3", "--cut", "equal"), "4 layers", "--cut balanced"),
         (("--order", "1f1b", "--stages", "2", "--chunks", "9"), "1F1B has 1 chunk on a rank, not 9", "another order"),
         (("--compare", "--stages", "9"), "9 stages need as many accelerators", "another number of stages"),

@@ -404,7 +404,7 @@ TIED = """model tied {
         (LAYERS, "1f1b", {"stages": 3, "cut": "equal"}, "4 layers cannot be cut into 3 chunks of equally many", "cut"),
         (LAYERS, "1f1b", {"stages": 5}, "5 stages need as many accelerators, and there are 4", "number of stages"),
         (LAYERS, "own", {"stages": 0}, "stages must be at least 1, got 0", None),
-        (LAYERS, "1f1b", {"chunks": 2}, "1F1B has 1 chunk on a rank, not 2", "leave out the number of chunks"),
+        (LAYERS, "1f1b", {"chunks": 2}, "1F1B has 1 chunk on a rank, not 2", "leave out the number"),
         (LAYERS, "1f1b", {"microbatches": 0}, "a step of 0 micro-batches", None),
         (LAYERS, "1f1b", {"microbatches": 1 << 20}, "lists too many starts", "schedule the period"),
         (chain([9 * 10**15 // 2]), "gpipe", {}, "the step takes 2^63 ns or more", "shorter times"),
