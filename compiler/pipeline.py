@@ -162,7 +162,7 @@ class Options:
             return {}
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         if self.time_limit is not None:
-            given["time_limit"] = self.time_limit / 2
+            given["time_limit"] = self.time_limit / (1 if pass_name == STEP else 2)
         if isinstance(self.allotments, int):
             given["allotments"] = "stage"
         return {name: v for name, v in given.items() if v is not None and name in option_names(pass_name)}

@@ -77,7 +77,7 @@ OPTIONS = (
 """Names of the options that steer one schedule, as attributes of the parsed command line."""
 
 PERIODIC = (
-    *("plan", "max_in_flight", "max_latency", "max_crossing", "tolerance", "gap", "time_limit", "solver"),
+    *("plan", "max_in_flight", "max_latency", "max_crossing", "tolerance", "gap", "solver"),
     *("granularity", "replicate"),
 )
 """Those of a schedule that repeats with a period, and not of a step."""

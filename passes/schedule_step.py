@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -97,6 +98,7 @@ class ScheduleStepPass(ModulePass):
         always do
       max-memory: most bytes on an accelerator, where that is less than the platform has
       effort: work for our own orders, in units of about one second of one core
+      time-limit: seconds after which the best of our own found so far is taken
       seed: seed of every random choice
 
     rewrite:
@@ -115,6 +117,7 @@ class ScheduleStepPass(ModulePass):
     staggered: bool = False
     max_memory: int | None = None
     effort: float | int = 3
+    time_limit: float | int = 300
     seed: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
@@ -124,7 +127,11 @@ class ScheduleStepPass(ModulePass):
             if given is not None and given < 1:
                 raise TaktError(at(instance.graph, f"{name.replace('_', '-')} must be at least 1, got {given}"))
         bound = graph_bound(batch)
-        wish = Wish(self.stages, self.chunks, self.cut, self.width, self.staggered, self.effort, self.seed)
+        end = time.monotonic() + self.time_limit
+        wish = Wish(
+            *(self.stages, self.chunks, self.cut, self.width, self.staggered, self.effort, self.seed),
+            spent=lambda: time.monotonic() >= end,
+        )
         try:
             found = step_of(batch, self.order, wish, bound.value)
         except InvalidProblem as failure:

@@ -33,6 +33,7 @@ from passes.scheduling.steps.choose import known_step
 from passes.scheduling.steps.graph_bounds import graph_bounds
 from passes.scheduling.steps.known import KNOWN
 from passes.scheduling.steps.memory import peaks
+from passes.scheduling.steps.own import own_step
 from passes.scheduling.steps.run import run
 from passes.scheduling.steps.shapes import Wish
 from passes.step_instance import read_batch
@@ -446,3 +447,39 @@ def test_graphs_without_a_step() -> None:
     cached = f"model m {{\n  input x: tensor<8, bf16>\n{state}  output y\n}}\n"
     (found,) = refused(moldable(cached + FREE.format(count=2), "forward"), 4, "own").diagnostics
     assert "state 's' hands values to later micro-batches" in found.message
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def test_a_step_is_found_though_the_time_is_over() -> None:
+    _, batch = read_batch(moldable(LAYERS + FREE.format(count=4), "adam"), 6)
+    found = own_step(batch, Wish(effort=0.05, spent=lambda: True))
+    assert found.pattern >= own_step(batch, Wish(effort=0.05)).pattern
+    module = moldable(LAYERS + FREE.format(count=4), "adam")
+    assert step_time(module, 6, "own", time_limit=0) == found.pattern
+
+
+def test_an_interrupt_leaves_the_shortest_step_so_far() -> None:
+    _, batch = read_batch(moldable(LAYERS + FREE.format(count=4), "adam"), 6)
+    told: list[int] = []
+
+    def listen(engine: str, pattern: int) -> None:
+        told.append(pattern)
+        raise KeyboardInterrupt
+
+    assert own_step(batch, Wish(effort=0.05), listen).pattern == told[0]
+    assert len(told) == 1
+
+
+def test_an_interrupt_before_any_step_still_gives_one() -> None:
+    _, batch = read_batch(moldable(LAYERS + FREE.format(count=4), "adam"), 6)
+    asked: list[bool] = []
+
+    def spent() -> bool:
+        asked.append(True)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return False
+
+    assert own_step(batch, Wish(effort=0.05, spent=spent)).pattern > 0

@@ -45,19 +45,37 @@ ROUNDS = 6
 def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
     """The shortest step found by our own orders, over the shapes that ``wish`` leaves open, within the memory.
 
-    Raises :class:`InvalidProblem` where nothing can be laid out, or fits in memory.
+    Once ``wish`` has spent its time, or on an interrupt, it is the shortest so far. Raises :class:`InvalidProblem`
+    where nothing can be laid out, or fits in memory.
     """
-    best = _Best(listen)
-    looked = sorted(_looked(batch, wish, best), key=lambda one: (one.missing, one.time))
-    for number, layout in enumerate(_varied([one for one in looked if not one.missing])):
-        if best.found is not None and number >= LAID_OUT:
-            break
-        best.take(_fitting(layout, wish, round(wish.effort * CELLS * (1 - SCREENED)) // LAID_OUT))
-    for one in _promising(looked):
-        best.take(in_time(one, wish.staggered))
+    best, looked = _Best(listen), list[Weighed]()
+    try:
+        for one in _looked(batch, wish, best):
+            looked.append(one)
+            if wish.spent():
+                break
+        _lay_out(looked, wish, best)
+    except KeyboardInterrupt:
+        if best.found is None:
+            _lay_out(looked, replace(wish, spent=lambda: True), best)
+        if best.found is None:
+            raise
     if best.found is None:
         raise InvalidProblem([min(best.refused, key=lambda violation: violation.missing)])
     return best.found
+
+
+def _lay_out(looked: list[Weighed], wish: Wish, best: _Best) -> None:
+    """Lay out what looks best: known and quickly found orders only where the time is spent, and then one that fits."""
+    looked.sort(key=lambda one: (one.missing, one.time))
+    for number, layout in enumerate(_varied([one for one in looked if not one.missing])):
+        if wish.spent() or (best.found is not None and number >= LAID_OUT):
+            break
+        best.take(_fitting(layout, wish, round(wish.effort * CELLS * (1 - SCREENED)) // LAID_OUT))
+    for one in _promising(looked):
+        if wish.spent() and best.found is not None:
+            break
+        best.take(in_time(one, wish.staggered))
 
 
 class _Best:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -28,6 +28,8 @@ class Wish:
     """Whether steps may overlap; the known schedules whose papers count spans always do."""
     effort: float = 3
     seed: int = 0
+    spent: Callable[[], bool] = lambda: False
+    """Whether the time for a search is over."""
 
 
 def shapes(batch: Batch, wish: Wish, kinds: Iterable[tuple[int, str]]) -> Iterator[Shape]:
