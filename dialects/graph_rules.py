@@ -151,6 +151,12 @@ def _optimizer_gradients(subject: Subject) -> Iterator[Finding]:
         for use in op.results[0].uses:
             if not isinstance(use.operation, OutputOp):
                 yield Finding(use.operation, f"{_user(subject, use.operation)} reads what {name} gives once a step")
+    training = subject.graph.training
+    if training is None or training.optimizer.data == "none":
+        return
+    for op in subject.operators:
+        if isinstance(op, WeightGradientOp) and (op.group is None or op.group.data not in first):
+            yield Finding(op, f"no optimizer step reads '{subject.names[op]}': its parameters would never change")
 
 
 def _opaque_table(subject: Subject) -> Iterator[Finding]:
@@ -433,7 +439,8 @@ MODEL_RULES = (
     Rule(
         "optimizer-gradients",
         "Every optimizer step has a group, and is the only one of it; it reads results of weight gradients, all those "
-        "of its group and one of them first, and nothing but the output of the graph reads what it gives.",
+        "of its group and one of them first, and nothing but the output of the graph reads what it gives. With an "
+        "optimizer, all weight gradients are read.",
         _optimizer_gradients,
     ),
 )

@@ -18,7 +18,7 @@ OF = f'<"linear" {{features = 8 : i64}} ({X}) -> {Y}, gradients [0] to [0]>'
 def message(of: str = OF, kind: str = "input_gradient", reads: str = "%y", types: str = f"({Y}) -> {X}") -> str:
     """The first complaint about a graph of one gradient; empty when it is good."""
     text = (
-        f"takt.graph @g model training <adam, mixed> {{\n  %x = takt.input : {X}\n  %y = takt.input : {Y}\n"
+        f"takt.graph @g model training <none, mixed> {{\n  %x = takt.input : {X}\n  %y = takt.input : {Y}\n"
         f"  %d = takt.{kind}({reads}) of {of} params 32 : {types}\n  takt.output %d : {types.split('-> ')[1]}\n}}\n"
     )
     try:
