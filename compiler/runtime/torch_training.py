@@ -86,8 +86,7 @@ class Trained:
         self.job, self.parameters, self.ties, self.tied = job, parameters, job.ties, job.tied
         self.accelerator, self.exchange = accelerator, exchange
         self.copies = {
-            tie: {u.group for u in job.updates if self.ties[u.group] == tie and accelerator in u.on}
-            for tie in job.tied
+            tie: {u.group for u in job.updates if self.ties[u.group] == tie and accelerator in u.on} for tie in job.tied
         }
         """Tie → groups that hold a copy here."""
         self.left: Counter[str] = Counter()
@@ -191,9 +190,11 @@ class Trained:
 
         Plain tuples, from which :func:`piece_of` makes a :class:`Piece`.
         """
-        gradients = [(*key, part, self.accelerator, members, x.cpu()) for (key, part, members), x in self.gradients.items()]
+        gradients = [
+            (*key, part, self.accelerator, members, x.cpu()) for (key, part, members), x in self.gradients.items()
+        ]
         parameters = [
-            (*key, part, self.accelerator, members, self.parameters.held[key, part].cpu())
+            (*key, part, here, members, self.parameters.held[key, part].cpu())
             for (key, part), members in self.updated.items()
         ]
         return {"gradients": gradients, "parameters": parameters}

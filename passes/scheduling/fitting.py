@@ -88,7 +88,7 @@ class Fitting:
         for _ in range(ROUNDS):
             for line in list(lines):
                 fit = proposed(line.profile, line.room, self.low, self.blocks, self.budget)
-                if fit is None and best is None and not line.excess:
+                if fit is None and best is None and not line.excess and not self.budget.spent():
                     fit = self.leanest(line.profile)
                 if fit is None or (best is not None and fit.period >= best * (1 - GAIN)):
                     lines.remove(line)

@@ -194,7 +194,7 @@ def leanest(profile: HeldProfile, blocks: int | None, budget: Budget) -> Fit | N
     most = max(int(b.params[-1] + b.made[-1] + max(b.received)) + b.passing for b in profile.bytes)
     low, high = 0, most
     best = one_at_a_time(profile, lambda _: most, blocks, budget)
-    while best is not None and high - low > max(1, high >> PRECISE) and not budget.spent():
+    while best is not None and high - low > max(1, high >> PRECISE):
         middle = (low + high) // 2
         found = one_at_a_time(profile, lambda _, m=middle: m, blocks, budget)
         if found is None:

@@ -62,6 +62,18 @@ def test_what_is_short_and_how_much_would_do(taktc: Tool, mlp: Callable[[str], s
     assert f"({found[1]} bytes) on each accelerator would do" in least
 
 
+def test_a_limit_is_explained_like_memory(taktc: Tool, mlp: Callable[[str], str]) -> None:
+    refused = taktc(mlp("1 MiB"), *ARGUMENTS, "--memory", "262KiB")
+    assert refused.code == 1
+    assert refused.err == taktc(mlp("262 KiB"), *ARGUMENTS).err
+
+
+def test_the_solver_needs_no_blocks_to_say_what_is_short(taktc: Tool, mlp: Callable[[str], str]) -> None:
+    refused = taktc(mlp("262 KiB"), *ARGUMENTS, "--recompute", "solver").err
+    assert "1.00 KiB are missing" in refused
+    assert "calls no block" not in refused
+
+
 def test_what_has_no_state_holds_parameters_only(taktc: Tool, mlp: Callable[[str], str]) -> None:
     refused = taktc(mlp("31 KiB"), "--quiet", "--effort", "0.1").err
     assert re.search(r"note: it would hold \d+.\d\d KiB of parameters, \d", refused)
