@@ -186,15 +186,17 @@ def smallest_memory(
     if not any(lean.values()):
         return None
 
-    def tried(memory: int) -> Found | None:
-        return Fitting(replace(problem, memory=memory), schedule, budget, blocks, profiles, lean).last_resort()
+    def search(memory: int) -> Fitting:
+        return Fitting(replace(problem, memory=memory), schedule, budget, blocks, profiles, lean)
 
     memory = min(max(fit.needs) for fit in lean.values() if fit is not None)
     for _ in range(ROUNDS):
-        found = tried(memory)
+        tried = search(memory)
+        found = tried.last_resort()
         if found is not None:
             less = fullest(found[0], found[1])
-            again = tried(less)
+            again = search(less).last_resort()
             return (memory, found) if again is None else (less, again)
-        memory = int(memory * MORE) + 1
+        missing = 0 if tried.nearest is None else tried.nearest[0]
+        memory = max(memory + missing, int(memory * MORE) + 1)
     return None

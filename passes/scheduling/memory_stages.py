@@ -192,11 +192,14 @@ def one_at_a_time(profile: HeldProfile, room: Room, blocks: int | None, budget: 
 def leanest(profile: HeldProfile, blocks: int | None, budget: Budget) -> Fit | None:
     """Stages that should hold about the least with one micro-batch at a time; None when there are none at all."""
     most = max(int(b.params[-1] + b.made[-1] + max(b.received)) + b.passing for b in profile.bytes)
-    low, high = 0, most
-    best = one_at_a_time(profile, lambda _: most, blocks, budget)
+
+    def within(memory: int) -> Fit | None:
+        return one_at_a_time(profile, lambda _: memory, blocks, budget)
+
+    low, high, best = 0, most, within(most)
     while best is not None and high - low > max(1, high >> PRECISE):
         middle = (low + high) // 2
-        found = one_at_a_time(profile, lambda _, m=middle: m, blocks, budget)
+        found = within(middle)
         if found is None:
             low = middle
         else:
