@@ -58,6 +58,9 @@ class PhaseDumps:
         path = self.folder / f"{stem}.{number}.{label}.mlir"
         last = level in LEVELS and reaches(level, "scheduled")
         go_on = ["--emit", "summary"] if last else self.options
+        if "--recompute" in go_on and level != LEVELS[0]:  # what is computed again, if anything, is in the graph
+            place = go_on.index("--recompute")
+            go_on = go_on[:place] + go_on[place + 2 :]
         command = shlex.join(["taktc", str(path), "--compile-from", level, *go_on])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -45,10 +45,10 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import DiagnosticException, VerifyException
 
+from compiler.asked import check_step, recomputed, trained
 from compiler.command_line import UsageError
 from compiler.pass_text import make_pass, option_names
 from dialects.diagnostics import Diagnostic, TaktError, at
-from dialects.gradients import RecomputeOp
 from dialects.levels import verify_level
 from dialects.structure import LEVELS, find_graph, reaches
 from passes.choices import (
@@ -287,6 +287,7 @@ def run_pipeline(
             module = least_recomputation(context, module, options, observer)
             have = level_of(module)
         options = replace(options, recompute=None)
+    check_step(module, options)
     todo = [*trained(module, options), *recomputed(module, options), *options.steps(have, to)]
     while todo:
         if todo[:2] == [*SOLVING]:
@@ -297,44 +298,6 @@ def run_pipeline(
             name, *todo = todo
             run_pass(context, module, make_pass(name, options.of(name)), observer)
     return module
-
-
-def trained(module: ModuleOp, options: Options) -> list[str]:
-    """The pass that makes ``module`` the training graph asked for, unless it is; TaktError when it cannot become it."""
-    graph = find_graph(module)
-    assert graph is not None
-    if options.training is None:
-        return []
-    if graph.training is not None:
-        if (found := graph.training.optimizer.data) != options.training:
-            raise TaktError(at(graph, f"the input is a training graph for '{found}' already, not '{options.training}'"))
-        every = graph.training.asynchronous.data
-        if options.asynchronous not in (None, every):
-            how = f"every {every} micro-batches" if every else "once a step"
-            raise TaktError(at(graph, f"the input is a training graph whose parameters are updated {how} already"))
-        return []
-    if graph.level.data != "model":
-        message = f"the input is a forward graph at level '{graph.level.data}', past 'model'"
-        raise TaktError(at(graph, message, "--training needs the model itself"))
-    return ["expand-training"]
-
-
-def recomputed(module: ModuleOp, options: Options) -> list[str]:
-    """The pass that has gradients read recomputed values, unless they do; TaktError when it cannot."""
-    graph = find_graph(module)
-    assert graph is not None
-    again = next((op for op in graph.operators() if isinstance(op, RecomputeOp)), None)
-    if again is not None and options.recompute == "none":
-        raise TaktError(at(again, "the input computes values again already", "leave --recompute none out"))
-    if options.recompute in (None, "none") or again is not None:
-        return []
-    if graph.training is None and options.training is None:
-        message = f"@{graph.sym_name.data} has no backward pass, for which values could be computed again"
-        raise TaktError(at(graph, message, "give --training OPTIMIZER too"))
-    if graph.level.data != "model":
-        message = f"the input is at level '{graph.level.data}', past 'model', and computes nothing again"
-        raise TaktError(at(graph, message, "--recompute needs the model, or its training graph at level 'model'"))
-    return ["recompute-activations"]
 
 
 class Recorder(Observer):

@@ -92,7 +92,8 @@ def build_parser() -> ArgumentParser:
     add("--json", metavar="FILE", help="write the figures as JSON")
     add("--quiet", action="store_true", help="no progress; only the report and errors")
     add("--debug", action="store_true", help="show a traceback with every error")
-    add_schedule_options(parser, "micro-batches to run (default: enough for a steady state)", several=False)
+    microbatches = "micro-batches to run (default: enough for a steady state); where a step is made, those of one step"
+    add_schedule_options(parser, microbatches, several=False)
     return parser
 
 
@@ -229,7 +230,9 @@ class Runner:
             count = count if made else args.microbatches or count
         else:
             count = args.microbatches or max(FEWEST, 4 * view.in_flight)
-        return run_pipeline(context, module, to="programs", options=replace(self.options, microbatches=count))
+        # The schedule is there: micro-batches are now those of the run, and no step is asked for.
+        options = replace(self.options, microbatches=count, order=None, objective="period")
+        return run_pipeline(context, module, to="programs", options=options)
 
     def _settings(self) -> Settings:
         from compiler.runtime.job import Settings

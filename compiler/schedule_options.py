@@ -42,7 +42,10 @@ ALLOTMENTS_HELP = (
     "on how many accelerators of its stage an operator runs: any (default); stage: all of them; or a number: exactly so"
     " many, in stages that wide (plans stages, interleaved, v and auto)"
 )
-TRAINING_HELP = f"a training step, with backward operators and what this keeps: {', '.join(OPTIMIZERS)}"
+TRAINING_HELP = (
+    "train: backward operators, and what this optimizer keeps; with --microbatches a whole step, else the steady state:"
+    f" {', '.join(OPTIMIZERS)}"
+)
 ORDER_HELP = (
     "a step of --microbatches in this order, each with starts of its own: own, the shortest found (default with"
     f" --training); or {', '.join(ORDERS[1:])}"
@@ -63,6 +66,7 @@ RECOMPUTE_HELP = (
 COMPARE_HELP = (
     "a step of --training and --microbatches by our own order beside the known ones, as a table or --emit json"
 )
+EFFORT_HELP = "work for the solvers; a unit is about a second of one core (10; for a step 3)"
 PARETO_HELP = f"the trade-off instead of one schedule: period,in-flight, or others of {', '.join(AXES)}"
 
 OPTIONS = (
@@ -107,7 +111,7 @@ def add_schedule_options(
     """
     add = parser.add_argument_group("schedule").add_argument
     add("--plan", choices=PLANS, metavar="PLAN", help=PLAN_HELP)
-    add("--stages", metavar="N", type=positive, help="number of stages (default: chosen)")
+    add("--stages", metavar="N", type=positive, help="number of stages, in a step of ranks (default: chosen)")
     add("--objective", choices=GOALS, metavar="KIND", help="what is made small: period (default), step or latency")
     add("--microbatches", metavar="M", type=positive, help=microbatches)
     add("--max-in-flight", metavar="N", type=positive, help="most micro-batches begun and not finished")
@@ -129,7 +133,7 @@ def add_schedule_options(
         add("--pareto", metavar="AXES", type=names_of(AXES, 2), help=PARETO_HELP)
         add("--compare", action="store_true", help=COMPARE_HELP)
     add = parser.add_argument_group("search").add_argument
-    add("--effort", metavar="W", type=amount, help="work for the solvers; a unit is about a second of one core (10)")
+    add("--effort", metavar="W", type=amount, help=EFFORT_HELP)
     add("--time-limit", metavar="S", type=seconds, help="seconds for the solvers")
     add("--seed", metavar="N", type=natural, help="seed of the solvers")
     add("--solver", choices=SOLVERS, metavar="NAME", help=f"this engine only: {', '.join(SOLVERS)}")

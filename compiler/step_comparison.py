@@ -107,11 +107,13 @@ def compare_steps(module: ModuleOp, options: Options) -> Comparison:
     assert options.microbatches is not None
     steps: list[Made | Refused] = []
     first: ScheduleView | None = None
+    refusal: TaktError | None = None
     complete = False
     try:
         for number, (name, found) in enumerate(_made(module, options), start=1):
             made = found if isinstance(found, TaktError) else _measured(name, found)
             if isinstance(made, TaktError):
+                refusal = refusal or made
                 (fault, *_) = made.diagnostics
                 steps.append(Refused(name, fault.message, fault.hint or ""))
             else:
@@ -123,6 +125,8 @@ def compare_steps(module: ModuleOp, options: Options) -> Comparison:
     except KeyboardInterrupt:
         if not steps:
             raise
+    if complete and first is None and refusal is not None:
+        raise refusal
     graph, platform = find_graph(module), find_platform(module)
     assert graph is not None
     assert platform is not None

@@ -51,6 +51,8 @@ class Instance:
         hint = None
         if violation.rule == "allotments":
             hint = "with --allotments any operators may run on part of their stage"
+        if violation.rule == "together":
+            hint = "operators that share parameters, and gradients, run on the same accelerators: try another plan"
         if violation.missing:
             hint = "use more accelerators, accelerators with more memory, a smaller model, or another plan"
         return at(where, violation.message, hint, rule=violation.rule)
@@ -97,7 +99,7 @@ def read_instance(
             at(
                 graph,
                 f"this pass takes a graph at level '{level}', this one is at level '{graph.level.data}'",
-                "run the passes in order: annotate-costs, partition-stages, schedule-periodic",
+                "run annotate-costs, then partition-stages and schedule-periodic, or schedule-step",
             )
         )
     operators = tuple(graph.operators())

@@ -56,7 +56,7 @@ class RecomputeActivationsPass(ModulePass):
       %h = takt.linear(%x) group "h" block <"b", 0>   ->   %h = takt.linear(%x) group "h" block <"b", 0>
       %y = takt.gelu(%h) group "y" block <"b", 0>          %y = takt.gelu(%h) group "y" block <"b", 0>
       ...                                                  ...
-                                                           %h.R = takt.recompute(%x, %g) of <"linear" ... group "h"
+                                                           %h.R = takt.recompute(%x, %g) of <"linear" ...> group "h"
       %y.I = takt.input_gradient(%g, %h) of ...            %y.I = takt.input_gradient(%g, %h.R) of ...
     """
 
@@ -70,6 +70,11 @@ class RecomputeActivationsPass(ModulePass):
         if graph is None:
             raise TaktError("there is no model: the module has no takt.graph")
         check(graph)
+        if self.save < 0:
+            raise TaktError(at(graph, f"save must be 0 or more bytes, got {self.save}"))
+        if self.save and self.policy != "solver":
+            message = f"save is what the policy 'solver' must not keep, and the policy is '{self.policy}'"
+            raise TaktError(at(graph, message, "leave save out, or take 'solver'"))
         if self.policy == "none":
             return
         regions = read_regions(graph)

@@ -36,9 +36,11 @@ KNOWN_ORDERS: dict[Order, str] = {
 
 HINTS = {
     "memory": "allow more memory, use more accelerators or stages, smaller micro-batches, or another order",
-    "equal": "choose a number of stages and chunks that divides the layers, or cut=balanced",
+    "equal": "choose a number of stages and chunks that divides the layers, or --cut balanced",
     "time": "write shorter times",
     "chunks": "choose fewer stages or chunks",
+    "fixed": "leave out the number of chunks, which the order decides, or choose another order",
+    "one": "choose two stages or more, or one chunk and an order with one on a rank (gpipe, 1f1b, zb-h1, zb-h2)",
     "stages": "choose another number of stages",
     "tied": "choose an order whose first and last chunk are on one rank (zb-v, dualpipe-v), or fewer stages",
 }
@@ -117,10 +119,10 @@ class ScheduleStepPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         instance, batch = read_batch(op, self.microbatches, self.max_memory)
-        for name in ("stages", "chunks", "width"):
+        for name in ("stages", "chunks", "width", "max_memory"):
             given: int | None = getattr(self, name)
             if given is not None and given < 1:
-                raise TaktError(at(instance.graph, f"{name} must be at least 1, got {given}"))
+                raise TaktError(at(instance.graph, f"{name.replace('_', '-')} must be at least 1, got {given}"))
         bound = graph_bound(batch)
         wish = Wish(self.stages, self.chunks, self.cut, self.width, self.staggered, self.effort, self.seed)
         try:

@@ -41,17 +41,11 @@ def read_batch(
         message = f"a step of {microbatches} micro-batches of {len(instance.operators)} operators lists too many starts"
         raise TaktError(at(graph, message, f"at most {MOST_STARTS} are; schedule the period, which goes on for ever"))
     if graph.training is not None and graph.training.asynchronous.data:
-        message = "a graph that is trained asynchronously has no step: its micro-batches do not see the same parameters"
-        raise TaktError(at(graph, message, "leave out asynchronous, or schedule the period"))
+        message = f"@{graph.sym_name.data} is asynchronous, and all micro-batches of a step see the same parameters"
+        raise TaktError(at(graph, message, "leave out --asynchronous, or schedule the period"))
     if (state := next(graph.states(), None)) is not None:
         message = f"state '{state.state.data}' hands values to later micro-batches, and a step schedules each by itself"
         raise TaktError(at(state, message, "schedule the period instead, or leave the state out"))
-    if microbatches * len(instance.operators) > MOST_STARTS:
-        message = f"a step of {microbatches} micro-batches of {len(instance.operators)} operators lists too many starts"
-        raise TaktError(at(graph, message, f"at most {MOST_STARTS} are; schedule the period, which goes on for ever"))
-    if graph.training is not None and graph.training.asynchronous.data:
-        message = f"@{graph.sym_name.data} is asynchronous, and all micro-batches of a step see the same parameters"
-        raise TaktError(at(graph, message, "schedule the period instead, or leave out 'asynchronous'"))
     problem = instance.problem
     if memory is not None:
         problem = replace(problem, memory=min(memory, problem.memory) if problem.memory else memory)

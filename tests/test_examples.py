@@ -22,6 +22,7 @@ from frontend import Source, load
 
 ROOT = Path(__file__).parent.parent
 PLATFORMS = {
+    "gpt2_tied": "dgx_a100_16",
     "gpt2_xl": "dgx_a100_64",
     "gpt3_175b": "dgx_a100_64",
     "llama3_8b": "dgx_a100_64",
@@ -68,7 +69,9 @@ def test_every_example_is_tested() -> None:
     [
         # The head is a second copy of the embedding it is tied to.
         ("gpt2_xl", 1_557_611_200, 50257 * 1600),
-        # The same, and a vocabulary padded from 50257 to 51200 (in both copies).
+        # The shared table counted for both of its operators, and padded from 50257 rows to 50304.
+        ("gpt2_tied", 124_439_808, 50304 * 768 + (50304 - 50257) * 768),
+        # As gpt2_xl, and a vocabulary padded from 50257 to 51200 (in both copies).
         ("gpt3_175b", 174_604_259_328, 51200 * 12288 + (51200 - 50257) * 12288),
         ("llama3_8b", 8_030_261_248, 0),
         ("llama3_70b", 70_553_706_496, 0),

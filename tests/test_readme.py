@@ -37,6 +37,7 @@ ELSEWHERE = {
     ".venv/bin/python -m pytest tests/test_examples.py",
     ".venv/bin/python benchmarks/compile_time.py",
     ".venv/bin/python benchmarks/run_emulated.py",
+    ".venv/bin/python benchmarks/training.py --only megatron",
 }
 """Commands of the README that are no tool of takt: a fresh machine's, this suite, and benchmarks, tested elsewhere."""
 

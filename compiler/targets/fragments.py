@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
-from compiler.targets.pipelines import ANY_STAGE, batch_of, refuse, with_plan
+from compiler.targets.pipelines import ALL_OF_A_RANK, ANY_STAGE, batch_of, refuse, with_plan
 from compiler.targets.text import ranges
 from compiler.targets.training_stages import halves
 from compiler.view import Accelerators, Move, Task, view_of
@@ -134,7 +134,7 @@ class Fragments:
                     if there != place:
                         message = f"'{task.name}' runs on accelerators {ranges(place)}, and '{other.name}' on"
                         message += f" {ranges(there)}: meshes of mpmd are equal or have no accelerator in common"
-                        raise refuse(self.operators, task, message, with_plan(self.view, ANY_STAGE))
+                        raise refuse(self.operators, task, message, with_plan(self.view, ANY_STAGE, ALL_OF_A_RANK))
 
     # --- what is read --------------------------------------------------------------------------
 
@@ -263,6 +263,7 @@ class Fragments:
     def _kept(self) -> set[Read]:
         """Results that outlive their micro-batch."""
         kept = {Read("value", s.producer, s.result) for s in self.states}
+        kept |= {Read("value", v, 0) for u in self.view.updates if u.start is not None for v in u.gradients}
         return kept | {Read("value", o.producer, o.result) for o in self.view.outputs if o.producer is not None}
 
     def _stretches(self, turn: int) -> list[tuple[int, ...]]:

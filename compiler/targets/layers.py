@@ -24,6 +24,8 @@ from dialects.operators import OperatorOp
 LAYERS = "a layer is a call of the one block that the model repeats, not a block inside another"
 WHOLE = "--granularity block keeps every call of a block in one stage"
 CIRCLE = "--plan interleaved goes through the ranks in a circle"
+BETWEEN_LAYERS = "--cut equal cuts a step between layers"
+ONE_CHUNK = "--order 1f1b gives every rank of a step one stage"
 ONCE = "--plan stages gives every rank one stage"
 
 
@@ -181,7 +183,7 @@ def _cut(row: _Row, pipeline: Pipeline) -> Diagnostic | None:
         else:
             side = "first" if part < 0 else "last"
             message = f"{where} and part of {row.name(part)}: {row.target} has that in the {side} stage, {number}"
-        hint = with_plan(row.view, WHOLE)
+        hint = with_plan(row.view, WHOLE, BETWEEN_LAYERS)
         if not (layer or row.one_call(part)):
             hint = f"make {row.name(part)} a block: {hint}"
         return at(row.operators[task.index], message, hint)
@@ -194,7 +196,8 @@ def _bare(pipeline: Pipeline, target: str, spans: Sequence[range]) -> Diagnostic
         if not span:
             first = pipeline.tasks(stage)[0]
             message = f"'{first.name}' is in stage {first.stage}, which has no layer: {target} has one in every stage"
-            hint = f"--plan stages --stages {len(spans) - 1} makes fewer stages"
+            fewer = f"--stages {len(spans) - 1} makes fewer stages"
+            hint = fewer if pipeline.view.step else f"--plan stages {fewer}"
             return at(pipeline.operators[first.index], message, hint)
     return None
 
@@ -213,7 +216,8 @@ def _disorder(pipeline: Pipeline, target: str, chunked: bool) -> Diagnostic | No
             continue
         first = pipeline.tasks(stage)[0]
         message = f"'{first.name}' begins stage {first.stage} on rank {rank}, {why}: {target} has no such order"
-        hint = CIRCLE if chunked and pipeline.view.plan == "v" else ONCE
+        periodic = CIRCLE if chunked and pipeline.view.plan == "v" else ONCE
+        hint = ONE_CHUNK if pipeline.view.step else periodic
         return at(pipeline.operators[first.index], message, hint)
     return None
 
@@ -250,6 +254,8 @@ def _unused(pipeline: Pipeline, target: str, width: int | None) -> Diagnostic | 
         granted, first = len(pipeline.blocks[rank]), pipeline.tasks(stage)[0]
         if granted != width:
             message = f"'{first.name}' runs on {width} of the {granted} accelerators of its stage"
-            hint = with_plan(pipeline.view, f"--allotments {width} has stages of {width}")
+            stages = pipeline.view.platform.accelerators // (width or granted)
+            of_step = f"--stages {stages} has stages of {width}"
+            hint = with_plan(pipeline.view, f"--allotments {width} has stages of {width}", of_step)
             return at(pipeline.operators[first.index], f"{message}: the ranks of {target} have one width", hint)
     return None

@@ -24,6 +24,7 @@ from dialects.structure import GraphOp, find_graph
 KEEPING = ("stages", "interleaved", "v")
 """The plans that take ``--allotments`` and ``--granularity``."""
 ANY_STAGE = "--allotments stage gives every operator of a stage all accelerators of the stage"
+ALL_OF_A_RANK = "--cut equal gives every operator of a step all accelerators of its rank, or as many as it can use"
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,13 @@ class Pipeline:
         return refuse(self.operators, task, message, hint)
 
 
-def with_plan(view: ScheduleView, hint: str) -> str:
-    """A hint that begins with ``--allotments`` or ``--granularity``, with a plan before it that takes them."""
+def with_plan(view: ScheduleView, hint: str, of_step: str | None = None) -> str:
+    """A hint that begins with ``--allotments`` or ``--granularity``, with a plan before it that takes them.
+
+    Steps have no plan; ``of_step`` is their hint, where it is another.
+    """
+    if view.step:
+        return of_step or hint
     return hint if view.plan in KEEPING else f"--plan stages {hint}"
 
 

@@ -74,10 +74,14 @@ def about_model(analysis: Analysis) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     params = sum(view.parameters.values())
-    held = "parameters" if view.training is None else "parameters, gradients and optimizer state"
+    optimizer = "none" if view.training is None else view.training[0]
+    held = "parameters" if view.training is None else "parameters and gradients"
+    if optimizer != "none":
+        held = "parameters, gradients and optimizer state"
     table.add_row("model", f"{counted(len(view.tasks), 'operator')}, {short_bytes(params)} of {held} as placed")
     if view.training is not None:
-        out = "" if view.step or view.asynchronous else "; its step, once a batch, is not in the period"
+        told = view.step or view.asynchronous or optimizer == "none"
+        out = "" if told else "; its step, once a batch, is not in the period"
         table.add_row("training", _training(*view.training) + out)
     if view.asynchronous:
         table.add_row("asynchronous", _asynchronous(view))

@@ -84,6 +84,8 @@ def _training(training: Training, microbatches: int | None, form: str) -> str:
         order = list(in_time(rows, begins))
     except Malformed as error:
         hint = "plans of whole stages can be told to it: --plan stages, or a step with --microbatches and --order"
+        if training.view.step:
+            hint = "steps in other orders can be told to it, such as --order 1f1b"
         raise TaktError(Diagnostic(f"{NAME} runs stages as a chain, and there {error}", hint=hint)) from None
     if form == "compute-only":
         return text_of([[cell for cell in order if rank_of[cell.stage] == r] for r in range(len(rows))])

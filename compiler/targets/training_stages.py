@@ -77,28 +77,40 @@ class Training:
     """For each stage the tasks of each half."""
 
     def cells(self, microbatches: int) -> tuple[list[list[Cell]], dict[Cell, Fraction]]:
-        """What every rank computes, in order, and when each cell begins, ns."""
+        """What every rank computes, in order, and when each cell begins, ns.
+
+        Through a stage without backward operators, such as one of a residual sum, gradients only pass: its ``B`` takes
+        no time.
+        """
         begins: dict[Cell, Fraction] = {}
-        for stage, of in enumerate(self.members):
-            for i in range(microbatches):
-                begins |= self._of(stage, of, i)
+        for i in range(microbatches):
+            there = Fraction(0)
+            for stage in reversed(range(len(self.members))):
+                found, there = self._of(stage, i, there)
+                begins |= found
         rows: list[list[Cell]] = [[] for _ in self.forward.blocks]
-        for cell in sorted(begins, key=lambda c: (begins[c], c.microbatch, "FBIW".index(c.kind), c.stage)):
+        for cell in sorted(begins, key=lambda c: (begins[c], c.microbatch, *_rank(c))):
             rows[self.forward.rank_of[cell.stage]].append(cell)
         return rows, begins
 
-    def _of(self, stage: int, of: dict[Half, list[int]], i: int) -> dict[Cell, Fraction]:
-        spans = {half: self._span(tasks, i) for half, tasks in of.items() if tasks}
+    def _of(self, stage: int, i: int, there: Fraction) -> tuple[dict[Cell, Fraction], Fraction]:
+        """The cells of a stage, and when it has made gradients; those of the stage behind it are ``there``."""
+        spans = {half: self._span(tasks, i) for half, tasks in self.members[stage].items() if tasks}
         found = {Cell(stage, "F", i): spans["F"][0]}
         if "I" in spans and "W" in spans and spans["W"][0] >= spans["I"][1]:
-            return found | {Cell(stage, half, i): spans[half][0] for half in ("I", "W")}
-        if back := [spans[half][0] for half in ("I", "W") if half in spans]:
-            found[Cell(stage, "B", i)] = min(back)
-        return found
+            return found | {Cell(stage, half, i): spans[half][0] for half in ("I", "W")}, spans["I"][1]
+        there = max(there, spans["F"][1])
+        back = [spans[half] for half in ("I", "W") if half in spans] or [(there, there)]
+        return found | {Cell(stage, "B", i): min(begin for begin, _ in back)}, max(end for _, end in back)
 
     def _span(self, tasks: list[int], i: int) -> tuple[Fraction, Fraction]:
         begun = [(self.view.begin(self.view.tasks[v], i), self.view.tasks[v].time) for v in tasks]
         return min(b for b, _ in begun), max(b + t for b, t in begun)
+
+
+def _rank(cell: Cell) -> tuple[int, int]:
+    """Of what one micro-batch begins at one moment, what comes first: forward, then backward through the stages."""
+    return "FBIW".index(cell.kind), cell.stage if cell.kind == "F" else -cell.stage
 
 
 def forward_of(module: ModuleOp) -> tuple[ScheduleView, tuple[OperatorOp, ...]]:

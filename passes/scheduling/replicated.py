@@ -294,8 +294,8 @@ def replicate_stages(
     budget = budget or Budget()
     if problem.together:
         v = problem.together[0][0]
-        message = f"'{problem.operations[v].name}' shares parameters with others: such operations are not replicated"
-        raise InvalidProblem([Violation("copies", message, problem.together[0])])
+        message = f"'{problem.operations[v].name}' is of a group with others: such operations are not replicated"
+        raise InvalidProblem([Violation("together", message, problem.together[0])])
     if copies is not None:
         problem = replace(problem, copies=copies)
     first = _least_stages(problem, reserve, tolerance, budget)

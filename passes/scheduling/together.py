@@ -112,7 +112,7 @@ def apart(operations: Sequence[Operation], items: Items, s: Solution) -> Iterato
             if list(map(set, s.copies(v))) != list(map(set, s.copies(first))):
                 yield Violation(
                     "together",
-                    f"'{operations[first].name}' and '{operations[v].name}' share parameters, but run on"
+                    f"'{operations[first].name}' and '{operations[v].name}' are of one group, but run on"
                     f" {list(s.sets[first])} and {list(s.sets[v])}",
                     (first, v),
                 )

@@ -9,7 +9,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from suites import megatron, memory, zero_bubble
+from suites import megatron, memory, models, periods, zero_bubble
+from suites.idle import busiest, split
 from suites.instances import ROOT
 from suites.table import Options
 
@@ -38,7 +39,10 @@ ROW = {
 
 def test_closed_forms_are_met() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--quick", "--only", "closed_forms", "--json"]
-    ((table,),) = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout).values()
+    ((table, compiled),) = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    ).values()
+    assert compiled["notes"] == ["0 of 10 rows differ from their formulas, or from step to step."]
     assert table["notes"] == [f"0 of {len(table['rows'])} rows differ from their formulas on any rank."]
     assert {row["schedule"] for row in table["rows"]} == set(KNOWN)
     for row in table["rows"]:
@@ -116,3 +120,21 @@ def test_measured_steps_and_bytes_of_megatron() -> None:
     (row,) = memory.rows
     assert row == ("22B", 45.6, 45.56, 57.75, 59.25, 10.12, 9.56, 7.79, 7.64)
     assert memory.notes[0].startswith("greatest error 5.9 %")
+
+
+def test_periods_of_equal_stages() -> None:
+    (table,) = periods.run(QUICK)
+    for row in table.as_data()["rows"]:
+        assert {row[name] for name in (*KNOWN, "ours", "bound")} == {30.0}
+        assert row["ours, bytes"] <= row["bytes of 1F1B"]
+
+
+def test_a_step_of_a_model_is_split_into_its_parts() -> None:
+    made, refused = models.measure(models.Case("mixtral_8x7b", "dgx_a100_16", 2, layers=2), 0.01)
+    assert {one.name for one in made} | set(refused) > set(KNOWN)
+    for one in made:
+        p = busiest(one.view)
+        parts = split(one.view, p)
+        assert min(vars(parts).values()) >= 0
+        assert sum(vars(parts).values()) == one.view.pattern
+        assert parts.work + parts.optimizer == one.view.load[p] * one.view.microbatches

@@ -370,6 +370,15 @@ def test_hints_name_a_plan_that_takes_the_option(taktc: Tool) -> None:
     assert hint == "--plan stages --granularity block keeps every call of a block in one stage"
 
 
+def test_hints_for_a_step_are_options_of_steps(taktc: Tool) -> None:
+    step = ("--microbatches", "2", "--order")
+    found = refused(taktc, ROW, "megatron-layout", *step, "zb-v")
+    cut, order = "--cut equal cuts a step between layers", "--order 1f1b gives every rank of a step one stage"
+    assert [hint for _, _, hint in found] == [cut, order]
+    found = refused(taktc, ROW, "megatron-layout", *step, "1f1b", "--cut", "equal", "--stages", "2")
+    assert [hint for _, _, hint in found] == ["--stages 4 has stages of 2"]
+
+
 @pytest.mark.parametrize("plan", ["list", "laminar"])
 def test_plans_of_other_structure_are_refused(taktc: Tool, plan: str) -> None:
     ((_, message, hint),) = refused(taktc, ROW, "megatron-layout", "--plan", plan)

@@ -721,3 +721,30 @@ def test_backward_fragments_are_transposed_once():
     assert {"F", "B"} <= halves
     assert "@takt.weight_gradient" in text
     assert 'backend_config = {of = "linear", features = 16 : i64' in text
+
+
+def step_of(order: str) -> ModuleOp:
+    options = {"training": "adam", "microbatches": 3, "stages": 4, "order": order}
+    return of_text(four(TRAINED), **options)
+
+
+@pytest.mark.mlir
+@pytest.mark.parametrize("form", ["fragments", "calls"])
+@pytest.mark.parametrize("order", ["1f1b", "zb-h1"])
+def test_a_step_is_read_by_jaxlib(context: Any, order: str, form: Any) -> None:
+    """All micro-batches of the step, then what the optimizer does; fragments of a mesh begin as scheduled, in order."""
+    module = step_of(order)
+    view, text = view_of(module), emit(module, form=form)
+    read = parsed(context, text)
+    steps = [op for op in read.body.operations[0].regions[0].blocks[0] if "mpmd.fragment" in op.operation.name]
+    assert len([op for op in steps if "call_counter" not in op.attributes]) == len(view.updates) == 3
+    begins: dict[str, list[int]] = {}
+    for op in steps:
+        begins.setdefault(text_of(op.attributes["mesh_name"]), []).append(
+            int(str(op.attributes["takt.start"]).split()[0])
+        )
+    assert all(starts == sorted(starts) for starts in begins.values())
+    counters = [int(str(op.attributes["call_counter"]).split()[0]) for op in steps if "call_counter" in op.attributes]
+    assert set(counters) == {0, 1, 2}
+    first = {t.name: [int(view.begin(t, i)) for i in range(3)] for t in view.tasks}
+    assert all(any(start in of for of in first.values()) for starts in begins.values() for start in starts[:-3])

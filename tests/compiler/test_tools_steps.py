@@ -92,6 +92,57 @@ def test_refusals_have_places_and_hints(taktc: Tool, mlp: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        (("--order", "zb-v", "--chunks", "1"), "ZB-V has 2 chunks on a rank, not 1", "leave out the number of chunks"),
+        (("--order", "zb-v", "--stages", "1"), "several chunks on a rank take two ranks or more", "two stages or more"),
+        (("--order", "interleaved", "--stages", "2", "--chunks", "3", "--cut", "equal"), "4 layers", "--cut balanced"),
+        (("--order", "1f1b", "--stages", "2", "--chunks", "9"), "1F1B has 1 chunk on a rank, not 9", "another order"),
+        (("--compare", "--stages", "9"), "9 stages need as many accelerators", "another number of stages"),
+        (("--stages", "4", "--chunks", "9"), "fewer than 36 chunks", "choose fewer stages or chunks"),
+    ],
+)
+def test_orders_that_do_not_suit(taktc: Tool, mlp: str, options: tuple[str, ...], message: str, hint: str) -> None:
+    found = taktc(mlp, *STEP, *options)
+    assert found.code == 1
+    assert "mlp.takt:1:7: error: " in found.err
+    assert message in found.err
+    assert hint in found.err.split("hint: ")[1]
+
+
+def test_a_schedule_is_not_taken_for_another(taktc: Tool, mlp: str, tmp_path: Path) -> None:
+    step, period, other = (str(tmp_path / f"{name}.mlir") for name in ("step", "period", "other"))
+    assert taktc(mlp, *STEP, "--order", "1f1b", "--quiet", "-o", step).code == 0
+    assert taktc(mlp, "--training", "adam", "--effort", "0.05", "--quiet", "-o", period).code == 0
+    assert taktc(step, *STEP, "--order", "1f1b", "--quiet").code == 0
+    for file, options, message in (
+        (step, ("--training", "adam", "--microbatches", "7"), "is a step of 6 micro-batches already, not of 7"),
+        (step, ("--order", "gpipe", "--microbatches", "6"), "in the order '1F1B' already, not in 'gpipe'"),
+        (period, STEP, "has a schedule with a period already, and a step is asked for"),
+    ):
+        found = taktc(file, *options, "-o", other)
+        assert (found.code, Path(other).exists()) == (1, False)
+        assert message in found.err
+        assert "hint: compile from the model" in found.err
+
+
+@pytest.mark.parametrize(
+    ("passes", "code", "message"),
+    [
+        ("schedule-step", 1, "takes a graph at level 'moldable'"),
+        ("annotate-costs,schedule-step{max-memory=0}", 1, "max-memory must be at least 1, got 0"),
+        ("annotate-costs,schedule-step{order=zbh1}", 2, "order' of pass 'schedule-step' takes one of own, gpipe"),
+        ("expand-training,recompute-activations{policy=solver save=-1}", 1, "save must be 0 or more bytes, got -1"),
+        ("expand-training,recompute-activations{policy=full save=1}", 1, "and the policy is 'full'"),
+    ],
+)
+def test_pass_options(taktc: Tool, mlp: str, passes: str, code: int, message: str) -> None:
+    found = taktc(mlp, "-p", passes)
+    assert (found.code, found.out) == (code, "")
+    assert message in found.err
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--order", "1f1b"), "--order needs --microbatches M"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ accelerator a {
 }
 platform four { accelerators = 4 of a }
 """
+CHIPS = MODEL[MODEL.index("\naccelerator") :]
 EFFORT = ("--effort", "0.1")
 
 
@@ -45,7 +47,9 @@ def test_summary_and_simulation(taktc: Tool, mlp: str) -> None:
     summary = taktc(mlp, "--training", "momentum", "--emit", "summary", *EFFORT).out
     words = " ".join(summary.split())
     assert "training forward and backward, momentum in mixed precision; its step, once a batch, is not in" in words
-    assert "without an optimizer" in taktc(mlp, "--training", "none", "--emit", "summary", *EFFORT).out
+    without = taktc(mlp, "--training", "none", "--emit", "summary", *EFFORT).out
+    assert " of parameters and gradients as placed" in without
+    assert "without an optimizer\n" in without
     assert "training" not in taktc(mlp, "--emit", "summary", *EFFORT).out
 
 
@@ -138,6 +142,17 @@ def test_recomputation(taktc: Tool, blocks: str, tmp_path: Path) -> None:
     assert "recomputed 4 operators of the forward pass, " in summary
     by_passes = taktc(blocks, "--quiet", "-p", "expand-training,recompute-activations{policy=full},annotate-costs").out
     assert by_passes == taktc(blocks, *options, "--recompute", "full", "--compile-to", "moldable").out
+
+
+def test_dumps_go_on_where_nothing_is_worth_computing_again(taktc: Tool, tmp_path: Path) -> None:
+    path, dumps = tmp_path / "m.takt", tmp_path / "ir"
+    path.write_text(f"model m {{ input x: tensor<8 x 8, bf16> y = linear(x, features = 8) output y }}{CHIPS}")
+    options = ("--training", "none", "--recompute", "selective", "--microbatches", "2", "--quiet", *EFFORT)
+    whole = taktc(str(path), *options, "--dump-phases-to", str(dumps)).out
+    for dump in sorted(dumps.glob("*.mlir"))[:2]:
+        _, *command = shlex.split(dump.read_text().partition("\n")[0].removeprefix("// "))
+        assert ("--recompute" in command) == (".model." in dump.name)
+        assert taktc(*command, "--quiet").out == whole
 
 
 def test_recomputation_that_makes_a_schedule_fit(taktc: Tool, tmp_path: Path) -> None:

@@ -235,6 +235,26 @@ def test_staggered_steps_follow_each_other_sooner() -> None:
     assert step_time(module, 6, stages=4, staggered=True) < joined
 
 
+WAITING = """model m {
+  input x: tensor<8 x 8, i8>
+  a = op(x) time [10us] params 1 KiB output 8 B
+  b = op(a) time [20us] params 1 KiB output 8 B
+  z = op(a) time [0us] params 1 KiB output 8 B
+  y = op(b, z) time [30us] params 1 KiB output 8 B backward [230us] weights [200us]
+  output y
+}
+"""
+"""On two ranks ``z`` starts on the second before that has anything to do that takes time."""
+
+
+@pytest.mark.parametrize("order", ["zb-h1", "own"])
+def test_operators_without_time_find_new_parameters_too(order: Order) -> None:
+    module = moldable(WAITING + FREE.format(count=2), "adam")
+    assert step_time(module, 1, order, stages=2, staggered=True) >= 280_000
+    nothing = "model m { input x: tensor<8, i8> a = op(x) time [0us] output 8 B output a }\n" + FREE.format(count=1)
+    assert step_time(moldable(nothing, "forward"), 2, order, staggered=True) == 1
+
+
 def test_all_of_a_rank_and_equal_layers() -> None:
     module = moldable(LAYERS + LINKED.format(count=8, mode="overlapped"), "adam")
     made = scheduled(module, 4, "1f1b", cut="equal", stages=2)
@@ -341,6 +361,28 @@ def test_baselines_beside_our_own() -> None:
     assert isinstance(few["ZB-V"], TaktError)
 
 
+@pytest.mark.parametrize(
+    ("mode", "optimizer", "options"),
+    [
+        ("overlapped", "forward", {}),
+        ("blocking", "adam", {"staggered": True}),
+    ],
+)
+def test_no_known_order_is_ahead_of_our_own(mode: str, optimizer: str, options: dict[str, Any]) -> None:
+    """Where links are busy, and what a line says of an order is not what it takes."""
+    text = LAYERS.replace("repeat 4", "repeat 3")
+    module = moldable(text + LINKED.format(count=8, mode=mode), optimizer)
+    found: dict[str, int] = {}
+    for name, order in KNOWN_ORDERS.items():
+        if KNOWN[order].staggered <= options.get("staggered", False) and KNOWN[order].chunks in (
+            None,
+            options.get("chunks", KNOWN[order].chunks),
+        ):
+            found[name] = step_time(module, 4, name, **options)
+    assert len(found) >= 2
+    assert step_time(module, 4, **options) <= min(found.values())
+
+
 def test_the_same_arguments_give_the_same_step() -> None:
     module = moldable(LAYERS + LINKED.format(count=4, mode="overlapped"), "adam")
     assert print_ir(scheduled(module, 6)) == print_ir(scheduled(module, 6))
@@ -362,10 +404,11 @@ TIED = """model tied {
         (LAYERS, "1f1b", {"stages": 3, "cut": "equal"}, "4 layers cannot be cut into 3 chunks of equally many", "cut"),
         (LAYERS, "1f1b", {"stages": 5}, "5 stages need as many accelerators, and there are 4", "number of stages"),
         (LAYERS, "own", {"stages": 0}, "stages must be at least 1, got 0", None),
-        (LAYERS, "1f1b", {"chunks": 2}, "1F1B has 1 chunk on a rank, not 2", "fewer stages or chunks"),
+        (LAYERS, "1f1b", {"chunks": 2}, "1F1B has 1 chunk on a rank, not 2", "leave out the number"),
         (LAYERS, "1f1b", {"microbatches": 0}, "a step of 0 micro-batches", None),
         (LAYERS, "1f1b", {"microbatches": 1 << 20}, "lists too many starts", "schedule the period"),
         (chain([9 * 10**15 // 2]), "gpipe", {}, "the step takes 2^63 ns or more", "shorter times"),
+        (LAYERS, "zb-v", {"stages": 1}, "several chunks on a rank take two ranks", "two stages or more"),
         (chain([1, 1]), "zb-v", {"stages": 4}, "fewer than 8 chunks", "fewer stages or chunks"),
     ],
 )

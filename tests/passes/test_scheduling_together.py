@@ -113,7 +113,7 @@ def test_a_group_on_two_sets_is_refused() -> None:
     found.verify(Solution(6, (1, 1, 1), ((0,), (1,), (0,)), (0, 3, 9)))
     [broken] = found.violations(Solution(6, (1, 1, 1), ((0,), (1,), (1,)), (0, 3, 6)))
     assert (broken.rule, broken.operations) == ("together", (0, 2))
-    assert broken.message == "'a' and 'c' share parameters, but run on [0] and [1]"
+    assert broken.message == "'a' and 'c' are of one group, but run on [0] and [1]"
     assert "together" in {v.rule for v in found.violations(Solution(9, (1, 2, 2), ((0,), (0, 1), (0, 1)), (0, 3, 5)))}
 
 

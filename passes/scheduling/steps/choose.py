@@ -38,7 +38,7 @@ def known_step(batch: Batch, name: str, wish: Wish, listen: Listener = silent) -
     schedule = KNOWN[name]
     if wish.chunks is not None and schedule.chunks not in (None, wish.chunks):
         message = f"{name} has {schedule.chunks} chunk{'s' * (schedule.chunks != 1)} on a rank, not {wish.chunks}"
-        raise InvalidProblem([Violation("chunks", message)])
+        raise InvalidProblem([Violation("fixed", message)])
     way = "back" if schedule.placement is there_and_back else "turn"
     kinds = [(schedule.chunks or wish.chunks or 2, way)]
     staggered = schedule.staggered or wish.staggered

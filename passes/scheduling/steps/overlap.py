@@ -11,21 +11,33 @@ ROUNDS = 1000
 
 def span(step: Step) -> int:
     """The longest time from the first start to the last end on an accelerator."""
-    return max(_span(intervals) for resource, intervals in step.busy.items() if resource[0] == COMPUTE)
+    spans = (_span(intervals) for resource, intervals in step.busy.items() if resource[0] == COMPUTE)
+    return max(spans, default=0)
 
 
 def _span(intervals: list[tuple[int, int]]) -> int:
     return max(start + time for start, time in intervals) - min(start for start, _ in intervals)
 
 
+def _renewal(step: Step) -> int:
+    """The longest time from the first start of an operation to the end of the step of its optimizer.
+
+    It may be longer than the span: an operation without time keeps no accelerator.
+    """
+    batch, found = step.layout.batch, 0
+    for update, start in step.updates:
+        first = min(min(step.starts[v]) for v in batch.problem.items[batch.item_of[update.member]])
+        found = max(found, start + step.layout.update_time(update) - first)
+    return found
+
+
 def least_pattern(step: Step) -> int:
     """The least distance, at least the :func:`span`, at which steps may follow each other.
 
-    No accelerator, port or wire is then occupied twice at a time. The optimizer's steps are the last that their
-    accelerators do, so that the next step finds new parameters.
+    No accelerator, port or wire is then occupied twice at a time, and the next step finds new parameters.
     """
     network = step.layout.batch.problem.network
-    pattern = span(step)
+    pattern = max(span(step), _renewal(step))
     single: list[list[tuple[int, int]]] = []
     for resource, intervals in step.busy.items():
         if network is None or network.capacity(resource) == 1:

@@ -6,14 +6,16 @@ are laid out in time. Known schedules of the same shape that are shorter stand i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from passes.scheduling.data import InvalidProblem, Violation
 from passes.scheduling.steps.batch import Batch
 from passes.scheduling.steps.cells import Cell, Line, Orders
+from passes.scheduling.steps.choose import LAID_OUT as OF_EACH
 from passes.scheduling.steps.choose import Listener, silent
-from passes.scheduling.steps.fitting import Found, Weighed, in_time, shortage, timed, weigh
+from passes.scheduling.steps.fitting import Found, Weighed, forward, in_time, shortage, timed, weigh
 from passes.scheduling.steps.known import KNOWN
 from passes.scheduling.steps.layout import Layout
 from passes.scheduling.steps.memory import peaks
@@ -51,9 +53,8 @@ def own_step(batch: Batch, wish: Wish, listen: Listener = silent) -> Found:
         if best.found is not None and number >= LAID_OUT:
             break
         best.take(_fitting(layout, wish, round(wish.effort * CELLS * (1 - SCREENED)) // LAID_OUT))
-    for one in looked[:MORE]:
-        if best.found is None or one.time < best.found.pattern:
-            best.take(in_time(one, wish.staggered))
+    for one in _promising(looked):
+        best.take(in_time(one, wish.staggered))
     if best.found is None:
         raise InvalidProblem([min(best.refused, key=lambda violation: violation.missing)])
     return best.found
@@ -79,7 +80,7 @@ class _Best:
 def _looked(batch: Batch, wish: Wish, best: _Best) -> Iterator[Weighed]:
     """Our own orders, found with little effort, and the known ones that fit, of every shape."""
     if wish.chunks is None:
-        kinds = KINDS if batch.trains else [(1, "turn")]
+        kinds = KINDS
     else:
         kinds = [(wish.chunks, "turn"), *([(wish.chunks, "back")] if wish.chunks > 1 else [])]
     layouts = lay_out(batch, shapes(batch, wish, kinds))
@@ -92,6 +93,15 @@ def _looked(batch: Batch, wish: Wish, best: _Best) -> Iterator[Weighed]:
             continue
         yield weigh(layout, orders, wish.staggered, "own", "orders")
         yield from _rivals(layout, wish.staggered)
+
+
+def _promising(looked: Sequence[Weighed]) -> Iterator[Weighed]:
+    """The shortest by their lines, and of each known schedule as many as are laid out where it is asked for."""
+    seen: Counter[str] = Counter()
+    for number, one in enumerate(looked):
+        seen[one.engine] += 1
+        if number < MORE or seen[one.engine] <= OF_EACH:
+            yield one
 
 
 def _varied(looked: Sequence[Weighed]) -> list[Layout]:
@@ -107,9 +117,9 @@ def _varied(looked: Sequence[Weighed]) -> list[Layout]:
 def _rivals(layout: Layout, staggered: bool) -> Iterator[Weighed]:
     """The known schedules for the placement of a layout that fit by its line."""
     ranks, chunks = len(layout.blocks), layout.shape.chunks
-    for name, schedule in KNOWN.items() if layout.batch.trains else ():
+    for name, schedule in KNOWN.items():
         if schedule.chunks in (None, chunks) and schedule.placement(ranks, chunks) == layout.ranks:
-            orders = schedule.generate(layout.line, layout.batch.microbatches)
+            orders = forward(layout.batch, schedule.generate(layout.line, layout.batch.microbatches))
             weighed = weigh(layout, orders, staggered, "own", name)
             if not weighed.missing:
                 yield weighed

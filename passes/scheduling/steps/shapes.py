@@ -65,5 +65,5 @@ def lay_out(batch: Batch, found: Iterable[Shape]) -> list[Layout]:
         if all(layout.sets != other.sets or layout.chunks != other.chunks for other in layouts):
             layouts.append(layout)
     if not layouts:
-        raise reason or InvalidProblem([Violation("stages", "there is no such number of stages")])
+        raise reason or InvalidProblem([Violation("one", "several chunks on a rank take two ranks or more")])
     return layouts
