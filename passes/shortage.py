@@ -27,6 +27,8 @@ def shortage(instance: Instance, request: Request, failure: InvalidProblem) -> T
         return instance.error(failure)
     problem, budget = request.limits.bounded(instance.problem), Budget(work=WORK)
     enough = smallest_memory(problem, stages_engine(request, budget), budget, blocks_asked(problem, request))
+    if enough is not None and request.stages not in (None, len(enough[1][0].blocks)):
+        enough = None  # with as many blocks, but another number of stages
     nearest = failure.nearest if isinstance(failure, Misfit) else None
     if nearest is None and enough is not None:
         nearest = (replace(enough[1][0], memory=problem.memory), enough[1][1])

@@ -98,3 +98,52 @@ def test_a_dump_of_stages_goes_on(taktc: Tool, mlp: Callable[[str], str], tmp_pa
     by_passes = "partition-stages{fit=true},schedule-periodic{fit=true},verify-schedule"
     moldable = next((tmp_path / "ir").glob("*moldable*.mlir"))
     assert taktc(str(moldable), "--quiet", "-p", by_passes).code == 0
+
+
+TIED = """model tied {
+  input ids: tensor<1 x ROWS, i32>
+  input labels: tensor<1 x ROWS, i32>
+  x = embedding(ids, vocab = 96, dim = 64) group "table"
+  repeat LAYERS carry x { h = linear(x, features = 128)  g = gelu(h)  y = linear(g, features = 64)  x = add(x, y) }
+  logits = linear(x, features = 96) group "table"
+  loss = cross_entropy(logits, labels)
+  output loss
+}
+accelerator a { memory = MEMORY  bandwidth = 10 GB/s  launch = 1 us  peak bf16 = 1 TFLOP/s  peak f32 = 1 TFLOP/s }
+platform four {
+  accelerators = 4 of a
+  transfers = blocking
+  link bus { latency = 0 ns  bandwidth = GBS GB/s }
+}
+"""
+
+
+@pytest.fixture
+def tied(tmp_path: Path) -> Callable[[int, int, int, int], str]:
+    """The path of a model with so many layers on accelerators of that many bytes, and links of so many GB/s."""
+
+    def write(layers: int, memory: int, rows: int, link: int) -> str:
+        path = tmp_path / "tied.takt"
+        text = TIED.replace("LAYERS", str(layers)).replace("MEMORY", f"{memory} B")
+        path.write_text(text.replace("ROWS", str(rows)).replace("GBS", str(link)))
+        return str(path)
+
+    return write
+
+
+def test_what_a_schedule_holds_is_enough_for_it(taktc: Tool, tied: Callable[[int, int, int, int], str]) -> None:
+    """Its operators run on more accelerators than the fastest ones do, so that less is sent, and less lies on each."""
+    options = (*ARGUMENTS, "--stages", "1")
+    first = json.loads(taktc(tied(1, 2**30, 4, 1), *options, "--emit", "json").out)
+    holds = max(each["peak_memory"] for each in first["accelerators"])
+    second = taktc(tied(1, holds, 4, 1), *options, "--emit", "json")
+    assert second.code == 0, second.err
+    assert json.loads(second.out)["schedule"]["period"] == first["schedule"]["period"]
+
+
+def test_what_would_do_has_the_stages_asked_for(taktc: Tool, tied: Callable[[int, int, int, int], str]) -> None:
+    options = (*ARGUMENTS, "--stages", "4", "--recompute", "selective")
+    refused = taktc(tied(3, 100_000, 8, 100), *options).err
+    assert "are missing" in refused
+    found = re.search(r"\((\d+) bytes\) on each accelerator would do", refused)
+    assert found is None or taktc(tied(3, int(found[1]), 8, 100), *options).code == 0
