@@ -63,12 +63,13 @@ class Line:
 
 @dataclass
 class Fitting:
-    """The search for one problem. ``blocks`` fixes their number."""
+    """The search for one problem. ``blocks`` fixes their number, ``stages`` that of the stages on them."""
 
     problem: MemoryProblem
     schedule: Schedule
     budget: Budget
     blocks: int | None = None
+    stages: int | None = None
     profiles: Sequence[HeldProfile] = ()
     lean: dict[int, Fit | None] = field(default_factory=dict[int, "Fit | None"])
     """Number of a profile → its leanest stages, where they were looked for."""
@@ -87,7 +88,7 @@ class Fitting:
         lines = list(self.lines)
         for _ in range(ROUNDS):
             for line in list(lines):
-                fit = proposed(line.profile, line.room, self.low, self.blocks, self.budget)
+                fit = self.suited(proposed(line.profile, line.room, self.low, self.blocks, self.budget))
                 if fit is None and best is None and not line.excess and not self.budget.spent():
                     fit = self.leanest(line.profile)
                 if fit is None or (best is not None and fit.period >= best * (1 - GAIN)):
@@ -124,7 +125,11 @@ class Fitting:
         number = next(i for i, known in enumerate(self.profiles) if known is profile)
         if number not in self.lean:
             self.lean[number] = leanest(profile, self.blocks, self.budget)
-        return self.lean[number]
+        return self.suited(self.lean[number])
+
+    def suited(self, fit: Fit | None) -> Fit | None:
+        """``fit`` if it has the stages asked for: a micro-batch may come to a block more than twice."""
+        return fit if fit is None or self.stages in (None, len(fit.plan.stages)) else None
 
     def _missed(self, missing: int, solution: Solution, staged: StagedProblem) -> None:
         if self.nearest is None or missing < self.nearest[0]:
@@ -135,7 +140,7 @@ class Fitting:
         for profile in self.profiles:
             line = Line(profile, self.problem.memory)
             for _ in range(ROUNDS):
-                fit = one_at_a_time(profile, line.room, self.blocks, self.budget)
+                fit = self.suited(one_at_a_time(profile, line.room, self.blocks, self.budget))
                 if fit is None and not line.excess:
                     fit = self.leanest(profile)
                 if fit is None:
@@ -178,7 +183,7 @@ MORE = 1.004
 
 
 def smallest_memory(
-    problem: MemoryProblem, schedule: Schedule, budget: Budget, blocks: int | None = None
+    problem: MemoryProblem, schedule: Schedule, budget: Budget, blocks: int | None = None, stages: int | None = None
 ) -> tuple[int, Found] | None:
     """About the least bytes of memory with which stages have a schedule, and that; None when none was found."""
     profiles = profiles_of(replace(problem, memory=0))
@@ -187,7 +192,7 @@ def smallest_memory(
         return None
 
     def search(memory: int) -> Fitting:
-        return Fitting(replace(problem, memory=memory), schedule, budget, blocks, profiles, lean)
+        return Fitting(replace(problem, memory=memory), schedule, budget, blocks, stages, profiles, lean)
 
     memory = min(max(fit.needs) for fit in lean.values() if fit is not None)
     for _ in range(ROUNDS):

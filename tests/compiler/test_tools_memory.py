@@ -147,3 +147,35 @@ def test_what_would_do_has_the_stages_asked_for(taktc: Tool, tied: Callable[[int
     assert "are missing" in refused
     found = re.search(r"\((\d+) bytes\) on each accelerator would do", refused)
     assert found is None or taktc(tied(3, int(found[1]), 8, 100), *options).code == 0
+
+
+LOSSES = """model losses {
+  input x: tensor<4 x 16, bf16>
+  input y: tensor<4 x 16, bf16>
+  repeat 3 carry x { x = layer(x) }
+  one = mse_loss(x, y)
+  z = linear(x, features = 16)
+  k = tanh(z)
+  two = mse_loss(k, y)
+  output one, two
+}
+block layer(x: tensor<s x d, t>) -> y {
+  h = linear(x, features = 2 * d)
+  g = gelu(h)
+  y = linear(g, features = d)
+}
+accelerator a { memory = 34559 B  bandwidth = 10 GB/s  launch = 1 us  peak bf16 = 1 TFLOP/s }
+platform three {
+  accelerators = 3 of a
+  transfers = blocking
+  link bus { latency = 0 ns  bandwidth = 10 GB/s  duplex = half }
+}
+"""
+
+
+def test_stages_are_as_many_as_asked_for_where_a_micro_batch_turns_twice(taktc: Tool, tmp_path: Path) -> None:
+    path = tmp_path / "losses.takt"
+    path.write_text(LOSSES)
+    done = taktc(str(path), *ARGUMENTS, "--recompute", "full", "--stages", "5", "--emit", "json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["stages"]) == 5
