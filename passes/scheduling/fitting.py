@@ -153,7 +153,8 @@ class Fitting:
     def misfit(self) -> Misfit:
         """What to say when nothing fits."""
         if self.nearest is None:
-            message = "no stages were found whose parameters and values fit in memory"
+            stages = "stages" if self.stages is None else f"{self.stages} stages"
+            message = f"no {stages} were found whose parameters and values fit in memory"
             return Misfit([Violation("memory", message, (), 1)])
         _, staged, solution = self.nearest
         return Misfit(list(staged.verify_memory(solution)), (staged, solution))
