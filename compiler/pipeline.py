@@ -369,6 +369,8 @@ def partition_and_schedule(context: Context, module: ModuleOp, options: Options,
         try:
             keep = {"memory_reserve": reserve} if reserve else {}
             run_pass(context, attempt, make_pass("partition-stages", options.of("partition-stages") | keep), observer)
+            if options.whole and options.plan in (None, "stages"):
+                return schedule_granted(context, attempt, options, observer)
             run_pass(context, attempt, make_pass("schedule-periodic", options.of("schedule-periodic")), observer)
             return attempt
         except DoesNotFit as error:

@@ -179,3 +179,25 @@ def test_stages_are_as_many_as_asked_for_where_a_micro_batch_turns_twice(taktc: 
     done = taktc(str(path), *ARGUMENTS, "--recompute", "full", "--stages", "5", "--emit", "json")
     assert done.code == 0, done.err
     assert len(json.loads(done.out)["stages"]) == 5
+
+
+def test_a_limit_is_kept_as_memory_of_the_platform_is(taktc: Tool, tmp_path: Path) -> None:
+    """Stages are chosen, and their starts moved, to keep --memory; as early as they can be, they hold more."""
+    rows = "".join(f"  a{n} = op(a{n - 1}) time [10us] params 4 KiB output 64 KiB\n" for n in range(1, 6))
+    model, machine = tmp_path / "m.takt", tmp_path / "p.takt"
+    model.write_text(
+        "model m {\n  input x: tensor<8 x 64, bf16>\n  a0 = op(x) time [0us] params 8 B output 8 B\n"
+        f"{rows}  output a5\n}}\n"
+    )
+    machine.write_text(
+        "accelerator chip { memory = 1 GiB bandwidth = 10 GB/s launch = 1 us peak bf16 = 1 TFLOP/s }\n"
+        "platform five { accelerators = 5 of chip }\n"
+    )
+    arguments = (str(model), "--platform", str(machine), "--training", "none", "--plan", "stages", "--quiet")
+    plain = taktc(*arguments, "--emit", "summary")
+    kept = taktc(*arguments, "--emit", "summary", "--memory", "400KiB")
+    assert plain.code == kept.code == 0, kept.err
+    assert "at most 584.00 KiB" in plain.out
+    assert "at most 392.00 KiB" in kept.out
+    assert "period       30 us" in plain.out
+    assert "period       30 us" in kept.out
