@@ -85,12 +85,10 @@ class Fitting:
     def found(self) -> Iterator[Found]:
         """Schedules that fit, ever better ones; raises :class:`Misfit` when there are none."""
         best: int | None = None
-        lines = list(self.lines)
+        lines, lean = list(self.lines), False
         for _ in range(ROUNDS):
             for line in list(lines):
-                fit = self.suited(proposed(line.profile, line.room, self.low, self.blocks, self.budget))
-                if fit is None and best is None and not line.excess and not self.budget.spent():
-                    fit = self.leanest(line.profile)
+                fit = self.leanest(line.profile) if lean else self.suited(self._proposed(line))
                 if fit is None or (best is not None and fit.period >= best * (1 - GAIN)):
                     lines.remove(line)
                     continue
@@ -100,6 +98,9 @@ class Fitting:
                     yield result
                 if best is not None and self.budget.spent():
                     return
+            lean = not lines and not lean and best is None and self.nearest is None
+            if lean:
+                lines = list(self.lines)
         if best is None:
             last = self.last_resort()
             if last is None:
@@ -126,6 +127,9 @@ class Fitting:
         if number not in self.lean:
             self.lean[number] = leanest(profile, self.blocks, self.budget)
         return self.suited(self.lean[number])
+
+    def _proposed(self, line: Line) -> Fit | None:
+        return proposed(line.profile, line.room, self.low, self.blocks, self.budget)
 
     def suited(self, fit: Fit | None) -> Fit | None:
         """``fit`` if it has the stages asked for: a micro-batch may come to a block more than twice."""
