@@ -330,7 +330,9 @@ def least_recomputation(context: Context, module: ModuleOp, options: Options, ob
 
     best: tuple[int | Fraction, ModuleOp, Recorder] | None = None
     refusal: TaktError | None = None
-    for policy in RECOMPUTATIONS:
+    graph = find_graph(module)
+    blocks = graph is None or any(op.block is not None for op in graph.operators())
+    for policy in RECOMPUTATIONS if blocks else (p for p in RECOMPUTATIONS if p != "full"):
         recorder = Recorder()
         try:
             found = run_pipeline(context, module.clone(), options=replace(options, recompute=policy), observer=recorder)

@@ -19,6 +19,7 @@ from passes.scheduling.blocks import pack_blocks
 from passes.scheduling.chunked import Shape, chunk_stages
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.elementary import area_bound
+from passes.scheduling.fitting import Misfit
 from passes.scheduling.linked_stages import partition_linked
 from passes.scheduling.portfolio import OPERATOR_PLANS, Request, fittable, fitted, gathered, solve
 from passes.scheduling.replicated import replicate_stages
@@ -214,4 +215,5 @@ class PartitionStagesPass(SchedulerPass):
             else:
                 stages_on_blocks(instance, self)
         except InvalidProblem as failure:
-            raise (shortage(instance, request, failure) if fit else instance.error(failure)) from None
+            short = fit or isinstance(failure, Misfit)
+            raise (shortage(instance, request, failure) if short else instance.error(failure)) from None

@@ -14,6 +14,7 @@ from passes.scheduling.contents import Contents, fullest_contents
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.fitting import Misfit, smallest_memory
 from passes.scheduling.portfolio import Request, blocks_asked, stages_engine
+from passes.scheduling.repairs import fullest
 from passes.training.held import Held
 
 WORK = 10.0
@@ -26,9 +27,12 @@ def shortage(instance: Instance, request: Request, failure: InvalidProblem) -> T
     if not missing:
         return instance.error(failure)
     problem, budget = request.limits.bounded(instance.problem), Budget(work=WORK)
-    enough = smallest_memory(problem, stages_engine(request, budget), budget, blocks_asked(problem, request))
+    engine, blocks = stages_engine(request, budget), blocks_asked(problem, request)
+    enough = smallest_memory(problem, engine, budget, blocks, request.stages)
+    if enough is not None and enough[0] <= problem.memory:
+        enough = None  # which was not found with as much
     nearest = failure.nearest if isinstance(failure, Misfit) else None
-    if nearest is None and enough is not None:
+    if nearest is None and enough is not None and fullest(*enough[1][:2]) > problem.memory:
         nearest = (replace(enough[1][0], memory=problem.memory), enough[1][1])
     message = instance.error(failure).diagnostics[0].message
     notes: list[Diagnostic] = []

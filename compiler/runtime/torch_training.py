@@ -190,11 +190,10 @@ class Trained:
 
         Plain tuples, from which :func:`piece_of` makes a :class:`Piece`.
         """
-        gradients = [
-            (*key, part, self.accelerator, members, x.cpu()) for (key, part, members), x in self.gradients.items()
-        ]
+        here = self.accelerator
+        gradients = [(*key, part, here, members, x.cpu()) for (key, part, members), x in self.gradients.items()]
         parameters = [
-            (*key, part, self.accelerator, members, self.parameters.held[key, part].cpu())
+            (*key, part, here, members, self.parameters.held[key, part].cpu())
             for (key, part), members in self.updated.items()
         ]
         return {"gradients": gradients, "parameters": parameters}

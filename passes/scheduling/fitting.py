@@ -63,12 +63,13 @@ class Line:
 
 @dataclass
 class Fitting:
-    """The search for one problem. ``blocks`` fixes their number."""
+    """The search for one problem. ``blocks`` fixes their number, ``stages`` that of the stages on them."""
 
     problem: MemoryProblem
     schedule: Schedule
     budget: Budget
     blocks: int | None = None
+    stages: int | None = None
     profiles: Sequence[HeldProfile] = ()
     lean: dict[int, Fit | None] = field(default_factory=dict[int, "Fit | None"])
     """Number of a profile → its leanest stages, where they were looked for."""
@@ -84,12 +85,10 @@ class Fitting:
     def found(self) -> Iterator[Found]:
         """Schedules that fit, ever better ones; raises :class:`Misfit` when there are none."""
         best: int | None = None
-        lines = list(self.lines)
+        lines, lean = list(self.lines), False
         for _ in range(ROUNDS):
             for line in list(lines):
-                fit = proposed(line.profile, line.room, self.low, self.blocks, self.budget)
-                if fit is None and best is None and not line.excess:
-                    fit = self.leanest(line.profile)
+                fit = self.leanest(line.profile) if lean else self.suited(self._proposed(line))
                 if fit is None or (best is not None and fit.period >= best * (1 - GAIN)):
                     lines.remove(line)
                     continue
@@ -99,6 +98,9 @@ class Fitting:
                     yield result
                 if best is not None and self.budget.spent():
                     return
+            lean = not lines and not lean and best is None and self.nearest is None
+            if lean:
+                lines = list(self.lines)
         if best is None:
             last = self.last_resort()
             if last is None:
@@ -124,7 +126,14 @@ class Fitting:
         number = next(i for i, known in enumerate(self.profiles) if known is profile)
         if number not in self.lean:
             self.lean[number] = leanest(profile, self.blocks, self.budget)
-        return self.lean[number]
+        return self.suited(self.lean[number])
+
+    def _proposed(self, line: Line) -> Fit | None:
+        return proposed(line.profile, line.room, self.low, self.blocks, self.budget)
+
+    def suited(self, fit: Fit | None) -> Fit | None:
+        """``fit`` if it has the stages asked for: a micro-batch may come to a block more than twice."""
+        return fit if fit is None or self.stages in (None, len(fit.plan.stages)) else None
 
     def _missed(self, missing: int, solution: Solution, staged: StagedProblem) -> None:
         if self.nearest is None or missing < self.nearest[0]:
@@ -135,7 +144,7 @@ class Fitting:
         for profile in self.profiles:
             line = Line(profile, self.problem.memory)
             for _ in range(ROUNDS):
-                fit = one_at_a_time(profile, line.room, self.blocks, self.budget)
+                fit = self.suited(one_at_a_time(profile, line.room, self.blocks, self.budget))
                 if fit is None and not line.excess:
                     fit = self.leanest(profile)
                 if fit is None:
@@ -148,7 +157,8 @@ class Fitting:
     def misfit(self) -> Misfit:
         """What to say when nothing fits."""
         if self.nearest is None:
-            message = "no stages were found whose parameters and values fit in memory"
+            stages = "stages" if self.stages is None else f"{self.stages} stages"
+            message = f"no {stages} were found whose parameters and values fit in memory"
             return Misfit([Violation("memory", message, (), 1)])
         _, staged, solution = self.nearest
         return Misfit(list(staged.verify_memory(solution)), (staged, solution))
@@ -178,7 +188,7 @@ MORE = 1.004
 
 
 def smallest_memory(
-    problem: MemoryProblem, schedule: Schedule, budget: Budget, blocks: int | None = None
+    problem: MemoryProblem, schedule: Schedule, budget: Budget, blocks: int | None = None, stages: int | None = None
 ) -> tuple[int, Found] | None:
     """About the least bytes of memory with which stages have a schedule, and that; None when none was found."""
     profiles = profiles_of(replace(problem, memory=0))
@@ -186,15 +196,17 @@ def smallest_memory(
     if not any(lean.values()):
         return None
 
-    def tried(memory: int) -> Found | None:
-        return Fitting(replace(problem, memory=memory), schedule, budget, blocks, profiles, lean).last_resort()
+    def search(memory: int) -> Fitting:
+        return Fitting(replace(problem, memory=memory), schedule, budget, blocks, stages, profiles, lean)
 
     memory = min(max(fit.needs) for fit in lean.values() if fit is not None)
     for _ in range(ROUNDS):
-        found = tried(memory)
+        tried = search(memory)
+        found = tried.last_resort()
         if found is not None:
             less = fullest(found[0], found[1])
-            again = tried(less)
+            again = search(less).last_resort()
             return (memory, found) if again is None else (less, again)
-        memory = int(memory * MORE) + 1
+        missing = 0 if tried.nearest is None else tried.nearest[0]
+        memory = max(memory + missing, int(memory * MORE) + 1)
     return None

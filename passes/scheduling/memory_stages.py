@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -190,19 +189,17 @@ def one_at_a_time(profile: HeldProfile, room: Room, blocks: int | None, budget: 
     return Fit(profile, tuple(found), sum(_load(profile, p.begin, p.end, p.number) for p in found), 0.0)
 
 
-def _same(room: int, _: int) -> int:
-    """As much room wherever a block stands."""
-    return room
-
-
 def leanest(profile: HeldProfile, blocks: int | None, budget: Budget) -> Fit | None:
     """Stages that should hold about the least with one micro-batch at a time; None when there are none at all."""
     most = max(int(b.params[-1] + b.made[-1] + max(b.received)) + b.passing for b in profile.bytes)
-    low, high = 0, most
-    best = one_at_a_time(profile, lambda _: most, blocks, budget)
-    while best is not None and high - low > max(1, high >> PRECISE) and not budget.spent():
+
+    def within(memory: int) -> Fit | None:
+        return one_at_a_time(profile, lambda _: memory, blocks, budget)
+
+    low, high, best = 0, most, within(most)
+    while best is not None and high - low > max(1, high >> PRECISE):
         middle = (low + high) // 2
-        found = one_at_a_time(profile, partial(_same, middle), blocks, budget)
+        found = within(middle)
         if found is None:
             low = middle
         else:

@@ -183,14 +183,9 @@ def blocks_asked(problem: MemoryProblem, request: Request) -> int | None:
 
 def fitted(problem: MemoryProblem, request: Request, budget: Budget) -> Iterator[Candidate]:
     """Candidates of plan ``stages`` that fit in memory, ever shorter ones; :class:`Misfit` when none was found."""
-    search = Fitting(problem, stages_engine(request, budget), budget, blocks_asked(problem, request))
-    found = False
-    for staged, solution, by in search.found():
-        if request.stages is None or len(staged.blocks) == request.stages:
-            found = True
-            yield Candidate("stages", staged, solution, by, figures_of(problem, solution))
-    if not found:
-        raise search.misfit()
+    engine, blocks = stages_engine(request, budget), blocks_asked(problem, request)
+    for staged, solution, by in Fitting(problem, engine, budget, blocks, request.stages).found():
+        yield Candidate("stages", staged, solution, by, figures_of(problem, solution))
 
 
 def scheduled(plan: str, staged: StagedProblem, request: Request, budget: Budget) -> Iterator[tuple[Solution, str]]:

@@ -100,7 +100,9 @@ class Repair:
         alone = replace(self.problem, updated=())  # there may be fewer versions in another schedule
         if any(params > self.problem.memory for params, _ in alone.peak_memory(first).values()):
             self.tried.append((fullest(self.problem, first) - self.problem.memory, first))
-            return None
+            # An engine that knows links may take other allotments, on which parameters are smaller.
+            made = self._scheduled() if self.problem.network is not None and "soon" in self.manners else None
+            return made if made is not None and (most is None or made[0].period < most) else None
         linked = self.problem if self.problem.network is not None else replace(self.problem, network=Network(()))
         traffic = Traffic(linked, first)
         ways = [runs if m == "soon" else hurried(linked, runs) for runs in [traffic.runs()] for m in self.manners]

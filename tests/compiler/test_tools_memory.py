@@ -62,6 +62,18 @@ def test_what_is_short_and_how_much_would_do(taktc: Tool, mlp: Callable[[str], s
     assert f"({found[1]} bytes) on each accelerator would do" in least
 
 
+def test_a_limit_is_explained_like_memory(taktc: Tool, mlp: Callable[[str], str]) -> None:
+    refused = taktc(mlp("1 MiB"), *ARGUMENTS, "--memory", "262KiB")
+    assert refused.code == 1
+    assert refused.err == taktc(mlp("262 KiB"), *ARGUMENTS).err
+
+
+def test_the_solver_needs_no_blocks_to_say_what_is_short(taktc: Tool, mlp: Callable[[str], str]) -> None:
+    refused = taktc(mlp("262 KiB"), *ARGUMENTS, "--recompute", "solver").err
+    assert "1.00 KiB are missing" in refused
+    assert "calls no block" not in refused
+
+
 def test_what_has_no_state_holds_parameters_only(taktc: Tool, mlp: Callable[[str], str]) -> None:
     refused = taktc(mlp("31 KiB"), "--quiet", "--effort", "0.1").err
     assert re.search(r"note: it would hold \d+.\d\d KiB of parameters, \d", refused)
@@ -86,6 +98,87 @@ def test_a_dump_of_stages_goes_on(taktc: Tool, mlp: Callable[[str], str], tmp_pa
     by_passes = "partition-stages{fit=true},schedule-periodic{fit=true},verify-schedule"
     moldable = next((tmp_path / "ir").glob("*moldable*.mlir"))
     assert taktc(str(moldable), "--quiet", "-p", by_passes).code == 0
+
+
+TIED = """model tied {
+  input ids: tensor<1 x ROWS, i32>
+  input labels: tensor<1 x ROWS, i32>
+  x = embedding(ids, vocab = 96, dim = 64) group "table"
+  repeat LAYERS carry x { h = linear(x, features = 128)  g = gelu(h)  y = linear(g, features = 64)  x = add(x, y) }
+  logits = linear(x, features = 96) group "table"
+  loss = cross_entropy(logits, labels)
+  output loss
+}
+accelerator a { memory = MEMORY  bandwidth = 10 GB/s  launch = 1 us  peak bf16 = 1 TFLOP/s  peak f32 = 1 TFLOP/s }
+platform four {
+  accelerators = 4 of a
+  transfers = blocking
+  link bus { latency = 0 ns  bandwidth = GBS GB/s }
+}
+"""
+
+
+@pytest.fixture
+def tied(tmp_path: Path) -> Callable[[int, int, int, int], str]:
+    """The path of a model with so many layers on accelerators of that many bytes, and links of so many GB/s."""
+
+    def write(layers: int, memory: int, rows: int, link: int) -> str:
+        path = tmp_path / "tied.takt"
+        text = TIED.replace("LAYERS", str(layers)).replace("MEMORY", f"{memory} B")
+        path.write_text(text.replace("ROWS", str(rows)).replace("GBS", str(link)))
+        return str(path)
+
+    return write
+
+
+def test_what_a_schedule_holds_is_enough_for_it(taktc: Tool, tied: Callable[[int, int, int, int], str]) -> None:
+    """Its operators run on more accelerators than the fastest ones do, so that less is sent, and less lies on each."""
+    options = (*ARGUMENTS, "--stages", "1")
+    first = json.loads(taktc(tied(1, 2**30, 4, 1), *options, "--emit", "json").out)
+    holds = max(each["peak_memory"] for each in first["accelerators"])
+    second = taktc(tied(1, holds, 4, 1), *options, "--emit", "json")
+    assert second.code == 0, second.err
+    assert json.loads(second.out)["schedule"]["period"] == first["schedule"]["period"]
+
+
+def test_what_would_do_has_the_stages_asked_for(taktc: Tool, tied: Callable[[int, int, int, int], str]) -> None:
+    options = (*ARGUMENTS, "--stages", "4", "--recompute", "selective")
+    refused = taktc(tied(3, 100_000, 8, 100), *options).err
+    assert "are missing" in refused
+    found = re.search(r"\((\d+) bytes\) on each accelerator would do", refused)
+    assert found is None or taktc(tied(3, int(found[1]), 8, 100), *options).code == 0
+
+
+LOSSES = """model losses {
+  input x: tensor<4 x 16, bf16>
+  input y: tensor<4 x 16, bf16>
+  repeat 3 carry x { x = layer(x) }
+  one = mse_loss(x, y)
+  z = linear(x, features = 16)
+  k = tanh(z)
+  two = mse_loss(k, y)
+  output one, two
+}
+block layer(x: tensor<s x d, t>) -> y {
+  h = linear(x, features = 2 * d)
+  g = gelu(h)
+  y = linear(g, features = d)
+}
+accelerator a { memory = 34559 B  bandwidth = 10 GB/s  launch = 1 us  peak bf16 = 1 TFLOP/s }
+platform three {
+  accelerators = 3 of a
+  transfers = blocking
+  link bus { latency = 0 ns  bandwidth = 10 GB/s  duplex = half }
+}
+"""
+
+
+def test_stages_are_as_many_as_asked_for_where_a_micro_batch_turns_twice(taktc: Tool, tmp_path: Path) -> None:
+    path = tmp_path / "losses.takt"
+    path.write_text(LOSSES)
+    done = taktc(str(path), *ARGUMENTS, "--recompute", "full", "--stages", "5", "--emit", "json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["stages"]) == 5
 
 
 def test_a_limit_is_kept_as_memory_of_the_platform_is(taktc: Tool, tmp_path: Path) -> None:
