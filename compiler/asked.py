@@ -9,7 +9,7 @@ from xdsl.dialects.builtin import ModuleOp
 from dialects.diagnostics import TaktError, at
 from dialects.gradients import RecomputeOp
 from dialects.structure import find_graph
-from passes.schedule_step import KNOWN_ORDERS
+from passes.choices import KNOWN_ORDERS
 
 if TYPE_CHECKING:
     from compiler.pipeline import Options

@@ -18,8 +18,9 @@ from dialects.diagnostics import TaktError
 from dialects.schedule_rules import peak_memory
 from dialects.structure import find_graph, find_platform
 from passes.baselines import OWN, STAGGERED, UNIFORM, baselines
+from passes.choices import KNOWN_ORDERS
 from passes.progress import report
-from passes.schedule_step import KNOWN_ORDERS, ScheduleStepPass
+from passes.schedule_step import ScheduleStepPass
 
 NAMES = (OWN, STAGGERED, *KNOWN_ORDERS.values(), UNIFORM)
 """What is compared, in the order in which it is made."""

@@ -10,7 +10,8 @@ from xdsl.dialects.builtin import ModuleOp
 from dialects.attributes import LimitsAttr
 from dialects.diagnostics import TaktError
 from dialects.structure import find_graph
-from passes.schedule_step import KNOWN_ORDERS, refusal
+from passes.choices import KNOWN_ORDERS
+from passes.schedule_step import refusal
 from passes.scheduling.data import InvalidProblem
 from passes.scheduling.steps.choose import known_step, uniform_step
 from passes.scheduling.steps.graph_bounds import graph_bound

@@ -52,6 +52,18 @@ Order = Literal["own", "gpipe", "1f1b", "1f1b*", "interleaved", "zb-h1", "zb-h2"
 ORDERS: tuple[Order, ...] = get_args(Order)
 """The orders of a step: our own, and the known schedules."""
 
+KNOWN_ORDERS: dict[Order, str] = {
+    "gpipe": "GPipe",
+    "1f1b": "1F1B",
+    "1f1b*": "1F1B*",
+    "interleaved": "interleaved 1F1B",
+    "zb-h1": "ZB-H1",
+    "zb-h2": "ZB-H2",
+    "zb-v": "ZB-V",
+    "dualpipe-v": "DualPipe-V",
+}
+"""The known schedules by the names of the option ``order``."""
+
 Cut = Literal["balanced", "equal"]
 CUTS: tuple[Cut, ...] = get_args(Cut)
 """Where a model is cut for a step: into chunks of equal time, or of equally many layers."""

@@ -11,7 +11,7 @@ from xdsl.passes import ModulePass
 
 from dialects.attributes import LimitsAttr
 from dialects.diagnostics import TaktError, at
-from passes.choices import Cut, Order
+from passes.choices import KNOWN_ORDERS, Cut, Order
 from passes.instance import Instance
 from passes.progress import report
 from passes.scheduling.data import InvalidProblem
@@ -22,18 +22,6 @@ from passes.scheduling.steps.graph_bounds import graph_bound
 from passes.scheduling.steps.own import own_step
 from passes.scheduling.steps.shapes import Wish
 from passes.step_instance import read_batch, write_step
-
-KNOWN_ORDERS: dict[Order, str] = {
-    "gpipe": "GPipe",
-    "1f1b": "1F1B",
-    "1f1b*": "1F1B*",
-    "interleaved": "interleaved 1F1B",
-    "zb-h1": "ZB-H1",
-    "zb-h2": "ZB-H2",
-    "zb-v": "ZB-V",
-    "dualpipe-v": "DualPipe-V",
-}
-"""The known schedules by the names of the option ``order``."""
 
 HINTS = {
     "memory": "allow more memory, use more accelerators or stages, smaller micro-batches, or another order",

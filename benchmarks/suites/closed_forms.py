@@ -15,7 +15,7 @@ from compiler.pipeline import new_context, run_pipeline
 from compiler.simulate import time_triggered
 from compiler.view import view_of
 from frontend import Source, load
-from passes.schedule_step import KNOWN_ORDERS
+from passes.choices import KNOWN_ORDERS
 from passes.scheduling.steps.cells import Stage
 from passes.scheduling.steps.known import KNOWN
 from passes.scheduling.steps.run import run as simulate

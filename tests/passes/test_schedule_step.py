@@ -24,10 +24,10 @@ from dialects.structure import GraphOp, find_graph, find_platform
 from frontend import Source, load
 from passes.annotate_costs import AnnotateCostsPass
 from passes.baselines import OWN, STAGGERED, UNIFORM, baselines
-from passes.choices import ORDERS, Order
+from passes.choices import KNOWN_ORDERS, ORDERS, Order
 from passes.expand_training import ExpandTrainingPass
 from passes.recompute_activations import RecomputeActivationsPass
-from passes.schedule_step import KNOWN_ORDERS, ScheduleStepPass
+from passes.schedule_step import ScheduleStepPass
 from passes.scheduling.steps.cells import Stage
 from passes.scheduling.steps.choose import known_step
 from passes.scheduling.steps.graph_bounds import graph_bounds
