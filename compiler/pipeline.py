@@ -143,6 +143,12 @@ class Options:
         return self.plan == "auto" or self.objective in ("step", "latency") or any(v is not None for v in limits)
 
     @property
+    def only_memory(self) -> bool:
+        """Whether memory is the one limit of plan ``stages``: then stages are chosen by what they hold at once."""
+        rest = replace(self, max_memory=None)
+        return self.max_memory is not None and rest.fittable
+
+    @property
     def fittable(self) -> bool:
         """Whether stages that do not fit in memory can be chosen anew by what they hold."""
         return self.plan in (None, "stages") and self.granularity != "block" and not self.whole
@@ -362,6 +368,8 @@ def partition_and_schedule(context: Context, module: ModuleOp, options: Options,
     reserve grows by what was missing, and at least doubles, since other stages change what is in flight. When no
     round fits, their first refusal is reported: it speaks of the partition that memory alone made impossible.
     """
+    if options.only_memory:
+        return partition_to_fit(context, module, options, observer)
     reserve = 0
     refusal: TaktError | None = None
     for _ in range(1 if options.whole else MEMORY_ROUNDS):

@@ -204,10 +204,10 @@ class PartitionStagesPass(SchedulerPass):
         try:
             if self.plan in ("operators", *OPERATOR_PLANS):
                 one_stage(instance)
+            elif fit and not request.beyond_memory:
+                fitting_blocks(instance, self, request)
             elif self.plan == "auto" or request.several:
                 best_blocks(instance, self, request)
-            elif fit:
-                fitting_blocks(instance, self, request)
             elif self.plan == "interleaved" or self.plan == "v":
                 chunks_on_blocks(instance, self, self.plan)
             elif self.plan == "replicated":

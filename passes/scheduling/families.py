@@ -73,6 +73,11 @@ class Request:
         """Whether one schedule of a family, that of least period, may not be the one wanted."""
         return self.front or self.limits != Limits() or self.objective.kind != "period"
 
+    @property
+    def beyond_memory(self) -> bool:
+        """Whether more is asked for than a short period within memory."""
+        return replace(self, limits=replace(self.limits, memory=None)).several
+
     def allowing(self, problem: AnyProblem) -> AnyProblem:
         """``problem`` with as many copies of an operation as the request allows."""
         most = 1
