@@ -24,7 +24,7 @@ from passes.scheduling.steps.shapes import Wish
 from passes.step_instance import read_batch, write_step
 
 HINTS = {
-    "memory": "allow more memory, use more accelerators or stages, smaller micro-batches, --recompute, or another order",
+    "memory": "allow more memory, use more accelerators, smaller micro-batches, --recompute, or another order",
     "equal": "choose a number of stages and chunks that divides the layers, or --cut balanced",
     "time": "write shorter times",
     "chunks": "choose fewer stages or chunks",
