@@ -28,8 +28,8 @@ lower-to-programs     programs        (only if asked for) what every accelerator
 After every step the module is held to the written spec of its level. The one thing decided by looking
 back is memory: how much the values in flight need is known only with a schedule, so when it does not fit,
 partition and schedule are repeated: plan ``stages`` chooses stages by what they will hold, others keep more
-memory free. (With ``--plan auto``, another
-objective or limits the first of the two makes whole schedules, and does so itself.)
+memory free. (With ``--plan auto``, another objective or limits the first of the two makes whole schedules,
+and does so itself; with a limit of memory alone, plan ``stages`` does at once what it would do then.)
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """Memory of a periodic schedule: lifetimes of values, and the peak on every accelerator.
 
 What lives when is defined in ``docs/ir.md`` ("memory"): parameters always, of a group once, in as many versions as
-:mod:`dialects.versions` says; a workspace during a
-run; a result on its producer's set from the producer's start until the last consumer there ends and
-the last transfer has left; a copy, or a share, on each other set that reads it, from its landing (the
-producer's end without links) to the last consumer there; a graph input on each set that reads it,
-from the first to the last consumer. What is read from a state ``distance``
-micro-batches later is read with that micro-batch, on its set. In a step, which repeats like a pattern, the workspace of
-an optimizer step lives while it runs. Intervals are half-open.
+:mod:`dialects.versions` says; a workspace during a run; a result on its producer's set from the producer's start until
+the last consumer there ends and the last transfer has left; a copy, or a share, on each other set that reads it, from
+its landing (the producer's end without links) to the last consumer there; a graph input on each set that reads it, from
+the first to the last consumer. What is read from a state ``distance`` micro-batches later is read with that
+micro-batch, on its set. In a step, which repeats like a pattern, the workspace of an optimizer step lives while it
+runs. Intervals are half-open.
 """
 
 from __future__ import annotations
