@@ -11,6 +11,9 @@ from compiler.simulate.errors import SimulationError
 from compiler.view import Accelerators, ScheduleView
 from dialects.units import show_time
 
+MOST_RUNS = 10**8
+"""Runs of operators and transfers that are simulated at once: each takes some tens of bytes."""
+
 LONGEST = 2**62
 """No simulated time may reach this many clock units, so that sums fit in 64 bits."""
 
@@ -117,7 +120,9 @@ def steps_at_once(view: ScheduleView) -> int:
 
 
 def check_length(view: ScheduleView, clock: Clock, microbatches: int) -> None:
-    """Raise :class:`SimulationError` when the simulated time does not fit in 64 bits."""
+    """Raise :class:`SimulationError` when the simulated time does not fit in 64 bits, or all that happens in memory."""
+    if (runs := (len(view.tasks) + len(view.moves) + len(view.updates)) * microbatches) > MOST_RUNS:
+        raise SimulationError("size", f"{microbatches:,} micro-batches do {runs:,} things, more than {MOST_RUNS:,}")
     total = sum(t.time for t in view.tasks) + sum(2 * m.time for m in view.moves) + sum(u.time for u in view.updates)
     total += max(abs(moment) for moment in view.span)
     if total * clock.scale + clock.period * microbatches >= LONGEST:

@@ -215,6 +215,13 @@ def test_times_beyond_64_bits(build: Build, operator: Any) -> None:
         time_triggered(view_of(build([operator("a", [], 2**61, [[0]], 0)], 2**61, 1)))
 
 
+def test_more_runs_than_fit_in_memory(build: Build, operator: Any) -> None:
+    view = view_of(build([operator("a", [], 10, [[0]], 0)], 10, 1))
+    for run in (time_triggered, self_timed):
+        with pytest.raises(SimulationError, match="1,000,000,000 micro-batches do 1,000,000,000 things"):
+            run(view, 10**9)
+
+
 def test_unscheduled_module(build: Build, operator: Any) -> None:
     module = build([operator("a", [], 1, [[0]], 0)], 1, 1)
     op = next(o for o in module.walk() if o.name == "takt.op")
