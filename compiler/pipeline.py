@@ -126,15 +126,14 @@ class Options:
     """A step of ``microbatches`` in this order; with ``training`` and ``microbatches`` our own unless said."""
     cut: Cut | None = None
     staggered: bool | None = None
+    recompute: RecomputationChoice | None = None
+    """What the backward pass computes again; "solver": whatever gives the shortest schedule that fits."""
 
     @property
     def step(self) -> bool:
         """Whether a step of a finite batch is asked for."""
         trains = self.training is not None and self.microbatches is not None and self.objective in (None, "step")
         return self.order is not None or trains
-
-    recompute: RecomputationChoice | None = None
-    """What the backward pass computes again; "solver": whatever gives the shortest period that fits."""
 
     @property
     def whole(self) -> bool:

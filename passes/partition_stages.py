@@ -145,8 +145,9 @@ class PartitionStagesPass(SchedulerPass):
     longest stage. Within `tolerance` of the least period the fewest stages are taken, since fewer
     stages hold fewer micro-batches at once. Operators of one group are granted one block, on which
     stages far apart may take turns. With the plan "auto", another objective or a limit, whole
-    schedules are made of several partitions, and the blocks of the best one are granted. With `fit` (plan "stages"),
-    stages are chosen by what they hold while micro-batches are in flight, scheduled, and corrected until they fit.
+    schedules are made of several partitions, and the blocks of the best one are granted. With `fit` (plan
+    "stages", no limit but of memory), stages are chosen by what they hold while micro-batches are in flight, scheduled,
+    and corrected until they fit.
 
     With `allotments` "stage" every operator is weighed on all accelerators of its stage, and stages are as wide
     as some allotment that all of their operators have; the plans with chunks take widths only that every operator

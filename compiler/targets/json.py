@@ -40,7 +40,6 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
     """The document as plain data; ``memory`` maps an accelerator to bytes of parameters and peak of all else."""
     names = [t.name for t in view.tasks]
     p = view.platform
-    still = standstill(view)
     return {
         "format": "takt-schedule",
         "version": VERSION,
@@ -71,17 +70,7 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
         "step": _step(view) if view.step else None,
         "training": None if view.training is None else _training(view),
         "stages": [{"index": s.index, "accelerators": s.granted} for s in view.stages],
-        "accelerators": [
-            {
-                "index": a,
-                "load": _share(busy / view.period),
-                "parameters": memory[a][0],
-                "peak_memory": sum(memory[a]),
-                **({"standstill": _share(still[a])} if a in still else {}),
-            }
-            for a, busy in sorted(view.load.items())
-            if a in memory
-        ],
+        "accelerators": _accelerators(view, memory),
         "inputs": [{"name": i.name, "size": i.size, "consumers": [names[c] for c in i.consumers]} for i in view.inputs],
         "operators": [_operator(t, view.step) for t in view.tasks],
         "updates": [_update(u, names) for u in view.updates],
@@ -111,6 +100,22 @@ def document(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> dict[
             for o in view.outputs
         ],
     }
+
+
+def _accelerators(view: ScheduleView, memory: Mapping[int, tuple[int, int]]) -> list[dict[str, Any]]:
+    """What each accelerator does and holds."""
+    still = standstill(view)
+    return [
+        {
+            "index": a,
+            "load": _share(busy / view.period),
+            "parameters": memory[a][0],
+            "peak_memory": sum(memory[a]),
+            **({"standstill": _share(still[a])} if a in still else {}),
+        }
+        for a, busy in sorted(view.load.items())
+        if a in memory
+    ]
 
 
 def _number(value: Fraction) -> int | float:

@@ -218,7 +218,7 @@ def test_times_beyond_64_bits(build: Build, operator: Any) -> None:
 def test_more_runs_than_fit_in_memory(build: Build, operator: Any) -> None:
     view = view_of(build([operator("a", [], 10, [[0]], 0)], 10, 1))
     for run in (time_triggered, self_timed):
-        with pytest.raises(SimulationError, match="micro-batches do 1,000,000,0.. things, more than 100,000,000"):
+        with pytest.raises(SimulationError, match=r"micro-batches do 1,000,000,0.. things, more than 100,000,000"):
             run(view, 10**9)
 
 
